@@ -1,0 +1,1 @@
+"""Search neural networks for microcontrollers and deliver them as firmware."""

@@ -1,0 +1,182 @@
+"""Depthwise-separable networks (DS-CNN): stem, blocks that may be left out, pooling, dense.
+
+Invariant: one builder makes every member, from Python ints (a concrete network), from int32 (exact
+inside ``jit``) or from float weights (expectations), so that no cost can tell them apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from micronets_jax.decisions import Choice
+from micronets_jax.network import INPUT, Layer, Network, prune
+
+NUM_WIDTHS = 10
+"""Widths run from 10 % to 100 % of the largest in steps of 10 % (MicroNets, section 5.2)."""
+
+
+def width_grid(max_width: int) -> tuple[int, ...]:
+    """10 % to 100 % of ``max_width``, each to the nearest multiple of 4, halves up.
+
+    Raises:
+        ValueError: two steps fall on the same multiple of 4, or on 0.
+    """
+    grid = tuple((2 * max_width * step + 40) // 80 * 4 for step in range(1, NUM_WIDTHS + 1))
+    if grid[0] < 4 or len(set(grid)) < NUM_WIDTHS:
+        raise ValueError(
+            f"max_width={max_width} is too small: its ten widths would be {grid}; use at least 40"
+        )
+    return grid
+
+
+@dataclasses.dataclass(frozen=True)
+class DSCNN:
+    """The enlarged DS-CNN of MicroNets (Banbury et al., 2021, section 5.2.2).
+
+    Decisions: ``width``, the output channels of the stem and of each block, and ``keep``, whether
+    a block stays (option 0) or its parallel skip takes its place (option 1). The skip averages
+    where the block downsamples.
+
+    Attributes:
+        input_shape: rows, columns, channels of one input.
+        num_classes: outputs of the dense layer.
+        max_width: largest number of channels anywhere.
+        stem_kernel: rows and columns of the first convolution, which has stride 1.
+        strides: one stride per block; their number is the depth.
+    """
+
+    input_shape: tuple[int, int, int] = (49, 10, 1)
+    num_classes: int = 12
+    max_width: int = 276
+    stem_kernel: tuple[int, int] = (10, 4)
+    strides: tuple[int, ...] = (2, 1, 1, 1, 1, 1, 1, 1, 1)
+
+    def __post_init__(self) -> None:
+        width_grid(self.max_width)
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes={self.num_classes}: a classifier needs at least 2 classes")
+        if not self.strides or any(s not in (1, 2) for s in self.strides):
+            raise ValueError(f"strides={self.strides}: give one 1 or 2 per block, at least one block")
+        if min(self.input_shape) < 1:
+            raise ValueError(f"input_shape={self.input_shape}: every side must be at least 1")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The channel counts that every width decision chooses from."""
+        return width_grid(self.max_width)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks before any is left out."""
+        return len(self.strides)
+
+    def options(self) -> dict[str, tuple[int, int]]:
+        """Shape of each decision: how many are taken, among how many options."""
+        return {"width": (self.num_blocks + 1, NUM_WIDTHS), "keep": (self.num_blocks, 2)}
+
+    def network(self, choice: Choice) -> Network:
+        """The network a choice stands for, skips included.
+
+        Args:
+            choice: ``width`` [blocks + 1, 10] and ``keep`` [blocks, 2]. Integer one-hot weights
+                give exact int32 counts, float weights give expectations.
+        """
+        width, keep = choice["width"], choice["keep"]
+        grid = jnp.asarray(self.widths, width.dtype)
+        return self._build(list(width @ grid), list(keep[:, 0]))
+
+    def masks(self, choice: Choice) -> dict[str, jax.Array]:
+        """For each convolution with a width decision, which of its ``max_width`` channels exist.
+
+        Float weights give the probability that a channel exists.
+        """
+        exists = np.arange(self.max_width) < np.asarray(self.widths)[:, None]
+        masks = choice["width"] @ jnp.asarray(exists, choice["width"].dtype)
+        names = ["stem", *(f"block{i}_pointwise" for i in range(1, self.num_blocks + 1))]
+        return {name: masks[i] for i, name in enumerate(names)}
+
+    def decode(self, choice: Choice) -> Network:
+        """The concrete network of the likeliest options: Python ints, no mixes, nothing absent."""
+        width = np.argmax(np.asarray(choice["width"]), axis=-1)
+        keep = np.argmax(np.asarray(choice["keep"]), axis=-1) == 0
+        return prune(self._build([self.widths[i] for i in width], [int(k) for k in keep]))
+
+    def member(self, widths: Sequence[int], keep: Sequence[bool]) -> Network:
+        """The concrete network with these widths (stem first) and these blocks kept."""
+        return self.decode(self.choice(widths, keep))
+
+    def choice(self, widths: Sequence[int], keep: Sequence[bool]) -> Choice:
+        """The int32 one-hot choice with these widths (stem first) and these blocks kept.
+
+        Raises:
+            ValueError: a width that is not in :attr:`widths`, or the wrong number of decisions.
+        """
+        if len(widths) != self.num_blocks + 1 or len(keep) != self.num_blocks:
+            raise ValueError(
+                f"got {len(widths)} widths and {len(keep)} keeps; "
+                f"this space needs {self.num_blocks + 1} and {self.num_blocks}"
+            )
+        off_grid = [w for w in widths if w not in self.widths]
+        if off_grid:
+            raise ValueError(f"width {off_grid[0]} is not one of {self.widths}")
+        indices = np.asarray([self.widths.index(w) for w in widths])
+        skipped = np.asarray([0 if k else 1 for k in keep])
+        return {
+            "width": np.eye(NUM_WIDTHS, dtype=np.int32)[indices],
+            "keep": np.eye(2, dtype=np.int32)[skipped],
+        }
+
+    def largest(self) -> Network:
+        """Every width at its maximum, every block kept."""
+        return self.member([self.widths[-1]] * (self.num_blocks + 1), [True] * self.num_blocks)
+
+    def supernetwork(self) -> Network:
+        """The largest network with its skips and mixes still in it: what a supernet computes."""
+        return self._build([self.max_width] * (self.num_blocks + 1), [1] * self.num_blocks)
+
+    def _build(self, widths: list[Any], keeps: list[Any]) -> Network:
+        layers = [
+            Layer(
+                "stem", "conv", (INPUT,), self.input_shape[2], widths[0], self.stem_kernel,
+                activation="relu",
+            )
+        ]
+        rows, columns = self.input_shape[:2]
+        tensor, channels = "stem", widths[0]
+        for i, (stride, width, keep) in enumerate(zip(self.strides, widths[1:], keeps, strict=True), 1):
+            block, steps = f"block{i}", (stride, stride)
+            depthwise = Layer(
+                f"{block}_depthwise", "depthwise", (tensor,), channels, channels, (3, 3), steps,
+                activation="relu", presence=keep,
+            )
+            pointwise = Layer(
+                f"{block}_pointwise", "conv", (depthwise.name,), channels, width,
+                activation="relu", presence=keep,
+            )
+            layers += [depthwise, pointwise]
+            skip = tensor
+            if stride > 1:
+                skip = f"{block}_skip"
+                layers.append(
+                    Layer(
+                        skip, "avg_pool", (tensor,), channels, channels, steps, steps,
+                        presence=1 - keep,
+                    )
+                )
+            mixed = keep * width + (1 - keep) * channels
+            layers.append(Layer(f"{block}_mix", "mix", (pointwise.name, skip), mixed, mixed))
+            tensor, channels = f"{block}_mix", mixed
+            rows, columns = -(-rows // stride), -(-columns // stride)
+        pool = (rows, columns)
+        layers += [
+            Layer("pool", "avg_pool", (tensor,), channels, channels, pool, pool, "VALID"),
+            Layer("flatten", "reshape", ("pool",), channels, channels),
+            Layer("logits", "dense", ("flatten",), channels, self.num_classes),
+        ]
+        return Network(self.input_shape, tuple(layers))
