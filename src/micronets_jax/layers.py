@@ -1,0 +1,207 @@
+"""What each kind of layer computes, and how its variables begin.
+
+Invariant: forward and gradient of every operator are the same function on every platform; only the
+lowering differs, chosen by ``lax.platform_dependent`` when a program is compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from micronets_jax.network import Activation, Padding
+
+BATCH_NORM_EPSILON = 1e-3
+
+Images = Float[Array, "batch rows columns channels"]
+Steps = tuple[int, int]
+
+
+def _by_platform(cpu: Callable[..., Array], accelerator: Callable[..., Array]) -> Callable[..., Array]:
+    def dispatch(*operands: Array) -> Array:
+        return lax.platform_dependent(*operands, cpu=cpu, default=accelerator)
+
+    return dispatch
+
+
+def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Rows (or columns) of padding before and after, as TensorFlow defines ``SAME``."""
+    if padding == "VALID":
+        return 0, 0
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv(x: Images, kernel: Float[Array, "kh kw in out"], stride: Steps, padding: Padding) -> Images:
+    """Convolution without bias. On a CPU it runs as one matrix product over gathered patches."""
+    return _by_platform(
+        lambda x, kernel: _conv_as_product(x, kernel, stride, padding),
+        lambda x, kernel: _conv(x, kernel, stride, padding, 1),
+    )(x, kernel)
+
+
+def depthwise(
+    x: Images, kernel: Float[Array, "kh kw 1 channels"], stride: Steps, padding: Padding
+) -> Images:
+    """One filter per channel, without bias. On a CPU it runs as a sum of shifted products."""
+    return _by_platform(
+        lambda x, kernel: _depthwise_as_sum(x, kernel, stride, padding),
+        lambda x, kernel: _conv(x, kernel, stride, padding, x.shape[-1]),
+    )(x, kernel)
+
+
+def _conv(x: Array, kernel: Array, stride: Steps, padding: Padding, groups: int) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _pad(x: Array, kernel_size: Steps, stride: Steps, padding: Padding) -> Array:
+    rows, columns = (
+        pads(n, k, s, padding) for n, k, s in zip(x.shape[1:3], kernel_size, stride, strict=True)
+    )
+    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+
+
+def _windows(padded: Array, kernel_size: Steps, stride: Steps) -> list[Array]:
+    """For each kernel position, in row order, the pixels that it meets."""
+    (kh, kw), (sh, sw) = kernel_size, stride
+    rows = (padded.shape[1] - kh) // sh + 1
+    columns = (padded.shape[2] - kw) // sw + 1
+    return [
+        padded[:, i : i + (rows - 1) * sh + 1 : sh, j : j + (columns - 1) * sw + 1 : sw]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+
+
+def _conv_as_product(x: Array, kernel: Array, stride: Steps, padding: Padding) -> Array:
+    kh, kw, channels, out = kernel.shape
+    if (kh, kw) == (1, 1):
+        patches = x[:, :: stride[0], :: stride[1]]
+    else:
+        windows = _windows(_pad(x, (kh, kw), stride, padding), (kh, kw), stride)
+        patches = jnp.concatenate(windows, axis=-1)
+    flat = patches.reshape(-1, kh * kw * channels) @ kernel.reshape(-1, out)
+    return flat.reshape(*patches.shape[:3], out)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise_as_sum(x: Array, kernel: Array, stride: Steps, padding: Padding) -> Array:
+    size = kernel.shape[:2]
+    windows = _windows(_pad(x, size, stride, padding), size, stride)
+    taps = kernel.reshape(-1, kernel.shape[-1])
+    return functools.reduce(
+        jnp.add, [window * tap for window, tap in zip(windows, taps, strict=True)]
+    )
+
+
+def _depthwise_forward(
+    x: Array, kernel: Array, stride: Steps, padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    return _depthwise_as_sum(x, kernel, stride, padding), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: Steps, padding: Padding, saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    # The default gradient materialises nine products; nine separate reductions fuse instead.
+    x, kernel = saved
+    size = kernel.shape[:2]
+    windows = _windows(_pad(x, size, stride, padding), size, stride)
+    taps = jnp.stack([jnp.sum(window * g, axis=(0, 1, 2)) for window in windows])
+    (kh, kw), (sh, sw) = size, stride
+    spread = []
+    for n, k, s, m in zip(x.shape[1:3], size, stride, g.shape[1:3], strict=True):
+        before = k - 1 - pads(n, k, s, padding)[0]
+        spread.append((before, n + k - 1 - before - ((m - 1) * s + 1), s - 1))
+    dilated = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
+    flipped = kernel[::-1, ::-1]
+    dx = _depthwise_as_sum(dilated, flipped, (1, 1), "VALID")
+    return dx, taps.reshape(kernel.shape)
+
+
+_depthwise_as_sum.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def avg_pool(x: Images, window: Steps, stride: Steps, padding: Padding) -> Images:
+    """Mean over each window; under ``SAME`` over the real pixels only, as TensorFlow Lite does."""
+    if padding == "VALID" and window == x.shape[1:3]:
+        return x.mean(axis=(1, 2), keepdims=True)
+    windows = _windows(_pad(x, window, stride, padding), window, stride)
+    ones = _windows(_pad(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride, padding), window, stride)
+    return functools.reduce(jnp.add, windows) / functools.reduce(jnp.add, ones)
+
+
+def activate(x: Array, activation: Activation) -> Array:
+    """``linear``, ``relu`` or ``relu6``."""
+    if activation == "linear":
+        return x
+    x = jnp.maximum(x, 0)
+    return jnp.minimum(x, 6) if activation == "relu6" else x
+
+
+def batch_norm(
+    x: Images,
+    scale: Float[Array, " channels"],
+    offset: Float[Array, " channels"],
+    activation: Activation,
+) -> tuple[Images, Float[Array, " channels"], Float[Array, " channels"]]:
+    """Normalise by the batch's own moments, scale, shift, activate.
+
+    Returns:
+        The activated output, and the batch's mean and variance (no gradient flows through these).
+    """
+    y, mean, variance = _batch_norm(x, scale, offset, activation)
+    return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(
+    x: Array, scale: Array, offset: Array, activation: Activation
+) -> tuple[Array, Array, Array]:
+    # Both moments in one pass over x; the two reductions fuse.
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    variance = jnp.maximum(jnp.mean(jnp.square(x), axis=(0, 1, 2)) - jnp.square(mean), 0)
+    factor = scale * lax.rsqrt(variance + BATCH_NORM_EPSILON)
+    return activate(x * factor + (offset - mean * factor), activation), mean, variance
+
+
+def _batch_norm_forward(
+    x: Array, scale: Array, offset: Array, activation: Activation
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    y, mean, variance = _batch_norm(x, scale, offset, activation)
+    return (y, mean, variance), (x, scale, offset, mean, variance)
+
+
+def _batch_norm_backward(
+    activation: Activation, saved: tuple[Array, ...], gradients: tuple[Array, ...]
+) -> tuple[Array, Array, Array]:
+    x, scale, offset, mean, variance = saved
+    inverse = lax.rsqrt(variance + BATCH_NORM_EPSILON)
+    factor = scale * inverse
+    g = gradients[0]
+    if activation != "linear":
+        y = x * factor + (offset - mean * factor)
+        passes = y > 0 if activation == "relu" else (y > 0) & (y < 6)
+        g = jnp.where(passes, g, 0)
+    count = x.size // x.shape[-1]
+    sum_g = jnp.sum(g, axis=(0, 1, 2))
+    sum_gx = (jnp.sum(g * x, axis=(0, 1, 2)) - mean * sum_g) * inverse
+    # d/dx of scale * (x - mean) * inverse, as one multiply-add per element.
+    slope = factor * inverse * sum_gx / count
+    dx = factor * g - slope * x + (slope * mean - factor * sum_g / count)
+    return dx, sum_gx, sum_g
+
+
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
