@@ -1,0 +1,467 @@
+"""Eight bits: batch norm folded, learned ranges, their simulation in floats, the integer reference.
+
+Invariant: one arithmetic. :func:`apply` simulates, and :func:`run` computes to the bit, what TensorFlow
+Lite Micro computes for the file that ``export`` writes; all scales come from the same few lines.
+
+Scheme (Jacob et al., 2018; TensorFlow Lite's int8 specification): activations affine per tensor,
+weights symmetric per output channel, biases int32 at the product of both scales. Ranges are learned
+with straight-through rounding as in LSQ (Esser et al., 2020) and TQT (Jain et al., 2020).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int8, Int32
+
+from micronets_jax import layers
+from micronets_jax.network import INPUT, Layer, Network
+
+Folded = dict[str, dict[str, Any]]
+"""For each conv, depthwise and dense layer ``kernel`` and ``bias``, batch norm folded in."""
+
+Ranges = dict[str, dict[str, Any]]
+"""What is learned beside the weights. ``activation``: for the input and each layer with weights
+``{"min", "max"}``, scalars; ReLU layers have no ``min``, theirs is 0. ``weight``: for each layer with
+weights, thresholds [output channels]."""
+
+WEIGHTED = ("conv", "depthwise", "dense")
+"""Kinds of layers that own weights, and a range; all others share the range of what they read."""
+
+WEIGHT_MAX = 127
+"""Largest quantised weight; the smallest is its negative (narrow range)."""
+
+_MIN_SPAN = 1e-6  # of a range: keeps every scale positive whatever an optimiser does
+_MAX_BIAS = 2**30  # quantised; leaves the other half of int32 to the products
+
+
+# ---------------------------------------------------------------- folding and ranges
+
+
+def fold(network: Network, params: dict[str, Any], batch_stats: dict[str, Any]) -> Folded:
+    """The weights of an equal network without batch norm.
+
+    With s = scale / sqrt(var + epsilon): kernel * s and offset - mean * s. Dense layers, which have
+    no batch norm, pass unchanged. Differentiable.
+    """
+    folded = {}
+    for layer in _weighted(network):
+        p = params[layer.name]
+        if layer.kind == "dense":
+            folded[layer.name] = {"kernel": p["kernel"], "bias": p["bias"]}
+            continue
+        stats = batch_stats[layer.name]
+        slope = p["scale"] / jnp.sqrt(stats["var"] + layers.BATCH_NORM_EPSILON)
+        # The output channel is the last axis of every kernel.
+        folded[layer.name] = {
+            "kernel": p["kernel"] * slope,
+            "bias": p["offset"] - stats["mean"] * slope,
+        }
+    return folded
+
+
+def calibrate(
+    network: Network, folded: Folded, batches: Iterable[Float[Array, "n rows columns channels"]]
+) -> Ranges:
+    """First ranges: each tensor's extremes in a float pass, averaged over batches.
+
+    The average keeps a single outlying clip from stretching a scale. Weight thresholds start at
+    each channel's largest magnitude.
+
+    Raises:
+        ValueError: ``batches`` is empty.
+    """
+    total, count = None, 0
+    for x in batches:
+        seen = _extremes(network, folded, jnp.asarray(x))
+        total = seen if total is None else jax.tree.map(jnp.add, total, seen)
+        count += 1
+    if total is None:
+        raise ValueError("batches is empty: give at least one batch of inputs to calibrate with")
+    return {
+        "activation": jax.tree.map(lambda v: v / count, total),
+        "weight": {name: _channel_max(jnp, p["kernel"]) for name, p in folded.items()},
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _extremes(network: Network, folded: Folded, x: Array) -> dict[str, dict[str, Array]]:
+    tensors = _forward(network, x, lambda layer: folded[layer.name])
+    seen = {}
+    for name, activation in _owners(network):
+        seen[name] = {"max": jnp.max(tensors[name], initial=_MIN_SPAN)}
+        if activation == "linear":
+            seen[name]["min"] = jnp.min(tensors[name], initial=0.0)
+    return seen
+
+
+# ---------------------------------------------------------------- fake quantisation
+
+
+def fake_quant(
+    x: Float[Array, "..."],
+    low: Float[Array, ""] | float,
+    high: Float[Array, ""] | float,
+    bits: int = 8,
+) -> Float[Array, "..."]:
+    """``x`` rounded to the 2^bits levels of the range ``low`` ... ``high``, nudged to hold 0 exactly.
+
+    Computes what ``tf.quantization.fake_quant_with_min_max_vars`` computes. Gradients: to ``x``
+    straight through inside the range, 0 outside; to the range as in LSQ (the rounding error inside,
+    1 to the end that clips outside), divided by sqrt(elements of one sample * levels) so that ranges
+    learn at the pace of weights.
+    """
+    levels = np.float32(2**bits - 1)
+    per_sample = x.size // x.shape[0] if x.ndim > 1 else x.size
+    low, high = (_slow_down(jnp.asarray(v, x.dtype), per_sample * levels) for v in (low, high))
+    scale, rounded = _affine(jnp, low, high, bits)
+    zero_point = _straight_through(jnp.clip(-low / scale, 0.0, levels), rounded)
+    nudged_low, nudged_high = -zero_point * scale, (levels - zero_point) * scale
+    clamped = jnp.where(x < nudged_low, nudged_low, jnp.where(x > nudged_high, nudged_high, x))
+    steps = (clamped - nudged_low) * (1.0 / scale)
+    return _straight_through(steps, jnp.floor(steps + 0.5)) * scale + nudged_low
+
+
+def fake_quant_weight(
+    kernel: Float[Array, "... channels"],
+    threshold: Float[Array, " channels"],
+    bias: Float[Array, " channels"] | None = None,
+    input_scale: Float[Array, ""] | float = 0.0,
+    bits: int = 8,
+) -> Float[Array, "... channels"]:
+    """``kernel`` rounded to 2^bits - 1 symmetric levels per output channel.
+
+    The step is threshold / (2^(bits-1) - 1). A threshold is limited to max|w| of its channel, so that one
+    quantised weight always reaches the largest level: the TFLite converter, which takes max|w|
+    / 127 whatever was trained, then finds the trained scale. The exceptions are channels without weights
+    and, where ``bias`` and ``input_scale`` are given, those whose bias would not fit int32: they
+    borrow the largest threshold of the layer. Gradients as for :func:`fake_quant`.
+    """
+    largest_level = np.float32(2 ** (bits - 1) - 1)
+    limited = _limit(jnp, kernel, threshold, bias, input_scale)
+    size = kernel.size // kernel.shape[-1] * largest_level
+    step = _slow_down(_straight_through(threshold, limited), size) / largest_level
+    steps = kernel / step
+    clamped = jnp.clip(steps, -largest_level, largest_level)
+    return _straight_through(clamped, jnp.round(clamped)) * step
+
+
+def _affine(xp: ModuleType, low: Any, high: Any, bits: int = 8) -> tuple[Any, Any]:
+    """Scale and zero point (whole, from 0) of the range after it is widened and moved to hold 0."""
+    levels = np.float32(2**bits - 1)
+    low = xp.minimum(low, np.float32(0.0))
+    high = xp.maximum(high, low + np.float32(_MIN_SPAN))
+    scale = (xp.maximum(high, np.float32(0.0)) - low) / levels
+    # Floor of x + 0.5, not round: halves go up, as in TensorFlow.
+    return scale, xp.clip(xp.floor(-low / scale + np.float32(0.5)), np.float32(0.0), levels)
+
+
+def _limit(xp: ModuleType, kernel: Any, threshold: Any, bias: Any, input_scale: Any) -> Any:
+    """The thresholds that are used, [channels], all positive."""
+    largest = _channel_max(xp, kernel)
+    # The lower limit keeps a channel alive when an optimiser overshoots.
+    limited = xp.clip(threshold, largest / np.float32(16.0), largest)
+    usable = limited > np.float32(_MIN_SPAN**2)
+    if bias is not None:
+        usable &= xp.abs(bias) <= limited * (input_scale * np.float32(_MAX_BIAS / WEIGHT_MAX))
+    borrowed = xp.max(xp.where(usable, limited, np.float32(0.0)))
+    borrowed = xp.where(borrowed > 0, borrowed, np.float32(1.0))
+    return xp.where(usable, limited, borrowed)
+
+
+def _channel_max(xp: ModuleType, kernel: Any) -> Any:
+    return xp.max(xp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
+
+
+def _straight_through(value: Array, rounded: Array) -> Array:
+    """``rounded``, with the gradient of ``value``."""
+    return value + jax.lax.stop_gradient(rounded - value)
+
+
+def _slow_down(x: Array, size: float) -> Array:
+    """``x``, with its gradient divided by sqrt(size)."""
+    slow = x / math.sqrt(size)
+    return slow + jax.lax.stop_gradient(x - slow)
+
+
+# ---------------------------------------------------------------- the float simulation
+
+
+def apply(
+    network: Network,
+    folded: Folded,
+    ranges: Ranges,
+    x: Float[Array, "n rows columns channels"],
+) -> Float[Array, "n classes"]:
+    """Logits of the int8 network, simulated in float32.
+
+    Differentiable in ``folded`` and ``ranges``. Biases are not rounded (their step is far below any
+    activation's). Agrees with :func:`run` up to one level here and there, where float32 sums round
+    to the other side.
+    """
+    activation = ranges["activation"]
+    owner = range_owners(network)
+
+    def weights(layer: Layer) -> dict[str, Array]:
+        kernel, bias = folded[layer.name]["kernel"], folded[layer.name]["bias"]
+        scale, _ = _affine(jnp, *_interval(activation[owner[layer.inputs[0]]]))
+        threshold = ranges["weight"][layer.name]
+        scale = jax.lax.stop_gradient(scale)
+        return {"kernel": fake_quant_weight(kernel, threshold, bias, scale), "bias": bias}
+
+    def quantized(name: str, x: Array) -> Array:
+        interval = _interval(activation[owner[name]])
+        return fake_quant(x, *interval) if owner[name] == name else _round_mean(x, *interval)
+
+    return _forward(network, x, weights, quantized)[network.layers[-1].name]
+
+
+def _round_mean(x: Array, low: Array, high: Array) -> Array:
+    """Means of quantised values, rounded as TensorFlow Lite Micro does: int8, halves away from 0."""
+    scale, zero_point = jax.lax.stop_gradient(_affine(jnp, low, high))
+    mean = x / scale + (zero_point - 128.0)
+    # The small excess decides halves that float32 has blurred; means of under 5,000 values are
+    # otherwise further from a half than that.
+    rounded = jnp.sign(mean) * jnp.floor(jnp.abs(mean) + (0.5 + 1e-4))
+    return _straight_through(x, (rounded - (zero_point - 128.0)) * scale)
+
+
+def _forward(
+    network: Network,
+    x: Array,
+    weights: Callable[[Layer], dict[str, Array]],
+    seen: Callable[[str, Array], Array] = lambda name, x: x,
+) -> dict[str, Array]:
+    """Every tensor of the network by name; ``seen`` may change each one before it is read on."""
+    tensors = {INPUT: seen(INPUT, x)}
+    for layer in network:
+        x = tensors[layer.inputs[0]]
+        match layer.kind:
+            case "conv" | "depthwise":
+                p = weights(layer)
+                convolve = layers.conv if layer.kind == "conv" else layers.depthwise
+                x = convolve(x, p["kernel"], layer.stride, layer.padding) + p["bias"]
+                x = seen(layer.name, layers.activate(x, layer.activation))
+            case "dense":
+                p = weights(layer)
+                x = seen(layer.name, layers.activate(x @ p["kernel"] + p["bias"], layer.activation))
+            case "avg_pool":
+                x = layers.avg_pool(x, layer.kernel, layer.stride, layer.padding)
+                x = seen(layer.name, x)
+            case "reshape":
+                x = x.reshape(x.shape[0], -1)
+            case kind:
+                raise ValueError(f"layer {layer.name!r}: cannot quantise kind {kind!r}; {_DECIDE}")
+        tensors[layer.name] = x
+    return tensors
+
+
+_DECIDE = "decode the choice, or prune the network, first"
+
+
+def range_owners(network: Network) -> dict[str, str]:
+    """For every tensor, the one whose range it has: its own, or what it pools or reshapes."""
+    owner = {INPUT: INPUT}
+    for layer in network:
+        owner[layer.name] = layer.name if layer.kind in WEIGHTED else owner[layer.inputs[0]]
+    return owner
+
+
+def _weighted(network: Network) -> Iterator[Layer]:
+    return (layer for layer in network if layer.kind in WEIGHTED)
+
+
+def _owners(network: Network) -> list[tuple[str, str]]:
+    """Names and activations of the tensors that own a range."""
+    return [(INPUT, "linear"), *((layer.name, layer.activation) for layer in _weighted(network))]
+
+
+def _interval(entry: dict[str, Any]) -> tuple[Any, Any]:
+    return entry.get("min", np.float32(0.0)), entry["max"]
+
+
+# ---------------------------------------------------------------- integers
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedLayer:
+    """Weights of one layer: ``kernel`` int8 (shapes as in training), ``bias`` int32 [channels] at
+    input scale * ``scales``, and ``scales`` float32 [channels] of the kernel."""
+
+    kernel: Int8[np.ndarray, "..."]
+    bias: Int32[np.ndarray, " channels"]
+    scales: Float32[np.ndarray, " channels"]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedNetwork:
+    """A network in integers. ``scales`` (float32) and ``zero_points`` (-128 ... 127) are by tensor,
+    the input's included; ``layers`` by layer with weights."""
+
+    network: Network
+    scales: dict[str, np.float32]
+    zero_points: dict[str, int]
+    layers: dict[str, QuantizedLayer]
+
+
+def integers(network: Network, folded: Folded, ranges: Ranges) -> QuantizedNetwork:
+    """What the exported file holds. NumPy float32 throughout: the same on every platform.
+
+    Raises:
+        ValueError: a weight, bias or range is not finite; the layer or tensor is named.
+    """
+    folded, ranges = jax.tree.map(lambda v: np.asarray(v, np.float32), (folded, ranges))
+    scales, zero_points, quantized = {}, {}, {}
+    for tensor, owner in range_owners(network).items():
+        interval = _interval(ranges["activation"][owner])
+        _require_finite(f"range of {owner!r}", *interval)
+        scale, zero_point = _affine(np, *interval)
+        scales[tensor], zero_points[tensor] = np.float32(scale), int(zero_point) - 128
+    for layer in _weighted(network):
+        kernel, bias = folded[layer.name]["kernel"], folded[layer.name]["bias"]
+        threshold, input_scale = ranges["weight"][layer.name], scales[layer.inputs[0]]
+        _require_finite(f"weights of {layer.name!r}", kernel, bias, threshold)
+        step = _limit(np, kernel, threshold, bias, input_scale) / np.float32(WEIGHT_MAX)
+        levels = np.round(np.clip(kernel / step, -WEIGHT_MAX, WEIGHT_MAX))
+        steps = bias.astype(np.float64) / (np.float64(input_scale) * step)
+        quantized[layer.name] = QuantizedLayer(
+            levels.astype(np.int8),
+            np.round(np.clip(steps, -_MAX_BIAS, _MAX_BIAS)).astype(np.int32),
+            step,
+        )
+    return QuantizedNetwork(network, scales, zero_points, quantized)
+
+
+def _require_finite(what: str, *values: Any) -> None:
+    if not all(np.all(np.isfinite(v)) for v in values):
+        raise ValueError(f"{what} are not finite: training diverged; lower the learning rate")
+
+
+def run(
+    quantized: QuantizedNetwork, x: Int8[np.ndarray, "n rows columns channels"], batch: int = 100
+) -> Int8[np.ndarray, "n classes"]:
+    """The output of TensorFlow Lite Micro for every input, to the bit.
+
+    Works ``batch`` inputs at a time, which bounds memory and changes nothing else.
+    """
+    expected = quantized.network.input_shape
+    if x.dtype != np.int8 or x.shape[1:] != expected:
+        raise ValueError(f"x is {x.dtype} {x.shape}; give int8 of shape (n, *{expected})")
+    parts = [_run(quantized, x[i : i + batch]) for i in range(0, max(len(x), 1), batch)]
+    return np.concatenate(parts)
+
+
+def _run(quantized: QuantizedNetwork, x: np.ndarray) -> np.ndarray:
+    tensors = {INPUT: x}
+    for layer in quantized.network:
+        source = layer.inputs[0]
+        x = tensors[source]
+        match layer.kind:
+            case "conv" | "depthwise" | "dense":
+                centred = x.astype(np.int32) - quantized.zero_points[source]
+                weights = quantized.layers[layer.name]
+                sums = _SUMS[layer.kind](layer, centred, weights.kernel) + weights.bias
+                x = _requantize(quantized, layer, sums)
+            case "avg_pool":
+                x = _mean(layer, x)
+            case "reshape":
+                x = x.reshape(len(x), -1)
+            case kind:
+                raise ValueError(f"layer {layer.name!r}: cannot run kind {kind!r}; {_DECIDE}")
+        tensors[layer.name] = x
+    return x
+
+
+def _windows(layer: Layer, x: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """For each kernel position, the inputs it meets: (row, column, [n, rows, columns, channels]).
+
+    Outside the input there are zeros; the right and lower edges get the odd row of padding.
+    """
+    sizes, before = [], []
+    for n, k, s in zip(x.shape[1:3], layer.kernel, layer.stride, strict=True):
+        size = -(-n // s) if layer.padding == "SAME" else (n - k) // s + 1
+        missing = max((size - 1) * s + k - n, 0) if layer.padding == "SAME" else 0
+        sizes.append(size)
+        before.append((missing // 2, missing - missing // 2))
+    x = np.pad(x, ((0, 0), *before, (0, 0)))
+    for i in range(layer.kernel[0]):
+        for j in range(layer.kernel[1]):
+            rows = slice(i, i + (sizes[0] - 1) * layer.stride[0] + 1, layer.stride[0])
+            columns = slice(j, j + (sizes[1] - 1) * layer.stride[1] + 1, layer.stride[1])
+            yield i, j, x[:, rows, columns]
+
+
+def _product(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """x @ weights, exact: whole numbers below 2^24 (2^53) survive in float32 (float64) BLAS."""
+    exact = np.float32 if 255 * WEIGHT_MAX * len(weights) < 2**24 else np.float64
+    return (x.astype(exact) @ weights.astype(exact)).astype(np.int32)
+
+
+def _conv_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    patches = np.concatenate([window for _, _, window in _windows(layer, x)], axis=-1)
+    return _product(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _depthwise_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return sum(window * kernel[i, j, 0].astype(np.int32) for i, j, window in _windows(layer, x))
+
+
+def _dense_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return _product(x, kernel)
+
+
+_SUMS = {"conv": _conv_sums, "depthwise": _depthwise_sums, "dense": _dense_sums}
+
+
+def _mean(layer: Layer, x: np.ndarray) -> np.ndarray:
+    """Average pooling over the real pixels: int32 sums, division rounding halves away from 0."""
+    total = sum(window for _, _, window in _windows(layer, x.astype(np.int32)))
+    ones = np.ones((1, *x.shape[1:3], 1), np.int32)
+    count = sum(window for _, _, window in _windows(layer, ones))
+    magnitude = (np.abs(total) + count // 2) // count
+    return (np.sign(total) * magnitude).astype(np.int8)
+
+
+def _requantize(quantized: QuantizedNetwork, layer: Layer, sums: np.ndarray) -> np.ndarray:
+    """int32 sums to int8 outputs, with TensorFlow Lite's fixed-point multiplier per channel."""
+    scale, zero_point = quantized.scales[layer.name], quantized.zero_points[layer.name]
+    real = np.float64(quantized.scales[layer.inputs[0]]) * quantized.layers[layer.name].scales
+    multiplier, shift = multipliers(real / np.float64(scale))
+    values = _rescale(sums, multiplier, shift) + zero_point
+    low, high = -128, 127
+    if layer.activation != "linear":
+        low = max(low, zero_point)
+    if layer.activation == "relu6":
+        high = min(high, zero_point + int(np.floor(np.float32(6.0) / scale + np.float32(0.5))))
+    return np.clip(values, low, high).astype(np.int8)
+
+
+def multipliers(real: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """(m, s) int64 with real = m / 2^31 * 2^s, 2^30 <= m < 2^31: ``QuantizeMultiplier`` of TFLite."""
+    fraction, shift = np.frexp(real)
+    multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+    shift = shift.astype(np.int64)
+    full = multiplier == 2**31
+    multiplier, shift = np.where(full, 2**30, multiplier), np.where(full, shift + 1, shift)
+    tiny = shift < -31
+    return np.where(tiny, 0, multiplier), np.where(tiny, 0, shift)
+
+
+def _rescale(x: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """``MultiplyByQuantizedMultiplier``: rounds twice, first to the high half, then to the shift."""
+    product = (x.astype(np.int64) << np.maximum(shift, 0)) * multiplier
+    # Towards zero after a nudge of its own sign: halves away from 0, -1/2 excepted as in gemmlowp.
+    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    high = np.where(nudged >= 0, nudged >> 31, -(-nudged >> 31))
+    right = np.maximum(-shift, 0)
+    mask = (np.int64(1) << right) - 1
+    threshold = (mask >> 1) + (high < 0)
+    return (high >> right) + ((high & mask) > threshold)
