@@ -4,8 +4,8 @@ Invariant: a file that leaves this room holds, number for number, what ``quantiz
 anything else is an error that names the tensor and the channel.
 
 JAX lowers each layer on its own and TensorFlow's fake quantisation stands between, so the converter
-takes every range from there and needs no calibration data. Its weights come already rounded, with
-127 in each channel, so that it finds the trained scales again (up to the last bit, which is then set).
+takes every range from there and needs no calibration data. Weights come to it already rounded, with
+127 in each channel, so that it finds the trained scales again, up to the last bit, which is set after.
 """
 
 from __future__ import annotations
@@ -30,24 +30,22 @@ ALIGNMENT = 16
 SOFTMAX = "softmax"
 """Name of the output where a softmax is asked for; its scale is always 1 / 256."""
 
-_SCALE_TOLERANCE = 1e-5  # relative; of the converter's scales before they are set to the trained ones
+_TOLERANCE = 1e-5  # relative; of the converter's numbers before they are set to the trained ones
 
 
 def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = False) -> bytes:
     """The TFLite file of a decided network: int8 in, int8 logits (or probabilities) out.
 
-    The same input gives the same bytes. Operators: CONV_2D, DEPTHWISE_CONV_2D (also for a convolution of
-    one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, RESHAPE where no dense layer absorbs it, and
-    SOFTMAX if asked. Only activations are named, each as its layer. What no interpreter reads is left
-    out: metadata, signatures, names of weights, scales of biases, empty buffers.
+    The same input gives the same bytes. Operators: CONV_2D, DEPTHWISE_CONV_2D (also for a
+    convolution of one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, RESHAPE where no dense
+    layer absorbs it, and SOFTMAX if asked. Only activations are named, each as its layer. What no
+    interpreter reads is left out: metadata, signatures, names of weights, scales of biases, empty
+    buffers.
 
     Raises:
         ValueError: a weight or range is not finite, or the network still has mixes.
         RuntimeError: the file does not hold the trained numbers or has other operators.
     """
-    mixed = [layer.name for layer in network if layer.kind == "mix"]
-    if mixed:
-        raise ValueError(f"layer {mixed[0]!r} is a mix: decode the choice, or prune the network, first")
     quantized = integers(network, folded, ranges)
     model = _parse(_convert(quantized, softmax))
     names = _name_tensors(model, quantized, softmax)
@@ -120,12 +118,13 @@ def _convert(quantized: QuantizedNetwork, softmax: bool) -> bytes:
 def _floats(quantized: QuantizedNetwork, layer: Layer) -> Callable[[Any], Any]:
     """A layer as a function of its input, with the rounded weights.
 
-    Plain convolutions, not those of ``layers``: there a 1x1 layer is a matrix product on a CPU, which
-    would be exported as FULLY_CONNECTED.
+    Plain convolutions, not those of ``layers``: there a 1x1 layer is a matrix product on a CPU,
+    which would be exported as FULLY_CONNECTED.
     """
     weights = quantized.layers[layer.name]
     kernel = weights.kernel * weights.scales
-    bias = (weights.bias * (float(quantized.scales[layer.inputs[0]]) * weights.scales)).astype(np.float32)
+    bias_scales = quantized.scales[layer.inputs[0]].astype(np.float64) * weights.scales
+    bias = (weights.bias * bias_scales).astype(np.float32)
 
     def function(x: Any) -> Any:
         if layer.kind == "dense":
@@ -214,7 +213,7 @@ def _kernel_in_file(layer: Layer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
 def _compare(model: Any, names: dict[str, int], quantized: QuantizedNetwork, exact: bool) -> None:
     """Every number of the file against the trained one.
 
-    Not ``exact``: as the converter left it, scales up to rounding, integers up to what that entails.
+    Not ``exact``: as the converter left it, scales up to rounding, biases up to what that entails.
     """
     graph = model.subgraphs[0]
 
@@ -223,7 +222,7 @@ def _compare(model: Any, names: dict[str, int], quantized: QuantizedNetwork, exa
         return np.asarray(data, np.uint8).view(dtype)
 
     def close(got: np.ndarray, want: np.ndarray) -> np.ndarray:
-        return got == want if exact else np.abs(got - want) <= _SCALE_TOLERANCE * want
+        return got == want if exact else np.abs(got - want) <= _TOLERANCE * want
 
     for name, index in names.items():
         if "/" in name or name == SOFTMAX:
@@ -241,7 +240,7 @@ def _compare(model: Any, names: dict[str, int], quantized: QuantizedNetwork, exa
         bias = values(f"{name}/bias", np.int32)
         # A channel that never reaches 127 has no scale for the converter to find: it is only set.
         full = np.abs(weights.kernel).max(axis=(*range(weights.kernel.ndim - 1),)) == 127
-        slack = 0 if exact else 1 + np.abs(weights.bias) * 1e-5
+        slack = 0 if exact else 1 + np.abs(weights.bias) * _TOLERANCE
         level = values(f"{name}/kernel", np.int8).reshape(kernel.shape) == kernel
         good = {
             "scale": close(got.scale, weights.scales),
@@ -252,8 +251,8 @@ def _compare(model: Any, names: dict[str, int], quantized: QuantizedNetwork, exa
             wrong = np.flatnonzero(~right if exact else ~right & full)
             if wrong.size:
                 raise RuntimeError(
-                    f"tensor {name!r}, channel {wrong[0]}: the file's {what} differs from the trained "
-                    f"(scale {got.scale[wrong[0]]} against {weights.scales[wrong[0]]})"
+                    f"tensor {name!r}, channel {wrong[0]}: the file's {what} differs from what was "
+                    f"trained (scale {got.scale[wrong[0]]} against {weights.scales[wrong[0]]})"
                 )
 
 
@@ -270,8 +269,8 @@ def _settle(model: Any, names: dict[str, int], quantized: QuantizedNetwork) -> N
         tensor.buffer, tensor.name, tensor.shapeSignature, tensor.hasRank = 0, None, None, False
         if not part:
             tensor.name = name
-            if name != SOFTMAX:
-                tensor.quantization = _quantization(quantized.scales[name], quantized.zero_points[name])
+            scale = quantized.scales.get(name, np.float32(1 / 256))
+            tensor.quantization = _quantization(scale, quantized.zero_points.get(name, -128))
             continue
         weights = quantized.layers[layer]
         tensor.buffer = len(buffers)
@@ -287,7 +286,8 @@ def _settle(model: Any, names: dict[str, int], quantized: QuantizedNetwork) -> N
     model.operatorCodes = [model.operatorCodes[i] for i in used]
     for operator in graph.operators:
         operator.opcodeIndex = used.index(operator.opcodeIndex)
-    graph.name = model.description = model.metadata = model.metadataBuffer = model.signatureDefs = None
+    graph.name = model.description = None
+    model.metadata = model.metadataBuffer = model.signatureDefs = None
 
 
 def _quantization(scale: Any, zero_point: Any, axis: int = 0) -> Any:

@@ -1,7 +1,8 @@
 """Eight bits: batch norm folded, learned ranges, their simulation in floats, the integer reference.
 
-Invariant: one arithmetic. :func:`apply` simulates, and :func:`run` computes to the bit, what TensorFlow
-Lite Micro computes for the file that ``export`` writes; all scales come from the same few lines.
+Invariant: one arithmetic. :func:`apply` simulates, and :func:`run` computes to the bit, what
+TensorFlow Lite Micro computes for the file that ``export`` writes; all scales come from the same
+few lines.
 
 Scheme (Jacob et al., 2018; TensorFlow Lite's int8 specification): activations affine per tensor,
 weights symmetric per output channel, biases int32 at the product of both scales. Ranges are learned
@@ -30,8 +31,8 @@ Folded = dict[str, dict[str, Any]]
 
 Ranges = dict[str, dict[str, Any]]
 """What is learned beside the weights. ``activation``: for the input and each layer with weights
-``{"min", "max"}``, scalars; ReLU layers have no ``min``, theirs is 0. ``weight``: for each layer with
-weights, thresholds [output channels]."""
+``{"min", "max"}``, scalars; ReLU layers have no ``min``, theirs is 0. ``weight``: for each layer
+with weights, thresholds [output channels]."""
 
 WEIGHTED = ("conv", "depthwise", "dense")
 """Kinds of layers that own weights, and a range; all others share the range of what they read."""
@@ -112,12 +113,12 @@ def fake_quant(
     high: Float[Array, ""] | float,
     bits: int = 8,
 ) -> Float[Array, "..."]:
-    """``x`` rounded to the 2^bits levels of the range ``low`` ... ``high``, nudged to hold 0 exactly.
+    """``x`` rounded to the 2^bits levels of the range ``low`` ... ``high``, nudged to hold 0.
 
     Computes what ``tf.quantization.fake_quant_with_min_max_vars`` computes. Gradients: to ``x``
     straight through inside the range, 0 outside; to the range as in LSQ (the rounding error inside,
-    1 to the end that clips outside), divided by sqrt(elements of one sample * levels) so that ranges
-    learn at the pace of weights.
+    1 to the end that clips outside), divided by sqrt(elements of one sample * levels) so that
+    ranges learn at the pace of weights.
     """
     levels = np.float32(2**bits - 1)
     per_sample = x.size // x.shape[0] if x.ndim > 1 else x.size
@@ -139,11 +140,11 @@ def fake_quant_weight(
 ) -> Float[Array, "... channels"]:
     """``kernel`` rounded to 2^bits - 1 symmetric levels per output channel.
 
-    The step is threshold / (2^(bits-1) - 1). A threshold is limited to max|w| of its channel, so that one
-    quantised weight always reaches the largest level: the TFLite converter, which takes max|w|
-    / 127 whatever was trained, then finds the trained scale. The exceptions are channels without weights
-    and, where ``bias`` and ``input_scale`` are given, those whose bias would not fit int32: they
-    borrow the largest threshold of the layer. Gradients as for :func:`fake_quant`.
+    The step is threshold / (2^(bits-1) - 1). A threshold is limited to max|w| of its channel, so
+    that one quantised weight always reaches the largest level: the TFLite converter, which takes
+    max|w| / 127 whatever was trained, then finds the trained scale. Exceptions are channels without
+    weights and, where ``bias`` and ``input_scale`` are given, those whose bias would not fit int32:
+    they borrow the largest threshold of the layer. Gradients as for :func:`fake_quant`.
     """
     largest_level = np.float32(2 ** (bits - 1) - 1)
     limited = _limit(jnp, kernel, threshold, bias, input_scale)
@@ -225,7 +226,7 @@ def apply(
 
 
 def _round_mean(x: Array, low: Array, high: Array) -> Array:
-    """Means of quantised values, rounded as TensorFlow Lite Micro does: int8, halves away from 0."""
+    """Means of quantised values, rounded as TensorFlow Lite Micro does: halves away from int8 0."""
     scale, zero_point = jax.lax.stop_gradient(_affine(jnp, low, high))
     mean = x / scale + (zero_point - 128.0)
     # The small excess decides halves that float32 has blurred; means of under 5,000 values are
@@ -445,7 +446,7 @@ def _requantize(quantized: QuantizedNetwork, layer: Layer, sums: np.ndarray) -> 
 
 
 def multipliers(real: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """(m, s) int64 with real = m / 2^31 * 2^s, 2^30 <= m < 2^31: ``QuantizeMultiplier`` of TFLite."""
+    """(m, s) int64 with real = m / 2^31 * 2^s and 2^30 <= m < 2^31: TFLite's ``QuantizeMultiplier``."""
     fraction, shift = np.frexp(real)
     multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     shift = shift.astype(np.int64)
@@ -456,7 +457,7 @@ def multipliers(real: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rescale(x: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """``MultiplyByQuantizedMultiplier``: rounds twice, first to the high half, then to the shift."""
+    """``MultiplyByQuantizedMultiplier``: rounds twice, to the high half and at the shift."""
     product = (x.astype(np.int64) << np.maximum(shift, 0)) * multiplier
     # Towards zero after a nudge of its own sign: halves away from 0, -1/2 excepted as in gemmlowp.
     nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
