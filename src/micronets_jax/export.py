@@ -5,7 +5,7 @@ anything else is an error that names the tensor and the channel.
 
 JAX lowers each layer on its own and TensorFlow's fake quantisation stands between, so the converter
 takes every range from there and needs no calibration data. Weights come to it already rounded, with
-127 in each channel, so that it finds the trained scales again, up to the last bit, which is set after.
+127 in each channel, so that it finds the trained scales again up to the last bit, then set here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 from jax import lax
 
 from micronets_jax import layers
-from micronets_jax.network import INPUT, Layer, Network, consumers
-from micronets_jax.quantize import Folded, QuantizedNetwork, Ranges, integers
+from micronets_jax.network import INPUT, Layer, Network, consumers, output_sizes
+from micronets_jax.quantize import WEIGHT_MAX, Folded, QuantizedNetwork, Ranges, integers
 
 ALIGNMENT = 16
 """Bytes: where each buffer of weights starts in the file, as TFLite's schema demands."""
@@ -37,10 +37,10 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
     """The TFLite file of a decided network: int8 in, int8 logits (or probabilities) out.
 
     The same input gives the same bytes. Operators: CONV_2D, DEPTHWISE_CONV_2D (also for a
-    convolution of one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, RESHAPE where no dense
-    layer absorbs it, and SOFTMAX if asked. Only activations are named, each as its layer. What no
-    interpreter reads is left out: metadata, signatures, names of weights, scales of biases, empty
-    buffers.
+    convolution of one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, RESHAPE (except of a single
+    pixel before a dense layer, which absorbs it), and SOFTMAX if asked. Only activations are named,
+    each as its layer. What no interpreter reads is left out: metadata, signatures, names of
+    weights, scales of biases, empty buffers.
 
     Raises:
         ValueError: a weight or range is not finite, or the network still has mixes.
@@ -48,11 +48,10 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
     """
     quantized = integers(network, folded, ranges)
     model = _parse(_convert(quantized, softmax))
-    names = _name_tensors(model, quantized, softmax)
-    _compare(model, names, quantized, exact=False)
-    _settle(model, names, quantized)
+    _compare(model, quantized, softmax, exact=False)
+    _rewrite(model, quantized, softmax)
     data = _pack(model)
-    _compare(_parse(data), names, quantized, exact=True)
+    _compare(_parse(data), quantized, softmax, exact=True)
     return data
 
 
@@ -158,6 +157,7 @@ def _parse(data: bytes) -> Any:
 def _operators(quantized: QuantizedNetwork, softmax: bool) -> list[tuple[str, str]]:
     """What the file must compute: (name of the tensor made, operator), in order."""
     network, readers = quantized.network, consumers(quantized.network)
+    sizes = output_sizes(network)
     expected = []
     for layer in network:
         operator = {
@@ -169,14 +169,17 @@ def _operators(quantized: QuantizedNetwork, softmax: bool) -> list[tuple[str, st
         }[layer.kind]
         if layer.kind == "conv" and layer.in_channels == 1:
             operator = "DEPTHWISE_CONV_2D"
-        absorbed = layer.kind == "reshape" and readers[layer.name]
-        if not (absorbed and all(network[r].kind == "dense" for r in readers[layer.name])):
+        before_dense = [network[reader].kind == "dense" for reader in readers[layer.name]]
+        single_pixel = sizes[layer.inputs[0]] == (1, 1)
+        if not (layer.kind == "reshape" and single_pixel and before_dense and all(before_dense)):
             expected.append((layer.name, operator))
     return [*expected, (SOFTMAX, "SOFTMAX")] if softmax else expected
 
 
-def _name_tensors(model: Any, quantized: QuantizedNetwork, softmax: bool) -> dict[str, int]:
-    """Index of each activation by layer, weights as ``layer/kernel`` and ``layer/bias``.
+def _tensors(model: Any, quantized: QuantizedNetwork, softmax: bool) -> dict[str, Any]:
+    """The file's tensors: activations by layer, weights as ``layer/kernel`` and ``layer/bias``.
+
+    A bias may be ``None``: the converter drops one that is all zeros.
 
     Raises:
         RuntimeError: the operators are not those of the network.
@@ -193,12 +196,14 @@ def _name_tensors(model: Any, quantized: QuantizedNetwork, softmax: bool) -> dic
             f"the converter made {found} of the network, expected {[o for _, o in expected]}; "
             "check the installed TensorFlow against the lock file"
         )
-    names = {INPUT: int(graph.inputs[0])}
+    tensors = {INPUT: graph.tensors[graph.inputs[0]]}
     for (name, _), operator in zip(expected, graph.operators, strict=True):
-        names[name] = int(operator.outputs[0])
+        tensors[name] = graph.tensors[operator.outputs[0]]
         if name in quantized.layers:
-            names[f"{name}/kernel"], names[f"{name}/bias"] = (int(i) for i in operator.inputs[1:])
-    return names
+            kernel, bias = (*operator.inputs[1:], -1)[:2]
+            tensors[f"{name}/kernel"] = graph.tensors[kernel]
+            tensors[f"{name}/bias"] = graph.tensors[bias] if bias >= 0 else None
+    return tensors
 
 
 def _kernel_in_file(layer: Layer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
@@ -210,25 +215,30 @@ def _kernel_in_file(layer: Layer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
     return kernel.transpose(2, 0, 1, 3), 3
 
 
-def _compare(model: Any, names: dict[str, int], quantized: QuantizedNetwork, exact: bool) -> None:
+def _activation(quantized: QuantizedNetwork, name: str) -> tuple[np.float32, int]:
+    """Scale and zero point of an activation."""
+    if name == SOFTMAX:
+        return np.float32(1 / 256), -128
+    return quantized.scales[name], quantized.zero_points[name]
+
+
+def _compare(model: Any, quantized: QuantizedNetwork, softmax: bool, exact: bool) -> None:
     """Every number of the file against the trained one.
 
     Not ``exact``: as the converter left it, scales up to rounding, biases up to what that entails.
     """
-    graph = model.subgraphs[0]
+    tensors = _tensors(model, quantized, softmax)
 
-    def values(name: str, dtype: type) -> np.ndarray:
-        data = model.buffers[graph.tensors[names[name]].buffer].data
-        return np.asarray(data, np.uint8).view(dtype)
+    def values(tensor: Any, dtype: type) -> np.ndarray:
+        return np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype)
 
     def close(got: np.ndarray, want: np.ndarray) -> np.ndarray:
         return got == want if exact else np.abs(got - want) <= _TOLERANCE * want
 
-    for name, index in names.items():
-        if "/" in name or name == SOFTMAX:
+    for name, tensor in tensors.items():
+        if "/" in name:
             continue
-        got = graph.tensors[index].quantization
-        want = quantized.scales[name], quantized.zero_points[name]
+        got, want = tensor.quantization, _activation(quantized, name)
         if not close(got.scale, want[0]).all() or (got.zeroPoint != want[1]).any():
             raise RuntimeError(
                 f"tensor {name!r}: the file has scale {got.scale} and zero point {got.zeroPoint}, "
@@ -236,52 +246,69 @@ def _compare(model: Any, names: dict[str, int], quantized: QuantizedNetwork, exa
             )
     for name, weights in quantized.layers.items():
         kernel, axis = _kernel_in_file(quantized.network[name], weights.kernel)
-        got = graph.tensors[names[f"{name}/kernel"]].quantization
-        bias = values(f"{name}/bias", np.int32)
-        # A channel that never reaches 127 has no scale for the converter to find: it is only set.
-        full = np.abs(weights.kernel).max(axis=(*range(weights.kernel.ndim - 1),)) == 127
+        tensor, bias = tensors[f"{name}/kernel"], tensors[f"{name}/bias"]
+        levels = values(tensor, np.int8).reshape(kernel.shape) == kernel
+        bias = np.zeros_like(weights.bias) if bias is None else values(bias, np.int32)
+        got = tensor.quantization.scale
         slack = 0 if exact else 1 + np.abs(weights.bias) * _TOLERANCE
-        level = values(f"{name}/kernel", np.int8).reshape(kernel.shape) == kernel
         good = {
-            "scale": close(got.scale, weights.scales),
-            "weights": level.all(axis=tuple(i for i in range(kernel.ndim) if i != axis)),
+            "scale": close(got, weights.scales),
+            "weights": levels.all(axis=tuple(i for i in range(kernel.ndim) if i != axis)),
             "bias": np.abs(bias.astype(np.int64) - weights.bias) <= slack,
         }
+        # Where no weight reaches 127 the converter has no scale to find: there it is only set.
+        peaks = np.abs(weights.kernel).reshape(-1, len(weights.scales)).max(axis=0)
+        checked = np.ones_like(peaks, bool) if exact else peaks == WEIGHT_MAX
         for what, right in good.items():
-            wrong = np.flatnonzero(~right if exact else ~right & full)
+            wrong = np.flatnonzero(checked & ~right)
             if wrong.size:
                 raise RuntimeError(
                     f"tensor {name!r}, channel {wrong[0]}: the file's {what} differs from what was "
-                    f"trained (scale {got.scale[wrong[0]]} against {weights.scales[wrong[0]]})"
+                    f"trained (scale {got[wrong[0]]} against {weights.scales[wrong[0]]})"
                 )
 
 
-def _settle(model: Any, names: dict[str, int], quantized: QuantizedNetwork) -> None:
-    """Set every scale, weight and bias to the trained one, and drop what no interpreter reads."""
-    graph = model.subgraphs[0]
-    by_index = {index: name for name, index in names.items()}
-    if len(by_index) != len(graph.tensors):
-        raise RuntimeError(f"the file has {len(graph.tensors)} tensors, {len(by_index)} are known")
-    buffers = [_buffer(None)]
-    for index, tensor in enumerate(graph.tensors):
-        name = by_index[index]
-        layer, _, part = name.partition("/")
-        tensor.buffer, tensor.name, tensor.shapeSignature, tensor.hasRank = 0, None, None, False
-        if not part:
-            tensor.name = name
-            scale = quantized.scales.get(name, np.float32(1 / 256))
-            tensor.quantization = _quantization(scale, quantized.zero_points.get(name, -128))
-            continue
-        weights = quantized.layers[layer]
-        tensor.buffer = len(buffers)
-        if part == "bias":
-            tensor.quantization = None
-            buffers.append(_buffer(weights.bias))
-        else:
-            kernel, axis = _kernel_in_file(quantized.network[layer], weights.kernel)
-            tensor.quantization = _quantization(weights.scales, np.zeros(len(weights.scales)), axis)
-            buffers.append(_buffer(kernel))
-    model.buffers = buffers
+def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
+    """Exact numbers in place of the converter's, and nothing in the file that no interpreter reads.
+
+    Activations come first, in order of execution, then each layer's kernel and bias.
+    """
+    schema, graph = _schema(), model.subgraphs[0]
+    old = _tensors(model, quantized, softmax)
+    tensors, buffers = [], [_buffer(None)]
+
+    def add(name: str | None, shape: Any, kind: int, quantization: Any, values: Any = None) -> int:
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = name, np.asarray(shape, np.int32), kind
+        tensor.quantization, tensor.buffer = quantization, 0
+        if values is not None:
+            tensor.buffer = len(buffers)
+            buffers.append(_buffer(values))
+        tensors.append(tensor)
+        return len(tensors) - 1
+
+    int8, int32 = schema.TensorType.INT8, schema.TensorType.INT32
+    index = {
+        id(tensor): add(name, tensor.shape, int8, _quantization(*_activation(quantized, name)))
+        for name, tensor in old.items()
+        if "/" not in name
+    }
+    for (name, _), operator in zip(_operators(quantized, softmax), graph.operators, strict=True):
+        inputs = [index[id(graph.tensors[operator.inputs[0]])]]
+        operator.outputs = np.asarray([index[id(graph.tensors[operator.outputs[0]])]], np.int32)
+        if name in quantized.layers:
+            weights = quantized.layers[name]
+            kernel, axis = _kernel_in_file(quantized.network[name], weights.kernel)
+            scales = _quantization(weights.scales, np.zeros(len(weights.scales)), axis)
+            inputs.append(add(None, kernel.shape, int8, scales, kernel))
+            inputs.append(add(None, weights.bias.shape, int32, None, weights.bias))
+        elif len(operator.inputs) > 1:  # RESHAPE: the new shape
+            shape = old[name].shape.astype(np.int32)
+            inputs.append(add(None, shape.shape, int32, None, shape))
+        operator.inputs = np.asarray(inputs, np.int32)
+    graph.inputs = np.asarray([0], np.int32)
+    graph.outputs = graph.operators[-1].outputs
+    graph.tensors, model.buffers = tensors, buffers
     used = sorted({operator.opcodeIndex for operator in graph.operators})
     model.operatorCodes = [model.operatorCodes[i] for i in used]
     for operator in graph.operators:

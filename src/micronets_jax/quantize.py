@@ -446,7 +446,7 @@ def _requantize(quantized: QuantizedNetwork, layer: Layer, sums: np.ndarray) -> 
 
 
 def multipliers(real: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """(m, s) int64 with real = m / 2^31 * 2^s and 2^30 <= m < 2^31: TFLite's ``QuantizeMultiplier``."""
+    """(m, s), both int64, with real = m / 2^31 * 2^s, 2^30 <= m < 2^31, as TFLite chooses them."""
     fraction, shift = np.frexp(real)
     multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     shift = shift.astype(np.int64)
@@ -459,10 +459,8 @@ def multipliers(real: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
 def _rescale(x: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """``MultiplyByQuantizedMultiplier``: rounds twice, to the high half and at the shift."""
     product = (x.astype(np.int64) << np.maximum(shift, 0)) * multiplier
-    # Towards zero after a nudge of its own sign: halves away from 0, -1/2 excepted as in gemmlowp.
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    high = np.where(nudged >= 0, nudged >> 31, -(-nudged >> 31))
+    high = (product + (1 << 30)) >> 31  # halves up
     right = np.maximum(-shift, 0)
     mask = (np.int64(1) << right) - 1
-    threshold = (mask >> 1) + (high < 0)
+    threshold = (mask >> 1) + (high < 0)  # halves away from 0
     return (high >> right) + ((high & mask) > threshold)

@@ -1,4 +1,4 @@
-"""TFLite files in the interpreters they are meant for: TensorFlow Lite Micro and LiteRT, on the host.
+"""TFLite files in the interpreters they are meant for: TensorFlow Lite Micro and LiteRT.
 
 Invariant: both runtimes answer to the same few names, and a file that is not a sound TFLite model
 is refused before any interpreter sees it.
@@ -92,8 +92,8 @@ class TFLM:
         arena_bytes: memory to give it, rounded up to a multiple of 16; by default plenty.
 
     Raises:
-        ValueError: ``model`` is not a sound TFLite file, has other than one input and output, or TFLM
-            refuses it: an operator that it lacks, or too small an arena.
+        ValueError: ``model`` is not a sound TFLite file, has other than one input and output, or
+            TFLM refuses it: an operator that it lacks, or too small an arena.
     """
 
     def __init__(self, model: bytes, arena_bytes: int | None = None) -> None:
@@ -180,7 +180,7 @@ def _plenty(interpreter: Any, model: bytes) -> int:
 
 
 def _details(end: dict[str, Any]) -> TensorDetails:
-    """An end as both interpreters describe it; scale 1 and zero point 0 where it is not quantised."""
+    """An end as both interpreters describe it; scale 1, zero point 0 where it is not quantised."""
     scales, zero_points = (
         end["quantization_parameters"][part].tolist() for part in ("scales", "zero_points")
     )
@@ -199,9 +199,10 @@ def _require_one_each(inputs: int, outputs: int) -> None:
 
 def _check_inputs(inputs: np.ndarray, details: TensorDetails) -> None:
     if inputs.dtype != details.dtype or inputs.shape[1:] != details.shape[1:]:
+        sample = ", ".join(map(str, details.shape[1:]))
         raise ValueError(
             f"inputs are {inputs.dtype} {inputs.shape}; "
-            f"the model takes {details.dtype} of shape (n, {', '.join(map(str, details.shape[1:]))})"
+            f"the model takes {details.dtype} of shape (n, {sample})"
         )
 
 
