@@ -1,0 +1,240 @@
+"""Training of one network: float, fine-tuned, distilled or quantisation-aware, by one loop.
+
+Invariant: a state and the seed determine everything that follows, so a run continued from any
+epoch's state ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, Num
+
+from micronets_jax import quantize
+from micronets_jax.network import Network
+from micronets_jax.supernet import Supernet
+
+Variables = dict[str, Any]
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called with steps done, steps in all and the latest metrics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training data; 0 skips the training.
+        batch_size: examples per step.
+        learning_rate: after a warm-up of one twentieth of all steps.
+        final_learning_rate: the cosine schedule ends here.
+        weight_decay: decoupled (AdamW), on kernels only.
+        label_smoothing: weight of the uniform distribution in the targets.
+    """
+
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 0.01
+    final_learning_rate: float = 0.00001
+    weight_decay: float = 0.001
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0 or (field.name == "batch_size" and self.batch_size < 1):
+                raise ValueError(f"{field.name}={getattr(self, field.name)}: must not be negative")
+
+    def optimizer(self, num_steps: int) -> optax.GradientTransformation:
+        """AdamW with warm-up and cosine decay over this many steps."""
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0,
+            self.learning_rate,
+            max(num_steps // 20, 1),
+            max(num_steps, 2),
+            self.final_learning_rate,
+        )
+        return optax.adamw(schedule, weight_decay=self.weight_decay, mask=kernels_only)
+
+
+class Examples(Protocol):
+    """Labelled raw examples; ``data.Split`` is one."""
+
+    def __len__(self) -> int: ...
+
+    def num_batches(self, batch_size: int) -> int:
+        """Whole batches in an epoch."""
+        ...
+
+    def batches(
+        self, batch_size: int, seed: int, epoch: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The whole batches of one epoch, an order made from seed and epoch alone."""
+        ...
+
+
+Inputs = Callable[[Key[Array, ""], Num[Array, "batch ..."]], Float[Array, "batch ..."]]
+"""From raw examples to what the network reads, augmentation included; pure and jittable."""
+
+
+class Model(NamedTuple):
+    """What is trained: ``forward(trainable, stats, x) -> logits, stats`` in training mode."""
+
+    forward: Callable[[Variables, Variables, Array], tuple[Array, Variables]]
+
+
+class State(NamedTuple):
+    """Everything a training step reads and writes."""
+
+    step: Int[Array, ""]
+    trainable: Variables
+    stats: Variables
+    optimizer: optax.OptState
+
+
+def float_model(network: Network) -> Model:
+    """The network in float32 with batch norm."""
+
+    def forward(trainable: Variables, stats: Variables, x: Array) -> tuple[Array, Variables]:
+        logits, changed = Supernet(network).apply(
+            {"params": trainable, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+        )
+        return logits, changed["batch_stats"]
+
+    return Model(forward)
+
+
+def quantized_model(network: Network) -> Model:
+    """The int8 network simulated: ``trainable`` holds ``folded`` weights and ``ranges``."""
+
+    def forward(trainable: Variables, stats: Variables, x: Array) -> tuple[Array, Variables]:
+        return quantize.apply(network, trainable["folded"], trainable["ranges"], x), stats
+
+    return Model(forward)
+
+
+def kernels_only(trainable: Variables) -> Variables:
+    """True at kernels, False at all else, for weight decay."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) == "kernel", trainable
+    )
+
+
+def init(trainable: Variables, stats: Variables, recipe: Recipe, num_steps: int) -> State:
+    """The state before the first step."""
+    optimizer = recipe.optimizer(num_steps).init(trainable)
+    return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Mean over the batch of the cross entropy with smoothed one-hot targets, in nats."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def distilled(
+    teacher: Callable[[Array], Float[Array, "batch classes"]],
+    coefficient: float = 0.5,
+    temperature: float = 4.0,
+) -> Callable[[Array, Array, Array], Array]:
+    """A loss that also follows a teacher's logits (Hinton et al., 2015).
+
+    ``(1 - coefficient) * cross entropy + coefficient * temperature**2 * KL(teacher || student)``,
+    both softened by the temperature.
+    """
+
+    def loss(logits: Array, labels: Array, x: Array) -> Array:
+        soft = jax.nn.softmax(jax.lax.stop_gradient(teacher(x)) / temperature)
+        student = jax.nn.log_softmax(logits / temperature)
+        divergence = optax.kl_divergence(student, soft).mean() * temperature**2
+        return (1 - coefficient) * cross_entropy(logits, labels) + coefficient * divergence
+
+    return loss
+
+
+def fit(
+    model: Model,
+    state: State,
+    examples: Examples,
+    inputs: Inputs,
+    recipe: Recipe,
+    *,
+    seed: int,
+    loss: Callable[[Array, Array, Array], Array] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[State, dict[str, float]]]:
+    """Train from ``state`` to the end of the recipe; yields the state and metrics of each epoch.
+
+    Args:
+        model: what is trained.
+        state: from :func:`init`, or yielded by an earlier, interrupted call.
+        examples: raw training examples.
+        inputs: front end and augmentation.
+        recipe: how.
+        seed: of the order of examples and of augmentation.
+        loss: of ``(logits, labels, inputs)``; cross entropy where not given, distillation by
+            :func:`distilled`.
+        progress: called now and then.
+    """
+    num_batches = examples.num_batches(recipe.batch_size)
+    total = num_batches * recipe.epochs
+    optimizer = recipe.optimizer(total)
+    key = jax.random.key(seed)
+
+    def objective(trainable: Variables, stats: Variables, x: Array, labels: Array):
+        logits, stats = model.forward(trainable, stats, x)
+        if loss is None:
+            value = cross_entropy(logits, labels, recipe.label_smoothing)
+        else:
+            value = loss(logits, labels, x)
+        return value, (stats, jnp.mean(jnp.argmax(logits, -1) == labels))
+
+    @jax.jit
+    def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
+        x = inputs(jax.random.fold_in(key, state.step), raw)
+        (value, (stats, accuracy)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.trainable, state.stats, x, labels
+        )
+        updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(state.step + 1, trainable, stats, opt_state), jnp.stack([value, accuracy])
+
+    for epoch in range(int(state.step) // num_batches, recipe.epochs):
+        seen = []
+        batches = examples.batches(recipe.batch_size, seed, epoch)
+        for i, (raw, labels) in enumerate(batches, 1):
+            state, metrics = step(state, raw, labels)
+            seen.append(metrics)
+            if progress and (i % 10 == 0 or i == num_batches):
+                value, accuracy = np.asarray(seen[-1])
+                done = epoch * num_batches + i
+                progress(done, total, {"loss": float(value), "accuracy": float(accuracy)})
+        value, accuracy = np.mean(np.asarray(seen), axis=0)
+        yield state, {"epoch": epoch + 1, "loss": float(value), "accuracy": float(accuracy)}
+
+
+def predict(
+    apply: Callable[[Array], Float[Array, "batch classes"]],
+    x: Float[np.ndarray, "n ..."],
+    batch_size: int = 256,
+) -> Float[np.ndarray, "n classes"]:
+    """``apply`` over all of ``x`` in batches of one shape."""
+    compiled = jax.jit(apply)
+    out = []
+    for start in range(0, len(x), batch_size):
+        part = x[start : start + batch_size]
+        padded = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * (x.ndim - 1))
+        out.append(np.asarray(compiled(padded))[: len(part)])
+    return np.concatenate(out)
+
+
+def accuracy(logits: Num[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
+    """Share of examples whose largest logit is at their label, in [0, 1]."""
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
