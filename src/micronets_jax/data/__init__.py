@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 
-from micronets_jax.data import augment, cache, embedded, frontends
+from micronets_jax.data import augment, cache, embedded, frontends, speech_commands
 from micronets_jax.data.augment import Augmentation
 from micronets_jax.data.dataset import SAMPLE_RATE, DataError, Dataset, Split
 from micronets_jax.data.frontends import MFCC
+from micronets_jax.data.recordings import read_clip
 
 __all__ = [
     "MFCC",
@@ -57,8 +58,6 @@ def load(
     """
     if source == "embedded":
         return _embedded(size, seed, words, cache_folder)
-    from micronets_jax.data import speech_commands
-
     if source == "tfds":
         return speech_commands.from_tfds(words=words, seed=seed, cache_folder=cache_folder)
     return speech_commands.from_folder(
@@ -126,14 +125,3 @@ def split_features(
         return {"features": out}
 
     return cache.arrays(f"features-{name}", build, cache_folder)["features"]
-
-
-def read_clip(path: str | pathlib.Path) -> Int16[np.ndarray, " samples"]:
-    """One recording as the clip a network hears: one second, 16 kHz, mono.
-
-    Raises:
-        DataError: there is no such file, or it is no WAV file, empty or damaged.
-    """
-    from micronets_jax.data import speech_commands
-
-    return speech_commands.read_clip(pathlib.Path(path))

@@ -30,10 +30,10 @@ class Augmentation:
     shift_ms: float = 100.0
     noise_probability: float = 0.8
     noise_volume: float = 0.1
-    time_masks: int = 2
-    time_mask_frames: int = 8
+    time_masks: int = 1
+    time_mask_frames: int = 6
     frequency_masks: int = 1
-    frequency_mask_bins: int = 2
+    frequency_mask_bins: int = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

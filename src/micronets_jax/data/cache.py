@@ -52,10 +52,10 @@ def arrays(
     Arrays read from disk are memory-mapped and read-only. A folder that cannot be written (a full
     disk) costs a warning and the time to build again, never the run.
     """
-    path = (folder or default_folder()) / f"{name}.bin"
+    path = pathlib.Path(folder or default_folder()) / f"{name}.bin"
     with contextlib.suppress(OSError, ValueError, KeyError):
         return _read(path)
-    built = {label: np.ascontiguousarray(array) for label, array in build().items()}
+    built = {label: np.asarray(array, order="C") for label, array in build().items()}
     try:
         _write(path, built)
         return _read(path)  # from disk, so that memory holds only what is used
