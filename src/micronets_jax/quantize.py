@@ -41,6 +41,7 @@ WEIGHT_MAX = 127
 """Largest quantised weight; the smallest is its negative (narrow range)."""
 
 _MIN_SPAN = 1e-6  # of a range: keeps every scale positive whatever an optimiser does
+_MIN_WEIGHT = 1e-6  # a channel below counts as without weights; the converter's scales end at half
 _MAX_BIAS = 2**30  # quantised; leaves the other half of int32 to the products
 
 
@@ -170,7 +171,7 @@ def _limit(xp: ModuleType, kernel: Any, threshold: Any, bias: Any, input_scale: 
     largest = _channel_max(xp, kernel)
     # The lower limit keeps a channel alive when an optimiser overshoots.
     limited = xp.clip(threshold, largest / np.float32(16.0), largest)
-    usable = limited > np.float32(_MIN_SPAN**2)
+    usable = limited > np.float32(_MIN_WEIGHT)
     if bias is not None:
         usable &= xp.abs(bias) <= limited * (input_scale * np.float32(_MAX_BIAS / WEIGHT_MAX))
     borrowed = xp.max(xp.where(usable, limited, np.float32(0.0)))
@@ -259,8 +260,8 @@ def _forward(
                 x = seen(layer.name, x)
             case "reshape":
                 x = x.reshape(x.shape[0], -1)
-            case kind:
-                raise ValueError(f"layer {layer.name!r}: cannot quantise kind {kind!r}; {_DECIDE}")
+            case "mix":
+                raise ValueError(f"layer {layer.name!r} is a mix: {_DECIDE}")
         tensors[layer.name] = x
     return tensors
 
@@ -317,8 +318,12 @@ def integers(network: Network, folded: Folded, ranges: Ranges) -> QuantizedNetwo
     """What the exported file holds. NumPy float32 throughout: the same on every platform.
 
     Raises:
-        ValueError: a weight, bias or range is not finite; the layer or tensor is named.
+        ValueError: a weight, bias or range is not finite, or the network still has mixes; the layer
+            or tensor is named.
     """
+    for layer in network:
+        if layer.kind == "mix":
+            raise ValueError(f"layer {layer.name!r} is a mix: {_DECIDE}")
     folded, ranges = jax.tree.map(lambda v: np.asarray(v, np.float32), (folded, ranges))
     scales, zero_points, quantized = {}, {}, {}
     for tensor, owner in range_owners(network).items():
@@ -374,9 +379,7 @@ def _run(quantized: QuantizedNetwork, x: np.ndarray) -> np.ndarray:
             case "avg_pool":
                 x = _mean(layer, x)
             case "reshape":
-                x = x.reshape(len(x), -1)
-            case kind:
-                raise ValueError(f"layer {layer.name!r}: cannot run kind {kind!r}; {_DECIDE}")
+                x = x.reshape(len(x), math.prod(x.shape[1:]))
         tensors[layer.name] = x
     return x
 
