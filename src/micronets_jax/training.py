@@ -6,7 +6,6 @@ epoch's state ends with the same bits.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -16,50 +15,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from micronets_jax import quantize
+from micronets_jax import quantize, recipes
 from micronets_jax.network import Network
 from micronets_jax.supernet import Supernet
 
 Variables = dict[str, Any]
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called with steps done, steps in all and the latest metrics."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the training data; 0 skips the training.
-        batch_size: examples per step.
-        learning_rate: after a warm-up of one twentieth of all steps.
-        final_learning_rate: the cosine schedule ends here.
-        weight_decay: decoupled (AdamW), on kernels only.
-        label_smoothing: weight of the uniform distribution in the targets.
-    """
-
-    epochs: int = 40
-    batch_size: int = 64
-    learning_rate: float = 0.01
-    final_learning_rate: float = 0.00001
-    weight_decay: float = 0.001
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 0 or (field.name == "batch_size" and self.batch_size < 1):
-                raise ValueError(f"{field.name}={getattr(self, field.name)}: must not be negative")
-
-    def optimizer(self, num_steps: int) -> optax.GradientTransformation:
-        """AdamW with warm-up and cosine decay over this many steps."""
-        schedule = optax.warmup_cosine_decay_schedule(
-            0.0,
-            self.learning_rate,
-            max(num_steps // 20, 1),
-            max(num_steps, 2),
-            self.final_learning_rate,
-        )
-        return optax.adamw(schedule, weight_decay=self.weight_decay, mask=kernels_only)
 
 
 class Examples(Protocol):
@@ -125,9 +87,9 @@ def kernels_only(trainable: Variables) -> Variables:
     )
 
 
-def init(trainable: Variables, stats: Variables, recipe: Recipe, num_steps: int) -> State:
+def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_steps: int) -> State:
     """The state before the first step."""
-    optimizer = recipe.optimizer(num_steps).init(trainable)
+    optimizer = _optimizer(recipe, num_steps).init(trainable)
     return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
 
 
@@ -164,7 +126,7 @@ def fit(
     state: State,
     examples: Examples,
     inputs: Inputs,
-    recipe: Recipe,
+    recipe: recipes.Training,
     *,
     seed: int,
     loss: Callable[[Array, Array, Array], Array] | None = None,
@@ -185,7 +147,7 @@ def fit(
     """
     num_batches = examples.num_batches(recipe.batch_size)
     total = num_batches * recipe.epochs
-    optimizer = recipe.optimizer(total)
+    optimizer = _optimizer(recipe, total)
     key = jax.random.key(seed)
 
     def objective(trainable: Variables, stats: Variables, x: Array, labels: Array):
@@ -238,3 +200,14 @@ def predict(
 def accuracy(logits: Num[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
     """Share of examples whose largest logit is at their label, in [0, 1]."""
     return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def _optimizer(recipe: recipes.Training, num_steps: int) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        recipe.learning_rate,
+        max(num_steps // 20, 1),
+        max(num_steps, 2),
+        recipe.final_learning_rate,
+    )
+    return optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=kernels_only)
