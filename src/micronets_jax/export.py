@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -130,7 +131,7 @@ def _floats(quantized: QuantizedNetwork, layer: Layer) -> Callable[[Any], Any]:
             return layers.activate(x @ kernel + bias, layer.activation)
         y = lax.conv_general_dilated(
             x,
-            kernel,
+            jnp.asarray(kernel),
             layer.stride,
             layer.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -232,7 +233,7 @@ def _compare(model: Any, quantized: QuantizedNetwork, softmax: bool, exact: bool
     def values(tensor: Any, dtype: type) -> np.ndarray:
         return np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype)
 
-    def close(got: np.ndarray, want: np.ndarray) -> np.ndarray:
+    def close(got: np.ndarray, want: Any) -> np.ndarray:
         return got == want if exact else np.abs(got - want) <= _TOLERANCE * want
 
     for name, tensor in tensors.items():

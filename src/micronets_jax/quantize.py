@@ -21,10 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int8, Int32
+from jaxtyping import Array, Float, Float32, Int8, Int32, Shaped
 
 from micronets_jax import layers
 from micronets_jax.network import INPUT, Layer, Network
+
+Numbers = Array | np.ndarray
 
 Folded = dict[str, dict[str, Any]]
 """For each conv, depthwise and dense layer ``kernel`` and ``bias``, batch norm folded in."""
@@ -71,7 +73,7 @@ def fold(network: Network, params: dict[str, Any], batch_stats: dict[str, Any]) 
 
 
 def calibrate(
-    network: Network, folded: Folded, batches: Iterable[Float[Array, "n rows columns channels"]]
+    network: Network, folded: Folded, batches: Iterable[Float[Numbers, "n rows columns channels"]]
 ) -> Ranges:
     """First ranges: each tensor's extremes in a float pass, averaged over batches.
 
@@ -109,9 +111,9 @@ def _extremes(network: Network, folded: Folded, x: Array) -> dict[str, dict[str,
 
 
 def fake_quant(
-    x: Float[Array, "..."],
-    low: Float[Array, ""] | float,
-    high: Float[Array, ""] | float,
+    x: Float[Numbers, "..."],
+    low: Float[Numbers, ""] | float | np.floating,
+    high: Float[Numbers, ""] | float | np.floating,
     bits: int = 8,
 ) -> Float[Array, "..."]:
     """``x`` rounded to the 2^bits levels of the range ``low`` ... ``high``, nudged to hold 0.
@@ -123,7 +125,9 @@ def fake_quant(
     """
     levels = np.float32(2**bits - 1)
     per_sample = x.size // x.shape[0] if x.ndim > 1 else x.size
-    low, high = (_slow_down(jnp.asarray(v, x.dtype), per_sample * levels) for v in (low, high))
+    low, high = (
+        _slow_down(jnp.asarray(v, x.dtype), per_sample * float(levels)) for v in (low, high)
+    )
     scale, rounded = _affine(jnp, low, high, bits)
     zero_point = _straight_through(jnp.clip(-low / scale, 0.0, levels), rounded)
     nudged_low, nudged_high = -zero_point * scale, (levels - zero_point) * scale
@@ -133,10 +137,10 @@ def fake_quant(
 
 
 def fake_quant_weight(
-    kernel: Float[Array, "... channels"],
-    threshold: Float[Array, " channels"],
-    bias: Float[Array, " channels"] | None = None,
-    input_scale: Float[Array, ""] | float = 0.0,
+    kernel: Float[Numbers, "... channels"],
+    threshold: Float[Numbers, " channels"],
+    bias: Float[Numbers, " channels"] | None = None,
+    input_scale: Float[Numbers, ""] | float | np.floating = 0.0,
     bits: int = 8,
 ) -> Float[Array, "... channels"]:
     """``kernel`` rounded to 2^bits - 1 symmetric levels per output channel.
@@ -149,8 +153,8 @@ def fake_quant_weight(
     """
     largest_level = np.float32(2 ** (bits - 1) - 1)
     limited = _limit(jnp, kernel, threshold, bias, input_scale)
-    size = kernel.size // kernel.shape[-1] * largest_level
-    step = _slow_down(_straight_through(threshold, limited), size) / largest_level
+    size = kernel.size // kernel.shape[-1] * float(largest_level)
+    step = _slow_down(_straight_through(jnp.asarray(threshold), limited), size) / largest_level
     steps = kernel / step
     clamped = jnp.clip(steps, -largest_level, largest_level)
     return _straight_through(clamped, jnp.round(clamped)) * step
@@ -201,7 +205,7 @@ def apply(
     network: Network,
     folded: Folded,
     ranges: Ranges,
-    x: Float[Array, "n rows columns channels"],
+    x: Float[Numbers, "n rows columns channels"],
 ) -> Float[Array, "n classes"]:
     """Logits of the int8 network, simulated in float32.
 
@@ -223,10 +227,10 @@ def apply(
         interval = _interval(activation[owner[name]])
         return fake_quant(x, *interval) if owner[name] == name else _round_mean(x, *interval)
 
-    return _forward(network, x, weights, quantized)[network.layers[-1].name]
+    return _forward(network, jnp.asarray(x), weights, quantized)[network.layers[-1].name]
 
 
-def _round_mean(x: Array, low: Array, high: Array) -> Array:
+def _round_mean(x: Array, low: Any, high: Any) -> Array:
     """Means of quantised values, rounded as TensorFlow Lite Micro does: halves away from int8 0."""
     scale, zero_point = jax.lax.stop_gradient(_affine(jnp, low, high))
     mean = x / scale + (zero_point - 128.0)
@@ -352,8 +356,8 @@ def _require_finite(what: str, *values: Any) -> None:
 
 
 def run(
-    quantized: QuantizedNetwork, x: Int8[np.ndarray, "n rows columns channels"], batch: int = 100
-) -> Int8[np.ndarray, "n classes"]:
+    quantized: QuantizedNetwork, x: Shaped[np.ndarray, "n rows columns channels"], batch: int = 100
+) -> Int8[np.ndarray, "n ..."]:
     """The output of TensorFlow Lite Micro for every input, to the bit.
 
     Works ``batch`` inputs at a time, which bounds memory and changes nothing else.
@@ -415,7 +419,8 @@ def _conv_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _depthwise_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    return sum(window * kernel[i, j, 0].astype(np.int32) for i, j, window in _windows(layer, x))
+    taps = kernel[:, :, 0].astype(np.int32)
+    return functools.reduce(np.add, (w * taps[i, j] for i, j, w in _windows(layer, x)))
 
 
 def _dense_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:

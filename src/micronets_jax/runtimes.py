@@ -151,8 +151,6 @@ def _litert(model: bytes) -> Any:
     """A LiteRT interpreter of a model that it has verified and allocated."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    if not isinstance(model, bytes):
-        raise ValueError(f"model is a {type(model).__name__}: give the bytes of a TFLite file")
     if model[4:8] != b"TFL3":
         raise ValueError(
             f"model is not a TFLite file: it has {len(model)} bytes and begins with {model[:8]!r}, "
@@ -181,13 +179,12 @@ def _plenty(interpreter: Any, model: bytes) -> int:
 
 def _details(end: dict[str, Any]) -> TensorDetails:
     """An end as both interpreters describe it; scale 1, zero point 0 where it is not quantised."""
-    scales, zero_points = (
-        end["quantization_parameters"][part].tolist() for part in ("scales", "zero_points")
-    )
+    parameters = end["quantization_parameters"]
+    scale, zero_point = 1.0, 0
+    if len(parameters["scales"]):
+        scale, zero_point = float(parameters["scales"][0]), int(parameters["zero_points"][0])
     shape = tuple(int(n) for n in end["shape"])
-    return TensorDetails(
-        shape, np.dtype(end["dtype"]), *(scales or [1.0])[:1], *(zero_points or [0])[:1]
-    )
+    return TensorDetails(shape, np.dtype(end["dtype"]), scale, zero_point)
 
 
 def _require_one_each(inputs: int, outputs: int) -> None:
