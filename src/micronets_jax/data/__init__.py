@@ -79,11 +79,9 @@ def _embedded(
     fingerprint = cache.key(
         spec=dataclasses.asdict(spec), code=cache.code(embedded), numpy=np.__version__
     )
-    arrays = cache.arrays(
-        f"embedded-{fingerprint}", lambda: embedded.generate(spec), cache_folder
-    )
+    arrays = cache.arrays(f"embedded-{fingerprint}", lambda: embedded.generate(spec), cache_folder)
     splits = {
-        split: Split(arrays[f"{split}_clips"], arrays[f"{split}_labels"])
+        split: Split.whole(arrays[f"{split}_clips"], arrays[f"{split}_labels"])
         for split in embedded.SPLITS
     }
     return Dataset(

@@ -63,9 +63,9 @@ def features(
 ) -> Float[Array, "batch frames bins 1"]:
     """Features with some frames and some coefficients hidden."""
     time_key, frequency_key = jax.random.split(key)
-    hidden = _stretches(
-        time_key, x.shape[:2], settings.time_masks, settings.time_mask_frames
-    )[:, :, None, None]
+    hidden = _stretches(time_key, x.shape[:2], settings.time_masks, settings.time_mask_frames)[
+        :, :, None, None
+    ]
     hidden |= _stretches(
         frequency_key,
         (x.shape[0], x.shape[2]),

@@ -25,31 +25,38 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples of one purpose: rows of an array of clips, which may lie on disk, and their labels.
+    """Examples of one purpose: rows of stored clips, which may lie on disk, and their labels.
 
     Attributes:
-        clips: int16 [n, 16000], in memory or memory-mapped; shared between parts of a split.
-        labels: the class of each clip.
-        rows: the examples that belong to this split, all of them unless given.
+        store: int16 clips, in memory or memory-mapped; the parts of a split share it.
+        rows: where in the store each example lies.
+        labels: the class of each example.
     """
 
-    clips: Int16[np.ndarray, "clips samples"]
-    labels: Int32[np.ndarray, " clips"]
-    rows: Int[np.ndarray, " examples"] | None = None
+    store: Int16[np.ndarray, "stored samples"]
+    rows: Int[np.ndarray, " examples"]
+    labels: Int32[np.ndarray, " examples"]
 
-    def __post_init__(self) -> None:
-        if self.rows is None:
-            object.__setattr__(self, "rows", np.arange(len(self.labels)))
+    @classmethod
+    def whole(
+        cls, clips: Int16[np.ndarray, "examples samples"], labels: Int32[np.ndarray, " examples"]
+    ) -> Split:
+        """The split that holds every one of these clips."""
+        return cls(clips, np.arange(len(labels)), labels)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def clips(self) -> Int16[np.ndarray, "examples samples"]:
+        """All clips; of a part of a split, a copy in memory."""
+        return self.store if len(self.store) == len(self) else self.store[self.rows]
 
     def take(
         self, positions: Int[np.ndarray, " batch"] | slice
     ) -> tuple[Int16[np.ndarray, "batch samples"], Int32[np.ndarray, " batch"]]:
         """Clips and labels at these positions of the split, in memory."""
-        rows = self.rows[positions]
-        return np.asarray(self.clips[rows]), self.labels[rows]
+        return np.asarray(self.store[self.rows[positions]]), np.asarray(self.labels[positions])
 
     def batches(
         self, batch_size: int, seed: int, epoch: int
@@ -88,15 +95,17 @@ class Split:
         A class with an odd count gives its extra example to the part that has fewer so far.
         """
         rng = np.random.default_rng([seed, len(self)])
-        parts: tuple[list, list] = ([], [])
-        labels = self.labels[self.rows]
-        for label in np.unique(labels):
-            rows = rng.permutation(self.rows[labels == label])
+        parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for label in np.unique(self.labels):
+            positions = rng.permutation(np.flatnonzero(self.labels == label))
             smaller, larger = sorted(parts, key=lambda part: sum(map(len, part)))
-            smaller.append(rows[0::2])
-            larger.append(rows[1::2])
-        first, second = (np.sort(np.concatenate(part)) for part in parts)
-        return dataclasses.replace(self, rows=first), dataclasses.replace(self, rows=second)
+            smaller.append(positions[0::2])
+            larger.append(positions[1::2])
+        first, second = (self._part(np.sort(np.concatenate(part))) for part in parts)
+        return first, second
+
+    def _part(self, positions: Int[np.ndarray, " examples"]) -> Split:
+        return Split(self.store, self.rows[positions], self.labels[positions])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

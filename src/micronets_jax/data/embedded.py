@@ -333,7 +333,9 @@ def _resonances(
     return np.sqrt(gain, out=gain)
 
 
-def _voice(pitch: np.ndarray, rng: np.random.Generator) -> Complex64[np.ndarray, "clips frames bins"]:
+def _voice(
+    pitch: np.ndarray, rng: np.random.Generator
+) -> Complex64[np.ndarray, "clips frames bins"]:
     """Spectra of glottal pulses of unit power whose pitch wanders and falls."""
     n = len(pitch)
     x = np.linspace(-1, 1, FRAMES - 1)

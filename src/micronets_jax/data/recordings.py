@@ -39,7 +39,7 @@ def read(path: pathlib.Path) -> tuple[Int16[np.ndarray, " samples"], bool]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; give the path of a WAV file") from None
     except Exception as error:  # scipy raises many kinds on damaged headers
-        raise DataError(f"{path} cannot be read as a WAV file ({error}); mend or remove it") from error
+        raise DataError(f"{path} cannot be read as a WAV file ({error}); remove it") from error
     if raw.size == 0:
         raise DataError(f"{path} holds no samples; record it again or remove it")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
@@ -78,7 +78,7 @@ def _refuse_cut_off(path: pathlib.Path) -> None:
             )
 
 
-def one_second(samples: Int16[np.ndarray, " samples"]) -> Int16[np.ndarray, "16000"]:
+def one_second(samples: Int16[np.ndarray, " samples"]) -> Int16[np.ndarray, " 16000"]:
     """The loudest second of a longer recording; a shorter one is followed by zeros."""
     if len(samples) <= SAMPLE_RATE:
         return np.pad(samples, (0, SAMPLE_RATE - len(samples)))
@@ -88,7 +88,7 @@ def one_second(samples: Int16[np.ndarray, " samples"]) -> Int16[np.ndarray, "160
     return samples[start : start + SAMPLE_RATE]
 
 
-def read_clip(path: str | pathlib.Path) -> Int16[np.ndarray, "16000"]:
+def read_clip(path: str | pathlib.Path) -> Int16[np.ndarray, " 16000"]:
     """One recording as the clip a network hears: one second, 16 kHz, mono.
 
     Raises:

@@ -139,8 +139,8 @@ def _scan(folder: pathlib.Path) -> dict[str, list[str]]:
     """Names of the recordings in each folder that has some."""
     if not folder.is_dir():
         raise DataError(
-            f"data folder {folder} does not exist; give embedded, tfds, or a folder with one folder "
-            "of WAV files per word"
+            f"data folder {folder} does not exist; give embedded, tfds, or a folder with one "
+            "folder of WAV files per word"
         )
     names = sorted(
         entry.name
@@ -160,9 +160,7 @@ def _scan(folder: pathlib.Path) -> dict[str, list[str]]:
 def _task(found: tuple[str, ...], words: Sequence[str] | None, where: str) -> _Task:
     if words is None and not set(TARGETS) <= set(found):
         if len(found) < 2:
-            raise DataError(
-                f"{where} has one class, {found[0]!r}; a classifier needs recordings of at least two"
-            )
+            raise DataError(f"{where} has one class, {found[0]!r}; a classifier needs at least two")
         return _Task(class_names=found, words=found)
     chosen = TARGETS if words is None else tuple(words)
     missing = [word for word in chosen if word not in found]
@@ -240,7 +238,7 @@ def _digest(seed: int, *parts: str) -> str:
 
 
 def _choose(clips: list[_Clip], task: _Task, seed: int) -> list[_Clip]:
-    """All clips of wanted words, and by lot as many unknown ones as make a tenth of their number."""
+    """All clips of wanted words, and by lot a tenth of their number of unknown ones."""
     chosen = [clip for clip in clips if clip.label != task.unknown]
     for split in STRETCHES:
         others = [c for c in clips if c.split == split and c.label == task.unknown]
@@ -294,11 +292,9 @@ def _with_silence(
         rng = np.random.default_rng([seed, list(STRETCHES).index(split)])
         room = noise.shape[1] - SAMPLE_RATE
         low, high = (int(part * room) for part in STRETCHES[split])
-        starts = rng.integers(low, high, count, endpoint=True)
-        rows = rng.integers(0, len(noise), count)
-        quiet = np.stack(
-            [noise[row, start : start + SAMPLE_RATE] for row, start in zip(rows, starts, strict=True)]
-        )
+        starts = rng.integers(low, high, (count, 1), endpoint=True)
+        rows = rng.integers(0, len(noise), (count, 1))
+        quiet = noise[rows, starts + np.arange(SAMPLE_RATE)]
         quiet = np.rint(quiet * (volume * np.square(rng.random((count, 1))))).astype(np.int16)
         sounds = np.concatenate([sounds, quiet])
         labels = np.concatenate([labels, np.full(count, task.silence, np.int32)])
@@ -312,7 +308,8 @@ def _dataset(name: str, fingerprint: str, task: _Task, arrays: cache.Arrays) -> 
         class_names=task.class_names,
         noise=arrays["noise"],
         **{
-            split: Split(arrays[f"{split}_clips"], arrays[f"{split}_labels"]) for split in STRETCHES
+            split: Split.whole(arrays[f"{split}_clips"], arrays[f"{split}_labels"])
+            for split in STRETCHES
         },
     )
 
@@ -373,9 +370,12 @@ def from_tfds(
         out["noise"] = silent if len(silent) else embedded.noise_recordings(seed)
         return out
 
-    return _dataset("speech_commands", fingerprint, task, cache.arrays(
-        f"tfds-{fingerprint}", build, cache_folder
-    ))
+    return _dataset(
+        "speech_commands",
+        fingerprint,
+        task,
+        cache.arrays(f"tfds-{fingerprint}", build, cache_folder),
+    )
 
 
 def _keep(labels: np.ndarray, task: _Task, split: str, seed: int) -> np.ndarray:
