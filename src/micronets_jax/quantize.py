@@ -111,23 +111,20 @@ def _extremes(network: Network, folded: Folded, x: Array) -> dict[str, dict[str,
 
 
 def fake_quant(
-    x: Float[Numbers, "..."],
+    x: Float[Numbers, "*shape"],
     low: Float[Numbers, ""] | float | np.floating,
     high: Float[Numbers, ""] | float | np.floating,
     bits: int = 8,
-) -> Float[Array, "..."]:
+) -> Float[Array, "*shape"]:
     """``x`` rounded to the 2^bits levels of the range ``low`` ... ``high``, nudged to hold 0.
 
     Computes what ``tf.quantization.fake_quant_with_min_max_vars`` computes. Gradients: to ``x``
     straight through inside the range, 0 outside; to the range as in LSQ (the rounding error inside,
-    1 to the end that clips outside), divided by sqrt(elements of one sample * levels) so that
-    ranges learn at the pace of weights.
+    1 to the end that clips outside). LSQ's gradient scale is left out: it tames the gradient of a
+    step, and that of a whole range is smaller by the number of levels.
     """
     levels = np.float32(2**bits - 1)
-    per_sample = x.size // x.shape[0] if x.ndim > 1 else x.size
-    low, high = (
-        _slow_down(jnp.asarray(v, x.dtype), per_sample * float(levels)) for v in (low, high)
-    )
+    low, high = jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype)
     scale, rounded = _affine(jnp, low, high, bits)
     zero_point = _straight_through(jnp.clip(-low / scale, 0.0, levels), rounded)
     nudged_low, nudged_high = -zero_point * scale, (levels - zero_point) * scale
@@ -153,8 +150,7 @@ def fake_quant_weight(
     """
     largest_level = np.float32(2 ** (bits - 1) - 1)
     limited = _limit(jnp, kernel, threshold, bias, input_scale)
-    size = kernel.size // kernel.shape[-1] * float(largest_level)
-    step = _slow_down(_straight_through(jnp.asarray(threshold), limited), size) / largest_level
+    step = _straight_through(jnp.asarray(threshold), limited) / largest_level
     steps = kernel / step
     clamped = jnp.clip(steps, -largest_level, largest_level)
     return _straight_through(clamped, jnp.round(clamped)) * step
@@ -190,12 +186,6 @@ def _channel_max(xp: ModuleType, kernel: Any) -> Any:
 def _straight_through(value: Array, rounded: Array) -> Array:
     """``rounded``, with the gradient of ``value``."""
     return value + jax.lax.stop_gradient(rounded - value)
-
-
-def _slow_down(x: Array, size: float) -> Array:
-    """``x``, with its gradient divided by sqrt(size)."""
-    slow = x / math.sqrt(size)
-    return slow + jax.lax.stop_gradient(x - slow)
 
 
 # ---------------------------------------------------------------- the float simulation
@@ -302,7 +292,7 @@ class QuantizedLayer:
     """Weights of one layer: ``kernel`` int8 (shapes as in training), ``bias`` int32 [channels] at
     input scale * ``scales``, and ``scales`` float32 [channels] of the kernel."""
 
-    kernel: Int8[np.ndarray, "..."]
+    kernel: Int8[np.ndarray, "*shape"]
     bias: Int32[np.ndarray, " channels"]
     scales: Float32[np.ndarray, " channels"]
 

@@ -133,16 +133,16 @@ class TFLM:
 
 
 def quantize_input(
-    x: Float[np.ndarray, "..."], scale: float, zero_point: int
-) -> Int8[np.ndarray, "..."]:
+    x: Float[np.ndarray, "*shape"], scale: float, zero_point: int
+) -> Int8[np.ndarray, "*shape"]:
     """``x`` in int8: the nearest level, halves up, values outside the range at its ends."""
     levels = np.floor(np.asarray(x, np.float32) / np.float32(scale) + np.float32(0.5))
     return np.clip(levels + zero_point, -128, 127).astype(np.int8)
 
 
 def dequantize(
-    q: Int8[np.ndarray, "..."], scale: float, zero_point: int
-) -> Float[np.ndarray, "..."]:
+    q: Int8[np.ndarray, "*shape"], scale: float, zero_point: int
+) -> Float[np.ndarray, "*shape"]:
     """The real values scale * (q - zero_point), float32."""
     return (q.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
