@@ -1,0 +1,104 @@
+"""What a run looks like in a terminal: progress bars, the table at the end, errors as a sentence.
+
+Invariant: on a terminal one line per stage is redrawn; elsewhere one line per epoch is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SHARES = ("sram_bytes", "flash_bytes", "mops", "latency_ms")
+"""Metrics that are shares of a limit, shown in percent, beside what people call them."""
+
+LABELS = {
+    "sram_bytes": "SRAM",
+    "flash_bytes": "flash",
+    "mops": "ops",
+    "latency_ms": "latency (estimate)",
+}
+UNITS = {"sram_bytes": "bytes", "flash_bytes": "bytes", "mops": "million ops", "latency_ms": "ms"}
+
+
+class Console:
+    """Shows the stages of a run; use as a context manager."""
+
+    def __init__(self) -> None:
+        self.terminal = Terminal(highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description:9}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[metrics]}"),
+            console=self.terminal,
+            disable=not self.terminal.is_terminal,
+        )
+
+    def __enter__(self) -> Console:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One line for the person who waits."""
+        self.terminal.print(text, soft_wrap=True)
+
+    def stage(self, name: str):
+        """A new bar; returns what moves it."""
+        task = self._bars.add_task(name, total=None, metrics="")
+
+        def progress(done: int, total: int, metrics: dict[str, float]) -> None:
+            self._bars.update(task, completed=done, total=total, metrics=_line(metrics))
+
+        return progress
+
+    def epoch(self, stage: str, record: Mapping[str, float]) -> None:
+        """One line per epoch where bars cannot be drawn."""
+        if not self.terminal.is_terminal:
+            self.say(f"{stage} {int(record['epoch']):3d}  {_line(record)}")
+
+    def summary(self, summary: Mapping[str, Any], folder: object) -> None:
+        """The table that ends a run."""
+        accuracy = summary["accuracy"]
+        table = Table(title=f"{summary['experiment']} for {summary['device']['name']}")
+        table.add_column("limit")
+        for name in ("allowed", "used", "", "largest network"):
+            table.add_column(name, justify="right")
+        for name, row in summary["limits"].items():
+            share = f"{row['used'] / row['limit']:.0%}"
+            numbers = (_number(name, row[key]) for key in ("limit", "used", "largest"))
+            limit, used, largest = numbers
+            table.add_row(f"{LABELS[name]}, {UNITS[name]}", limit, used, share, largest)
+        self.terminal.print(table)
+        self.say(
+            f"accuracy: {accuracy['float']:.1%} float, {accuracy['int8']:.1%} int8, "
+            f"{accuracy['tflm']:.1%} in TensorFlow Lite Micro "
+            f"({summary['tflm_examples']} test examples)"
+        )
+        self.say(f"results: {folder}  (open report.html)")
+
+
+def fail(message: object) -> None:
+    """End the program with one sentence on standard error and status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _line(metrics: Mapping[str, float]) -> str:
+    parts = [f"loss {metrics['loss']:.3f}", f"accuracy {metrics['accuracy']:.1%}"]
+    if "validation_accuracy" in metrics:
+        parts.append(f"validation {metrics['validation_accuracy']:.1%}")
+    parts += [f"{LABELS[name].split()[0]} {metrics[name]:.0%}" for name in SHARES if name in metrics]
+    return "  ".join(parts)
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:,}" if name.endswith("bytes") else f"{value:.2f}"
