@@ -58,7 +58,7 @@ def test_masks_hide_whole_stretches_with_the_mean():
 
 
 def test_zero_switches_everything_off():
-    off = Augmentation(shift_ms=0, noise_probability=0, time_masks=0, frequency_masks=0)
+    off = Augmentation(shift_ms=0.0, noise_probability=0.0, time_masks=0, frequency_masks=0)
     clips = jnp.arange(-8000, 8000, dtype=jnp.int16).reshape(1, -1)
     noise = jnp.ones((1, 20_000), jnp.int16)
     np.testing.assert_array_equal(

@@ -41,7 +41,7 @@ def twin(clip: np.ndarray, f: data.MFCC) -> np.ndarray:
     [
         data.MFCC(),
         data.MFCC(frame_length=480, hop_length=320, fft_length=512, num_coefficients=13),
-        data.MFCC(num_samples=4000, frame_length=1024, hop_length=512, high_hz=8000, num_mels=20),
+        data.MFCC(num_samples=4000, frame_length=1024, hop_length=512, high_hz=8000.0, num_mels=20),
     ],
     ids=["published", "short", "long"],
 )

@@ -80,17 +80,7 @@ def _embedded(
         spec=dataclasses.asdict(spec), code=cache.code(embedded), numpy=np.__version__
     )
     arrays = cache.arrays(f"embedded-{fingerprint}", lambda: embedded.generate(spec), cache_folder)
-    splits = {
-        split: Split.whole(arrays[f"{split}_clips"], arrays[f"{split}_labels"])
-        for split in embedded.SPLITS
-    }
-    return Dataset(
-        name=f"embedded ({size})",
-        fingerprint=fingerprint,
-        class_names=embedded.CLASS_NAMES,
-        noise=arrays["noise"],
-        **splits,
-    )
+    return Dataset.from_arrays(f"embedded ({size})", fingerprint, embedded.CLASS_NAMES, arrays)
 
 
 def split_features(

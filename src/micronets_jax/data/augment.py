@@ -63,15 +63,12 @@ def features(
 ) -> Float[Array, "batch frames bins 1"]:
     """Features with some frames and some coefficients hidden."""
     time_key, frequency_key = jax.random.split(key)
-    hidden = _stretches(time_key, x.shape[:2], settings.time_masks, settings.time_mask_frames)[
-        :, :, None, None
-    ]
-    hidden |= _stretches(
-        frequency_key,
-        (x.shape[0], x.shape[2]),
-        settings.frequency_masks,
-        settings.frequency_mask_bins,
-    )[:, None, :, None]
+    batch, frames, bins, _ = x.shape
+    rows = _stretches(time_key, (batch, frames), settings.time_masks, settings.time_mask_frames)
+    columns = _stretches(
+        frequency_key, (batch, bins), settings.frequency_masks, settings.frequency_mask_bins
+    )
+    hidden = (rows[:, :, None] | columns[:, None, :])[..., None]
     # SpecAugment (Park et al., 2019) hides with the mean of normalised features, which is zero.
     return jnp.where(hidden, jnp.mean(x, axis=1, keepdims=True), x)
 

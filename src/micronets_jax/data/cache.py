@@ -64,6 +64,10 @@ def arrays(
         return built
 
 
+def _bytes(array: np.ndarray) -> memoryview | bytes:
+    return array.data.cast("B") if array.size else b""  # nothing cannot be cast
+
+
 def _write(path: pathlib.Path, content: Arrays) -> None:
     # Layout: magic, length and checksum of the header, header (JSON), arrays at multiples of 64.
     entries, end = {}, 0
@@ -74,7 +78,7 @@ def _write(path: pathlib.Path, content: Arrays) -> None:
             "dtype": array.dtype.str,
             "shape": array.shape,
             "start": start,
-            "checksum": zlib.crc32(memoryview(array).cast("B") if array.size else b""),
+            "checksum": zlib.crc32(_bytes(array)),
         }
     header = json.dumps({"length": end, "arrays": entries}).encode()
     prefix = _MAGIC + np.array([len(header), zlib.crc32(header)], "<u8").tobytes() + header
@@ -86,7 +90,7 @@ def _write(path: pathlib.Path, content: Arrays) -> None:
             file.write(prefix)
             for label, array in content.items():
                 file.seek(base + entries[label]["start"])
-                file.write(memoryview(array).cast("B") if array.size else b"")
+                file.write(_bytes(array))
             file.truncate(base + end)
             file.flush()
             os.fsync(file.fileno())
@@ -117,7 +121,7 @@ def _read(path: pathlib.Path) -> Arrays:
             content[label] = np.zeros(shape, entry["dtype"])
             continue
         array = np.memmap(path, entry["dtype"], "r", base + entry["start"], shape)
-        if zlib.crc32(memoryview(array).cast("B")) != entry["checksum"]:
+        if zlib.crc32(_bytes(array)) != entry["checksum"]:
             raise ValueError("damaged contents")
         content[label] = array
     return content

@@ -7,7 +7,7 @@ resumed run sees the batches that it would have seen.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Int, Int16, Int32
@@ -126,8 +126,23 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    noise: Int16[np.ndarray, "recordings samples"]
+    noise: Int16[np.ndarray, "recordings length"]
     sample_rate: int = SAMPLE_RATE
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        fingerprint: str,
+        class_names: tuple[str, ...],
+        arrays: Mapping[str, np.ndarray],
+    ) -> Dataset:
+        """From arrays named ``<split>_clips``, ``<split>_labels`` and ``noise``."""
+        train, validation, test = (
+            Split.whole(arrays[f"{split}_clips"], arrays[f"{split}_labels"])
+            for split in ("train", "validation", "test")
+        )
+        return cls(name, fingerprint, class_names, train, validation, test, arrays["noise"])
 
     @property
     def num_classes(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +79,7 @@ class MFCC:
         return self.num_frames, self.num_coefficients, 1
 
     def __call__(
-        self, waveform: Shaped[Array, "*batch samples"]
+        self, waveform: Shaped[Array | np.ndarray, "*batch samples"]
     ) -> Float[Array, "*batch frames coefficients 1"]:
         """Features of clips, given as floats in [-1, 1) or as int16.
 
@@ -138,8 +139,12 @@ def _tables(frontend: MFCC) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     mel = np.arange(frontend.num_mels)[:, None] + 0.5
     order = np.arange(frontend.num_coefficients)
     dct = np.sqrt(2 / frontend.num_mels) * np.cos(np.pi / frontend.num_mels * mel * order)
-    tables = (window * np.cos(angle), window * np.sin(angle), triangles[bins], dct)
-    return tuple(table.astype(np.float32) for table in tables)
+    return (
+        (window * np.cos(angle)).astype(np.float32),
+        (window * np.sin(angle)).astype(np.float32),
+        triangles[bins].astype(np.float32),
+        dct.astype(np.float32),
+    )
 
 
 def mel_triangles(
@@ -150,8 +155,8 @@ def mel_triangles(
     Neighbours meet at half height *in mel*, the convention of TensorFlow's signal library.
     """
 
-    def to_mel(hz: np.ndarray | float) -> np.ndarray:
-        return 2595 * np.log10(1 + np.asarray(hz) / 700)
+    def to_mel(hz: Any) -> Any:
+        return 2595 * np.log10(1 + hz / 700)
 
     edges = np.linspace(to_mel(low_hz), to_mel(high_hz), num_mels + 2)
     bins = to_mel(np.arange(fft_length // 2 + 1) * sample_rate / fft_length)[:, None]

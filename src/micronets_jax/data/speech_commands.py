@@ -26,7 +26,7 @@ import scipy
 from jaxtyping import Int16
 
 from micronets_jax.data import cache, embedded, recordings
-from micronets_jax.data.dataset import SAMPLE_RATE, SILENCE, UNKNOWN, DataError, Dataset, Split
+from micronets_jax.data.dataset import SAMPLE_RATE, SILENCE, UNKNOWN, DataError, Dataset
 
 TARGETS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 """The ten words of the 12-class task."""
@@ -50,7 +50,10 @@ class _Task:
     unknown: int | None = None
 
     def label(self, word: str) -> int:
-        return self.words.index(word) if word in self.words else self.unknown
+        if word in self.words:
+            return self.words.index(word)
+        assert self.unknown is not None  # otherwise every word is listed
+        return self.unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +127,7 @@ def from_folder(
             "been converted",
             stacklevel=2,
         )
-    return _dataset(folder.name, fingerprint, task, arrays)
+    return Dataset.from_arrays(folder.name, fingerprint, task.class_names, arrays)
 
 
 def _wavs(folder: pathlib.Path) -> list[str]:
@@ -160,7 +163,9 @@ def _scan(folder: pathlib.Path) -> dict[str, list[str]]:
 def _task(found: tuple[str, ...], words: Sequence[str] | None, where: str) -> _Task:
     if words is None and not set(TARGETS) <= set(found):
         if len(found) < 2:
-            raise DataError(f"{where} has one class, {found[0]!r}; a classifier needs at least two")
+            raise DataError(
+                f"{where} has one class, {', '.join(found)!r}; a classifier needs at least two"
+            )
         return _Task(class_names=found, words=found)
     chosen = TARGETS if words is None else tuple(words)
     missing = [word for word in chosen if word not in found]
@@ -265,7 +270,7 @@ def _refuse_too_few(clips: list[_Clip], task: _Task, folder: pathlib.Path) -> No
 
 def _noise(
     folder: pathlib.Path, names: list[str], seed: int
-) -> tuple[Int16[np.ndarray, "recordings samples"], int]:
+) -> tuple[Int16[np.ndarray, "recordings length"], int]:
     """Background recordings, repeated to the length of the longest, and how many were converted.
 
     Without any, made-up ones.
@@ -281,14 +286,14 @@ def _with_silence(
     split: str,
     sounds: Int16[np.ndarray, "clips samples"],
     labels: np.ndarray,
-    noise: Int16[np.ndarray, "recordings samples"],
+    noise: Int16[np.ndarray, "recordings length"],
     volume: float,
     task: _Task,
     seed: int,
 ) -> dict[str, np.ndarray]:
     """A split's arrays with clips of background noise added, where the task has that class."""
     if task.silence is not None:
-        count = _tenth(np.sum(labels < len(task.words)), split)
+        count = _tenth(int(np.sum(labels < len(task.words))), split)
         rng = np.random.default_rng([seed, list(STRETCHES).index(split)])
         room = noise.shape[1] - SAMPLE_RATE
         low, high = (int(part * room) for part in STRETCHES[split])
@@ -299,19 +304,6 @@ def _with_silence(
         sounds = np.concatenate([sounds, quiet])
         labels = np.concatenate([labels, np.full(count, task.silence, np.int32)])
     return {f"{split}_clips": sounds, f"{split}_labels": labels}
-
-
-def _dataset(name: str, fingerprint: str, task: _Task, arrays: cache.Arrays) -> Dataset:
-    return Dataset(
-        name=name,
-        fingerprint=fingerprint,
-        class_names=task.class_names,
-        noise=arrays["noise"],
-        **{
-            split: Split.whole(arrays[f"{split}_clips"], arrays[f"{split}_labels"])
-            for split in STRETCHES
-        },
-    )
 
 
 def from_tfds(
@@ -342,7 +334,7 @@ def from_tfds(
             f"TensorFlow Datasets cannot prepare speech_commands ({error}); mend that, or give "
             "the folder of an unpacked Speech Commands archive"
         ) from error
-    names = builder.info.features["label"].names
+    names = builder.info.features["label"].names  # pyright: ignore
     task = _task((*TARGETS, "other words"), words or TARGETS, "speech_commands of tfds")
     label_of = [task.silence if n == "_silence_" else task.label(n) for n in names]
     fingerprint = cache.key(
@@ -356,11 +348,11 @@ def from_tfds(
         out: dict[str, np.ndarray] = {}
         skip = {"audio": tfds.decode.SkipDecoding()}
         for split in STRETCHES:
-            examples = tfds.as_numpy(builder.as_dataset(split=split, decoders=skip))
+            examples = tfds.as_numpy(builder.as_dataset(split=split, decoders=skip))  # pyright: ignore
             labels = np.array([label_of[example["label"]] for example in examples], np.int32)
             keep = _keep(labels, task, split, seed)
             sounds = np.empty((len(keep), SAMPLE_RATE), np.int16)
-            examples = tfds.as_numpy(builder.as_dataset(split=split))
+            examples = tfds.as_numpy(builder.as_dataset(split=split))  # pyright: ignore
             position = {row: i for i, row in enumerate(keep.tolist())}
             for row, example in enumerate(examples):
                 if row in position:
@@ -370,17 +362,13 @@ def from_tfds(
         out["noise"] = silent if len(silent) else embedded.noise_recordings(seed)
         return out
 
-    return _dataset(
-        "speech_commands",
-        fingerprint,
-        task,
-        cache.arrays(f"tfds-{fingerprint}", build, cache_folder),
-    )
+    arrays = cache.arrays(f"tfds-{fingerprint}", build, cache_folder)
+    return Dataset.from_arrays("speech_commands", fingerprint, task.class_names, arrays)
 
 
 def _keep(labels: np.ndarray, task: _Task, split: str, seed: int) -> np.ndarray:
     """Rows to keep of a split: all but most of the unknown words."""
     unknown = np.flatnonzero(labels == task.unknown)
-    count = _tenth(np.sum(labels < len(task.words)), split)
+    count = _tenth(int(np.sum(labels < len(task.words))), split)
     lot = np.random.default_rng([seed, len(labels)]).permutation(unknown)[:count]
     return np.sort(np.concatenate([np.flatnonzero(labels != task.unknown), lot]))
