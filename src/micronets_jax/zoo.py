@@ -5,6 +5,7 @@ Invariant: a network here is what a paper lists, whether or not a space has it a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from micronets_jax.network import INPUT, Layer, Network
@@ -12,7 +13,7 @@ from micronets_jax.network import INPUT, Layer, Network
 KWS_INPUT = (49, 10, 1)
 AD_INPUT = (32, 32, 1)
 
-# MicroNets (Banbury et al., MLSys 2021), the appendix: widths (stem first) and one stride per block.
+# MicroNets (Banbury et al., MLSys 2021), appendix: widths (stem first) and one stride per block.
 _KWS = {
     "MicroNet-KWS-L": ((276, 248, 276, 276, 248, 248, 248, 248), (2, 1, 1, 1, 1, 1, 1)),
     "MicroNet-KWS-M": ((140, 140, 140, 140, 112, 196), (2, 1, 1, 1, 1)),
@@ -66,8 +67,8 @@ def dscnn(
     """
     if len(widths) != len(strides) + 1 or min(widths) < 1:
         raise ValueError(
-            f"widths={tuple(widths)}, strides={tuple(strides)}: give one width for the stem and one "
-            "per block, all at least 1, and one stride per block"
+            f"widths={tuple(widths)}, strides={tuple(strides)}: give one width for the stem and "
+            "one per block, all at least 1, and one stride per block"
         )
     layers = [
         Layer("stem", "conv", (INPUT,), input_shape[2], widths[0], stem_kernel, activation="relu")
@@ -98,20 +99,15 @@ def scaled(network: Network, multiplier: float) -> Network:
 
     The input's channels and the classes stay.
     """
-    import dataclasses
-
-    def scale(layer: Layer, channels: int, last: str) -> int:
-        return channels if layer.name == last else max(4, int(channels * multiplier / 4 + 0.5) * 4)
-
     last = network.layers[-1].name
     channels = {INPUT: network.input_shape[2]}
     layers = []
     for layer in network:
-        made = scale(layer, layer.out_channels, last)
+        made = layer.out_channels
+        if layer.name != last:
+            made = max(4, int(made * multiplier / 4 + 0.5) * 4)
         layers.append(
-            dataclasses.replace(
-                layer, in_channels=channels[layer.inputs[0]], out_channels=made
-            )
+            dataclasses.replace(layer, in_channels=channels[layer.inputs[0]], out_channels=made)
         )
         channels[layer.name] = made
     return Network(network.input_shape, tuple(layers))
