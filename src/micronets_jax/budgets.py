@@ -16,6 +16,7 @@ from micronets_jax import cost
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device, latency_ms
 from micronets_jax.network import Count, Network
+from micronets_jax.recipes import Limits
 
 RUNTIME_SRAM_BYTES = 4_000
 RUNTIME_FLASH_BYTES = 37_000
@@ -27,33 +28,6 @@ OTHER_FLASH_BYTES = 38_000
 
 STACK_BYTES = 4_096
 """Room for the stack; TFLM's kernels need less than half of it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Limits that a person states in place of the device's; None leaves the device's own.
-
-    Attributes:
-        sram_bytes: memory for one inference: activations and the interpreter's structures.
-        flash_bytes: storage for the model file.
-        mops: millions of operations per inference, two per multiply-accumulate.
-        latency_ms: milliseconds per inference, as estimated for the device.
-    """
-
-    sram_bytes: int | None = None
-    """Memory for one inference in bytes: activations and the interpreter's structures."""
-    flash_bytes: int | None = None
-    """Storage for the model file in bytes."""
-    mops: float | None = None
-    """Millions of operations per inference, two per multiply-accumulate."""
-    latency_ms: float | None = None
-    """Milliseconds per inference, an estimate for the device."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(Limits):
-            value = getattr(self, field.name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{field.name}={value}: give a limit above 0, or none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,10 @@ Invariant: on a terminal one line per stage is redrawn; elsewhere one line per e
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -65,31 +66,47 @@ class Console:
         if not self.terminal.is_terminal:
             self.say(f"{stage} {int(record['epoch']):3d}  {_line(record)}")
 
-    def summary(self, summary: Mapping[str, Any], folder: object) -> None:
-        """The table that ends a run."""
-        accuracy = summary["accuracy"]
-        table = Table(title=f"{summary['experiment']} for {summary['device']['name']}")
-        table.add_column("limit")
-        for name in ("allowed", "used", "", "largest network"):
-            table.add_column(name, justify="right")
-        for name, row in summary["limits"].items():
-            share = f"{row['used'] / row['limit']:.0%}"
-            numbers = (_number(name, row[key]) for key in ("limit", "used", "largest"))
-            limit, used, largest = numbers
-            table.add_row(f"{LABELS[name]}, {UNITS[name]}", limit, used, share, largest)
-        self.terminal.print(table)
-        self.say(
-            f"accuracy: {accuracy['float']:.1%} float, {accuracy['int8']:.1%} int8, "
-            f"{accuracy['tflm']:.1%} in TensorFlow Lite Micro "
-            f"({summary['tflm_examples']} test examples)"
-        )
-        self.say(f"results: {folder}  (open report.html)")
+
+def show(summary: Mapping[str, Any], folder: object) -> None:
+    """The table that ends a run."""
+    terminal = Terminal(highlight=False)
+    accuracy = summary["accuracy"]
+    table = Table(title=f"{summary['experiment']} for {summary['device']['name']}")
+    table.add_column("limit")
+    for name in ("allowed", "used", "", "largest network"):
+        table.add_column(name, justify="right")
+    for name, row in summary["limits"].items():
+        share = f"{row['used'] / row['limit']:.0%}"
+        numbers = (_number(name, row[key]) for key in ("limit", "used", "largest"))
+        limit, used, largest = numbers
+        table.add_row(f"{LABELS[name]}, {UNITS[name]}", limit, used, share, largest)
+    terminal.print(table)
+    terminal.print(
+        f"accuracy: {accuracy['float']:.1%} float, {accuracy['int8']:.1%} int8, "
+        f"{accuracy['tflm']:.1%} in TensorFlow Lite Micro "
+        f"({summary['tflm_examples']} test examples)"
+    )
+    terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
 
 
-def fail(message: object) -> None:
-    """End the program with one sentence on standard error and status 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+@contextlib.contextmanager
+def errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds, a full disk and an interruption into one sentence and a status."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end("stopped; the same command with --resume continues", 130)
+    except Exception as error:
+        if "No space left on device" in str(error):
+            _end("the disk is full; make room, then continue with --resume", 2)
+        if not isinstance(error, kinds):
+            raise
+        _end(f"error: {error}", 2)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(" ".join(message.split()), file=sys.stderr)
+    raise SystemExit(status)
 
 
 def _line(metrics: Mapping[str, float]) -> str:

@@ -7,7 +7,9 @@ finished epoch is kept, so a run that was killed ends as if it had not been.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import pathlib
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int16
 
 from micronets_jax import (
     budgets,
@@ -36,7 +38,7 @@ from micronets_jax import (
 from micronets_jax.data import MFCC, Augmentation, Dataset
 from micronets_jax.devices import Device
 from micronets_jax.network import Network
-from micronets_jax.workdir import Workdir
+from micronets_jax.workdir import Workdir, WorkdirError
 
 NUM_SAMPLES = 64
 """Test examples written to ``samples.npz``."""
@@ -45,6 +47,9 @@ NUM_TFLM = 1000
 """Test examples at most for TensorFlow Lite Micro, whose portable kernels are slow."""
 
 CALIBRATION_BATCHES = 4
+
+RESULTS = ("model.tflite", "labels.txt", "frontend.json")
+"""What a run leaves that classifying a recording needs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +100,7 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         What ``summary.json`` says.
 
     Raises:
-        budgets.BudgetError: nothing in the space fits; raised before any training.
+        ValueError: nothing in the space fits; raised before any training.
     """
     seconds: dict[str, float] = {}
 
@@ -105,7 +110,7 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         seconds[stage] = round(time.monotonic() - start, 1)
         return result
 
-    witness = budgets.require_feasible(plan.space, plan.budget)
+    witness = budgets.feasible(plan.space, plan.budget)
     found = timed("search", _search, plan, workdir, display, witness)
     variables = timed("train", _train, plan, workdir, display, found)
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables)
@@ -129,6 +134,29 @@ def inputs(plan: Plan) -> training.Inputs:
         return data.augment.features(feature_key, plan.augmentation, plan.frontend(waves))
 
     return augmented
+
+
+def classify(
+    folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]
+) -> list[tuple[str, float]]:
+    """Classes with their probabilities, the likeliest first, by the model of a finished run.
+
+    Raises:
+        WorkdirError: the folder holds no finished run.
+    """
+    missing = [name for name in RESULTS if not (folder / name).is_file()]
+    if missing:
+        raise WorkdirError(f"workdir={folder} holds no finished run: {missing[0]} is missing")
+    frontend = data.frontends.from_json((folder / "frontend.json").read_text())
+    model = runtimes.LiteRT((folder / "model.tflite").read_bytes())
+    ends = model.input_details, model.output_details
+    x = runtimes.quantize_input(
+        np.asarray(frontend(clip[None])), ends[0].scale, ends[0].zero_point
+    )
+    logits = runtimes.dequantize(model.predict(x), ends[1].scale, ends[1].zero_point)[0]
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    names = (folder / "labels.txt").read_text().splitlines()
+    return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
 
 
 # ---------------------------------------------------------------- stages
@@ -210,11 +238,11 @@ def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any
 def _measure(
     plan: Plan, workdir: Workdir, found: Network, variables: dict[str, Any], model: bytes
 ) -> dict[str, Any]:
-    dataset, labels = plan.dataset, plan.dataset.test.targets
+    dataset, labels = plan.dataset, plan.dataset.test.labels
     features = data.split_features(dataset, "test", plan.frontend)
     floats = training.predict(lambda x: supernet.Supernet(found).apply(variables, x), features)
     desktop, micro = runtimes.LiteRT(model), runtimes.TFLM(model)
-    details = desktop.input
+    details = desktop.input_details
     quantized = runtimes.quantize_input(features, details.scale, details.zero_point)
     outputs = desktop.predict(quantized)
     rng = np.random.default_rng(plan.seed)
@@ -224,9 +252,9 @@ def _measure(
     predicted = np.argmax(outputs, axis=-1)
     confusion = np.zeros((dataset.num_classes, dataset.num_classes), int)
     np.add.at(confusion, (labels, predicted), 1)
-    arena, expected = micro.arena, cost.arena(found, "tflm_host")
+    arena, expected = micro.arena(), cost.arena(found, "tflm_host")
     largest = network.prune(plan.space.supernetwork())
-    used, most = plan.budget.costs(found), plan.budget.costs(largest)
+    used, most = plan.budget.used(found), plan.budget.used(largest)
     return {
         **plan.facts,
         "seed": plan.seed,
@@ -256,10 +284,10 @@ def _measure(
         "prediction": {
             "flash_bytes": {"predicted": cost.flash_bytes(found), "measured": len(model)},
             "tflm_host_activation_bytes": {
-                "predicted": expected.activations, "measured": arena.activations
+                "predicted": expected.activations, "measured": arena.activation_bytes
             },
             "tflm_host_persistent_bytes": {
-                "predicted": expected.persistent, "measured": arena.persistent
+                "predicted": expected.persistent, "measured": arena.persistent_bytes
             },
         },
         "widths": _widths(found, largest),
@@ -284,7 +312,7 @@ def _validation_accuracy(
 ) -> float:
     features = data.split_features(plan.dataset, "validation", plan.frontend)
     outputs = training.predict(lambda x: logits(state, x), features)
-    return training.accuracy(outputs, plan.dataset.validation.targets)
+    return training.accuracy(outputs, plan.dataset.validation.labels)
 
 
 def _clean_batches(plan: Plan, split: data.Split, count: int) -> Iterator[tuple[Array, Array]]:
@@ -309,8 +337,6 @@ def _calibration(plan: Plan) -> Iterator[Array]:
 def _write_samples(
     workdir: Workdir, quantized: np.ndarray, labels: np.ndarray, outputs: np.ndarray
 ) -> None:
-    import io
-
     buffer = io.BytesIO()
     few = slice(NUM_SAMPLES)
     np.savez(buffer, inputs=quantized[few], labels=labels[few], outputs=outputs[few])

@@ -7,6 +7,7 @@ command line can show all of it at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +104,27 @@ class Training:
         )
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing={self.label_smoothing}: give a share below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits that a person states in place of the device's; None leaves the device's own."""
+
+
+    sram_bytes: int | None = None
+    """Memory for one inference in bytes: activations and the interpreter's structures."""
+    flash_bytes: int | None = None
+    """Storage for the model file in bytes."""
+    mops: float | None = None
+    """Millions of operations per inference, two per multiply-accumulate."""
+    latency_ms: float | None = None
+    """Milliseconds per inference, an estimate for the device."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(Limits):
+            value = getattr(self, field.name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{field.name}={value}: give a limit above 0, or none")
 
 
 def _at_least(least: int, **values: float) -> None:

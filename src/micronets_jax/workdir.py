@@ -166,8 +166,13 @@ def write(path: pathlib.Path, content: str | bytes) -> pathlib.Path:
     return path
 
 
-def check(path: pathlib.Path, configuration: Mapping[str, Any], resume: bool) -> None:
-    """Refuse, before any work is done, a folder that :class:`Workdir` would refuse."""
+def check(
+    path: pathlib.Path, configuration: Mapping[str, Any] | None = None, resume: bool = False
+) -> None:
+    """Refuse, before any work is done, a folder that :class:`Workdir` would refuse.
+
+    Without a configuration, everything but the configuration is looked at.
+    """
     if path.exists() and not path.is_dir():
         raise WorkdirError(f"workdir={path} is a file; give the name of a folder")
     if not path.exists() or not any(path.iterdir()):
@@ -191,6 +196,8 @@ def check(path: pathlib.Path, configuration: Mapping[str, Any], resume: bool) ->
         raise WorkdirError(
             f"{path / CONFIGURATION} is damaged ({error}); give another --workdir"
         ) from error
+    if configuration is None:
+        return
     changed = _differences(before, json.loads(json.dumps(configuration)))
     if changed:
         name, was, now = changed[0]
