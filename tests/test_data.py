@@ -380,7 +380,7 @@ def folder_problem(folder: pathlib.Path, problem: str) -> dict:
 @pytest.mark.parametrize(
     ("problem", "part"),
     [
-        ("missing", "does not exist"),
+        ("missing", "is not there; give embedded, tfds, or a folder"),
         ("empty", "holds no recordings"),
         ("one class", "has one class, 'cat'"),
         ("corrupt", "dog/4.wav"),

@@ -142,7 +142,7 @@ def _scan(folder: pathlib.Path) -> dict[str, list[str]]:
     """Names of the recordings in each folder that has some."""
     if not folder.is_dir():
         raise DataError(
-            f"data folder {folder} does not exist; give embedded, tfds, or a folder with one "
+            f"data folder {folder} is not there; give embedded, tfds, or a folder with one "
             "folder of WAV files per word"
         )
     names = sorted(
