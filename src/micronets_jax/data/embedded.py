@@ -29,29 +29,29 @@ CHUNK = 40  # clips synthesised together: their spectra stay in the processor's 
 TARGETS = {
     "bana": "b a n a",
     "dana": "d a n a",
+    "gana": "g a n a",
     "naba": "n a b a",
     "tiso": "t i s o",
-    "sito": "s i t o",
+    "diso": "d i s o",
     "tisho": "t i sh o",
     "kuma": "k u m a",
     "kuna": "k u n a",
     "wole": "w o l e",
-    "role": "r o l e",
 }
 """Each target word and its phonemes."""
 
 OTHERS = {
-    "gana": "g a n a",
-    "deso": "d e s o",
+    "nada": "n a d a",
+    "sito": "s i t o",
+    "tito": "t i t o",
     "muka": "m u k a",
+    "guna": "g u n a",
     "yole": "y o l e",
-    "tuna": "t u n a",
     "pashi": "p a sh i",
     "rafe": "r a f e",
     "lisha": "l i sh a",
     "dofe": "d o f e",
     "wumi": "w u m i",
-    "yake": "y a k e",
     "pifa": "p i f a",
 }
 """The words that are all of class ``unknown``."""
@@ -235,7 +235,7 @@ def _roll(n: int, rng: np.random.Generator) -> tuple[Int32[np.ndarray, " n"], np
 def _speakers(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """What stays the same whenever a speaker is heard."""
     tract = rng.uniform(0.85, 1.25, n)  # factor on formants: men low, children high
-    accent = rng.normal(0, 0.035, (n, len(PHONEMES), 3))
+    accent = rng.normal(0, 0.03, (n, len(PHONEMES), 3))
     return {
         "tract": tract,
         # Small people tend to have high voices, and not always.
@@ -246,7 +246,7 @@ def _speakers(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         "tilt": rng.uniform(300, 1500, n),  # Hz above which the voice falls by 6 dB per octave
         "blur": rng.uniform(0.012, 0.030, n),  # seconds over which phonemes melt together
         "damping": np.exp(rng.normal(0.2, 0.25, n)),
-        "colour": rng.normal(0, 3, (n, 8)),  # dB over eight bands: the microphone, the mouth
+        "colour": rng.normal(0, 2, (n, 8)),  # dB over eight bands: the microphone, the mouth
     }
 
 
@@ -275,7 +275,7 @@ def _utter(
     background = _overlap_add(_pick(bank, n, rng) * _noise_shape(n, rng)[:, None])
     background /= np.sqrt(np.mean(np.square(background), axis=1, keepdims=True))
     loudness = 10 ** (rng.uniform(-38, -18, (n, 1)) / 20)
-    snr_db = np.minimum(rng.uniform(8, 45, (n, 1)), rng.uniform(8, 60, (n, 1)))
+    snr_db = np.minimum(rng.uniform(12, 45, (n, 1)), rng.uniform(12, 60, (n, 1)))
     present = (words >= 0)[:, None]
     clips = loudness * (present * sound + 10 ** (-snr_db / 20) * background)
     return np.clip(np.rint(clips * 32767), -32768, 32767).astype(np.int16)
