@@ -137,7 +137,7 @@ class Buffer(NamedTuple):
 
 
 def _head(network: Network, scratch: bool) -> Count:
-    if _is_chain(network):
+    if _is_chain(network) and (not scratch or _scratch_is_small(network)):
         return _chain_head(network, scratch)
     listed = buffers(network, scratch)
     ends = [start + b.bytes for start, b in zip(place(listed), listed, strict=True)]
@@ -211,20 +211,27 @@ def place(listed: list[Buffer]) -> list[Count]:
     size = xp.stack([xp.asarray(b.bytes * b.presence) for b in listed])
     first = xp.stack([xp.asarray(b.first) for b in listed])
     last = xp.stack([xp.asarray(b.last) for b in listed])
-    together = (first[:, None] <= last) & (first <= last[:, None])
+    together = (first[:, None] <= last[None]) & (first[None] <= last[:, None])
     index = xp.arange(len(listed))
     order = xp.lexsort((-index, -size))
-    start, placed = xp.zeros_like(size), xp.zeros(len(listed), bool)
-    for turn in range(len(listed)):
+
+    def step(turn: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        start, placed = state
         mine = index == order[turn]
         wanted = xp.sum(size * mine)
         others = placed & xp.any(together & mine[:, None], axis=0) & (size > 0)
         end = xp.where(others, start + size, 0)
-        candidates = xp.concatenate([end, xp.zeros_like(end[:1])])
-        clear = (candidates[:, None] + wanted <= start) | (candidates[:, None] >= end) | ~others
-        lowest = xp.min(xp.where(xp.all(clear, axis=1), candidates, xp.sum(size)))
-        start, placed = xp.where(mine, lowest, start), placed | mine
-    return [int(x) for x in start] if xp is np else list(start)
+        at = xp.append(end, 0)  # each end is a candidate, and so is the arena's start
+        clear = (at[:, None] + wanted <= start[None]) | (at[:, None] >= end[None]) | ~others[None]
+        lowest = xp.min(xp.where(xp.all(clear, axis=1), at, xp.sum(size)))
+        return xp.where(mine, lowest, start), placed | mine
+
+    state = xp.zeros_like(size), xp.zeros(len(listed), bool)
+    if xp is jnp:
+        return list(jax.lax.fori_loop(0, len(listed), step, state)[0])
+    for turn in range(len(listed)):
+        state = step(turn, state)
+    return [int(x) for x in state[0]]
 
 
 class _Placed(NamedTuple):
@@ -242,8 +249,8 @@ def _chain_head(network: Network, scratch: bool) -> Count:
 
     The larger neighbour goes first, so a tensor's place follows from a run of ever larger ones on
     its left, another on its right, or both. One pass over the layers in each direction finds them,
-    with no sorting: this is what makes a million architectures a second possible. Scratch is the
-    smallest of its operator's buffers and comes last.
+    with no sorting: this is what makes a million architectures a second possible. Scratch comes
+    last, which :func:`_scratch_is_small` allows.
     """
     listed = {operator.layer.name: operator for operator in operators(network)}
     size: dict[str, Count] = {INPUT: padded(math.prod(network.input_shape))}
@@ -303,6 +310,27 @@ def _is_chain(network: Network) -> bool:
         elif len(layer.inputs) > 1:
             return False
     return all(len(names) <= allowed[tensor] for tensor, names in readers.items())
+
+
+def _scratch_is_small(network: Network) -> bool:
+    """Whether placing scratch after tensors comes to the same head.
+
+    True of a pooling, with 4 bytes a channel, that reads more than 4 pixels and makes more than 4
+    or the vectors of the classifier, which are too small to matter.
+    """
+    sizes = output_sizes(network)
+    areas = {name: math.prod(size) for name, size in sizes.items()}
+    followers = {layer.name: network.layers[i:] for i, layer in enumerate(network)}
+    for operator in operators(network):
+        scratch, name = scratch_bytes(operator), operator.layer.name
+        if isinstance(scratch, int) and scratch == 0:
+            continue
+        vectors = all(areas[layer.name] == 1 for layer in followers[name])
+        if operator.kind != "AVERAGE_POOL_2D" or areas[operator.layer.inputs[0]] <= 4:
+            return False
+        if areas[name] <= 4 and not vectors:
+            return False
+    return True
 
 
 def _lowest(size: Count, a: _Placed, b: _Placed = _NOWHERE) -> Count:
