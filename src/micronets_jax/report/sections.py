@@ -22,7 +22,7 @@ FILES = {
     "labels.txt": "names of the classes, in the order of the model's outputs",
     "frontend.json": "parameters of the front end that turns a recording into the model's input",
     "samples.npz": "test inputs and the outputs expected for them, to check a device against",
-    "network.json": "the found network, one layer a line, for micronets_jax.network.from_json",
+    "network.json": "the found network, one layer a line; can be read back",
     "weights": "trained weights and ranges, an Orbax checkpoint",
     "summary.json": "every number of this page",
     "metrics.jsonl": "one line for each epoch",
@@ -40,6 +40,8 @@ TIMES = "\u00d7"
 
 
 def _kib(size: Number) -> str:
+    if size < 1024:
+        return f"{size:,.0f}\u00a0bytes"
     digits = 1 if size % 1024 else 0
     return f"{size / 1024:,.{digits}f}\u00a0KiB"
 
@@ -126,7 +128,7 @@ def headline(summary: Summary) -> Html:
         if accuracy.get(name) is not None
     ]
     if "macs" in shape:
-        tiles.append(("MACs", f"{shape['macs'] / 1e6:,.2f}\u00a0M", "per inference"))
+        tiles.append(("MACs", _count(shape["macs"]), "per inference"))
     if "weights" in shape:
         tiles.append(("Weights", _count(shape["weights"]), f"in {shape.get('layers', '?')} layers"))
     if summary.get("seconds"):
@@ -162,11 +164,16 @@ def limits(summary: Summary) -> Html | None:
     for name in [*(n for n in LIMITS if n in limits), *(n for n in limits if n not in LIMITS)]:
         row, (title, style) = limits[name], LIMITS.get(name, (name, lambda x: f"{x:,.4g}"))
         used, largest = _share(row), _share(row, "largest")
+        percent = _percent(used, 0 if used >= 0.1 else 1)
         state = "over-text" if used > 1 else None
-        compared = f"largest network {largest:.1f}\u00a0{TIMES}" if largest else ""
+        compared = (
+            f"largest network {largest:.{1 if largest >= 1 else 2}f}\u00a0{TIMES}"
+            if largest
+            else ""
+        )
         scaled = [min(100.0, 100 * share / end) for share in (largest, used, 1)]
         bar = markup.bar(
-            f"{title}: {_percent(used, 0)} of the limit, {compared or 'largest network unknown'}",
+            f"{title}: {percent} of the limit, {compared or 'largest network unknown'}",
             ("largest", 0, scaled[0], f"largest network: {_show(row.get('largest'), style)}"),
             ("used over" if used > 1 else "used", 0, scaled[1], None),
             ("limit", scaled[2], scaled[2], None),
@@ -177,7 +184,7 @@ def limits(summary: Summary) -> Html | None:
                 "li",
                 tag("span", title),
                 bar,
-                tag("span", f"{text} ", tag("b", _percent(used, 0), class_=state), class_="end"),
+                tag("span", f"{text} ", tag("b", percent, class_=state), class_="end"),
                 tag("span", compared, class_="end unit"),
             )
         )
