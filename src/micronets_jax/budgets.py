@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -58,15 +58,17 @@ class Budget(Limits):
                 )
 
     @staticmethod
-    def of(device: Device, limits: Limits = Limits(), runtime: str = "tflm_cortex_m") -> Budget:
-        """The device's memory less what firmware and stack take, unless ``limits`` says otherwise."""
-        stated = {k: v for k, v in vars(limits).items() if v is not None}
-        sram = device.sram_bytes - RUNTIME_SRAM_BYTES - OTHER_SRAM_BYTES - STACK_BYTES
-        flash = device.flash_bytes - RUNTIME_FLASH_BYTES - OTHER_FLASH_BYTES
-        defaults = {"sram_bytes": sram, "flash_bytes": flash}
-        return Budget(**{**defaults, **stated}, device=device, runtime=runtime)
+    def of(device: Device, limits: Limits | None = None, runtime: str = "tflm_cortex_m") -> Budget:
+        """The device's memory less what firmware and stack take, except where ``limits`` says."""
+        stated = {f.name: getattr(limits, f.name, None) for f in dataclasses.fields(Limits)}
+        defaults = {
+            "sram_bytes": device.sram_bytes - RUNTIME_SRAM_BYTES - OTHER_SRAM_BYTES - STACK_BYTES,
+            "flash_bytes": device.flash_bytes - RUNTIME_FLASH_BYTES - OTHER_FLASH_BYTES,
+        }
+        values = defaults | {name: value for name, value in stated.items() if value is not None}
+        return Budget(**values, device=device, runtime=runtime)
 
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, int | float]:
         """The limits there are, by name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Limits)}
         return {name: value for name, value in values.items() if value is not None}
@@ -87,7 +89,7 @@ class Budget(Limits):
             return all(kept)
         return jnp.all(jnp.stack([jnp.asarray(k) for k in kept]), axis=0)
 
-    def violations(self, network: Network) -> dict[str, float]:
+    def violations(self, network: Network) -> dict[str, int | float]:
         """For each limit that a concrete network exceeds, by how much, in the limit's own unit."""
         used, limits = self.used(network), self.limits()
         return {
@@ -126,6 +128,7 @@ class Budget(Limits):
 # ---------------------------------------------------------------- what a space can reach
 
 
+@runtime_checkable
 class Space(Protocol):
     """What is asked here of a search space."""
 
@@ -138,7 +141,7 @@ class Space(Protocol):
         ...
 
 
-def smallest(space: Space, budget: Budget) -> dict[str, float]:
+def smallest(space: Space, budget: Budget) -> dict[str, int | float]:
     """The least that any network of the space uses of each limit there is, each on its own."""
     used = [budget.used(space.decode(choice)) for choice in space.lightest()]
     return {name: min(one[name] for one in used) for name in budget.limits()}
@@ -173,5 +176,5 @@ def feasible(space: Space, budget: Budget) -> Choice:
     )
 
 
-def _figure(value: float) -> str:
+def _figure(value: int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

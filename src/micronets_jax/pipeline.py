@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int16
+from jaxtyping import Array, Int16
 
 from micronets_jax import (
     budgets,
@@ -36,6 +36,7 @@ from micronets_jax import (
     training,
 )
 from micronets_jax.data import MFCC, Augmentation, Dataset
+from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
 from micronets_jax.network import Network
 from micronets_jax.workdir import Workdir, WorkdirError
@@ -47,6 +48,7 @@ NUM_TFLM = 1000
 """Test examples at most for TensorFlow Lite Micro, whose portable kernels are slow."""
 
 CALIBRATION_BATCHES = 4
+HELD_OUT_BATCHES = 3
 
 RESULTS = ("model.tflite", "labels.txt", "frontend.json")
 """What a run leaves that classifying a recording needs."""
@@ -136,6 +138,14 @@ def inputs(plan: Plan) -> training.Inputs:
     return augmented
 
 
+def decide(plan: Plan, state: dnas.State, held_out: data.Split, witness: Choice) -> Network:
+    """The network that a finished search stands for; ``witness`` fits and is the last resort."""
+    batches = list(_clean_batches(plan, held_out, HELD_OUT_BATCHES))
+    key = jax.random.key(plan.seed)
+    choice = dnas.decide(key, state, plan.space, plan.search, plan.budget, batches, witness)
+    return plan.space.decode(choice)
+
+
 def classify(
     folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]
 ) -> list[tuple[str, float]]:
@@ -162,7 +172,7 @@ def classify(
 # ---------------------------------------------------------------- stages
 
 
-def _search(plan: Plan, workdir: Workdir, display: Display, witness: Any) -> Network:
+def _search(plan: Plan, workdir: Workdir, display: Display, witness: Choice) -> Network:
     space, settings = plan.space, plan.search
     halves = plan.dataset.train.halves(plan.seed)
     total = dnas.steps_per_epoch(settings, halves) * settings.epochs
@@ -174,11 +184,7 @@ def _search(plan: Plan, workdir: Workdir, display: Display, witness: Any) -> Net
     )
     for state, record in epochs:
         _keep(workdir, display, "search", state, record)
-    held_out = _held_out(plan, halves[1])
-    choice = dnas.decide(
-        jax.random.key(plan.seed), state, space, settings, plan.budget, held_out, witness
-    )
-    found = space.decode(choice)
+    found = decide(plan, state, halves[1], witness)
     workdir.write("network.json", network.to_json(found))
     return found
 
@@ -321,12 +327,6 @@ def _clean_batches(plan: Plan, split: data.Split, count: int) -> Iterator[tuple[
     batches = split.batches(size, plan.seed, 0)
     for (clips, labels), _ in zip(batches, range(count), strict=False):
         yield compute(clips), jnp.asarray(labels)
-
-
-def _held_out(
-    plan: Plan, half: data.Split
-) -> list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]]:
-    return list(_clean_batches(plan, half, 4))
 
 
 def _calibration(plan: Plan) -> Iterator[Array]:

@@ -43,6 +43,9 @@ class Examples(Protocol):
 Inputs = Callable[[Key[Array, ""], Num[Array, "batch ..."]], Float[Array, "batch ..."]]
 """From raw examples to what the network reads, augmentation included; pure and jittable."""
 
+Loss = Callable[[Array, Array, Array], Float[Array, ""]]
+"""Of logits, labels and inputs."""
+
 
 class Model(NamedTuple):
     """What is trained: ``forward(trainable, stats, x) -> logits, stats`` in training mode."""
@@ -59,11 +62,11 @@ class State(NamedTuple):
     optimizer: optax.OptState
 
 
-def float_model(network: Network) -> Model:
-    """The network in float32 with batch norm."""
+def float_model(network: Network, bits: int | None = None) -> Model:
+    """The network in float32 with batch norm; ``bits`` as of ``supernet.Supernet``."""
 
     def forward(trainable: Variables, stats: Variables, x: Array) -> tuple[Array, Variables]:
-        logits, changed = Supernet(network).apply(
+        logits, changed = Supernet(network, bits).apply(
             {"params": trainable, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
         )
         return logits, changed["batch_stats"]
@@ -105,7 +108,7 @@ def distilled(
     teacher: Callable[[Array], Float[Array, "batch classes"]],
     coefficient: float = 0.5,
     temperature: float = 4.0,
-) -> Callable[[Array, Array, Array], Array]:
+) -> Loss:
     """A loss that also follows a teacher's logits (Hinton et al., 2015).
 
     ``(1 - coefficient) * cross entropy + coefficient * temperature**2 * KL(teacher || student)``,
@@ -121,6 +124,37 @@ def distilled(
     return loss
 
 
+def make_step(
+    model: Model,
+    inputs: Inputs,
+    recipe: recipes.Training,
+    num_steps: int,
+    key: Key[Array, ""],
+    loss: Loss | None = None,
+) -> Callable[[State, Array, Array], tuple[State, Float[Array, "2"]]]:
+    """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, to be jitted by the caller."""
+    optimizer = _optimizer(recipe, num_steps)
+
+    def objective(trainable: Variables, stats: Variables, x: Array, labels: Array):
+        logits, stats = model.forward(trainable, stats, x)
+        if loss is None:
+            value = cross_entropy(logits, labels, recipe.label_smoothing)
+        else:
+            value = loss(logits, labels, x)
+        return value, (stats, jnp.mean(jnp.argmax(logits, -1) == labels))
+
+    def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
+        x = inputs(jax.random.fold_in(key, state.step), raw)
+        (value, (stats, accuracy)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.trainable, state.stats, x, labels
+        )
+        updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(state.step + 1, trainable, stats, opt_state), jnp.stack([value, accuracy])
+
+    return step
+
+
 def fit(
     model: Model,
     state: State,
@@ -129,7 +163,7 @@ def fit(
     recipe: recipes.Training,
     *,
     seed: int,
-    loss: Callable[[Array, Array, Array], Array] | None = None,
+    loss: Loss | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Train from ``state`` to the end of the recipe; yields the state and metrics of each epoch.
@@ -147,27 +181,7 @@ def fit(
     """
     num_batches = examples.num_batches(recipe.batch_size)
     total = num_batches * recipe.epochs
-    optimizer = _optimizer(recipe, total)
-    key = jax.random.key(seed)
-
-    def objective(trainable: Variables, stats: Variables, x: Array, labels: Array):
-        logits, stats = model.forward(trainable, stats, x)
-        if loss is None:
-            value = cross_entropy(logits, labels, recipe.label_smoothing)
-        else:
-            value = loss(logits, labels, x)
-        return value, (stats, jnp.mean(jnp.argmax(logits, -1) == labels))
-
-    @jax.jit
-    def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
-        x = inputs(jax.random.fold_in(key, state.step), raw)
-        (value, (stats, accuracy)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.trainable, state.stats, x, labels
-        )
-        updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        return State(state.step + 1, trainable, stats, opt_state), jnp.stack([value, accuracy])
-
+    step = jax.jit(make_step(model, inputs, recipe, total, jax.random.key(seed), loss))
     for epoch in range(int(state.step) // num_batches, recipe.epochs):
         seen = []
         batches = examples.batches(recipe.batch_size, seed, epoch)
