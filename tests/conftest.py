@@ -2,9 +2,9 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
-# Before JAX is imported; child processes inherit it.
-os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# Before TensorFlow is imported; child processes inherit it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import hypothesis
@@ -17,6 +17,34 @@ hypothesis.settings.load_profile("house")
 
 NO_SKIPS = "MICRONETS_NO_SKIPS"
 """Set, it turns every skip into a failure whose reason does not say "accelerator"."""
+
+COUNTING = {
+    "budgets",
+    "cost",
+    "counts",
+    "decisions",
+    "devices",
+    "memory",
+    "network",
+    "spaces",
+    "zoo",
+}
+"""Rooms that compute with counts, where shapes of different rank meet only by mistake."""
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Raises on implicit rank promotion in the rooms that count.
+
+    Elsewhere a vector of channels meets images by their last axis on purpose.
+    """
+    if request.path.stem.removeprefix("test_") not in COUNTING:
+        yield
+        return
+    import jax
+
+    with jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture(scope="session")
