@@ -22,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -70,7 +69,7 @@ def main(options: Options) -> None:
         start = time.monotonic()
         network = zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=dataset.num_classes)
         variables, train_accuracy = train(network, dataset.train, inputs, options)
-        predict: Callable[..., Any] = functools.partial(supernet.Supernet(network).apply, variables)
+        predict: Any = functools.partial(supernet.Supernet(network).apply, variables)
         scores = [
             training.accuracy(training.predict(predict, x), labels)
             for x, labels in held_out.values()
