@@ -101,7 +101,7 @@ def plain_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]:
 
 def search_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]:
     """A step of the search, decisions included."""
-    settings = Search(bits=bits, warmup=0, batch_size=options.batch_size)
+    settings = Search(bits=bits, warmup=0.0, batch_size=options.batch_size)
     budget = Budget(sram_bytes=100_000, flash_bytes=200_000, mops=10.0)
     state = dnas.init(jax.random.key(0), space, settings, budget, 1000)
     step = jax.jit(

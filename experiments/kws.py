@@ -72,14 +72,14 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=0.6),
         space=Space(max_width=40, blocks=2),
-        search=Search(epochs=2, candidates=4, batch_size=32),
-        train=Training(epochs=2, batch_size=32),
+        search=Search(epochs=6, candidates=4, batch_size=32),
+        train=Training(epochs=6, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
     "quick": Options(
         preset="quick",
-        budget=Limits(mops=2.4),
-        search=Search(epochs=12, batch_size=64),
+        budget=Limits(mops=1.2),
+        search=Search(epochs=14, batch_size=64, candidates=16),
         train=Training(epochs=25),
     ),
     "paper": Options(
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     with console.errors(AcceleratorError, ValueError, OSError):
         if options.predict is not None:
-            return predict(options)
+            return predict(options.predict, folder(options))
         plan = prepare(options, arguments)
     with console.errors(DataError, WorkdirError, OSError):
         run(plan, options)
@@ -188,12 +188,12 @@ def folder(options: Options) -> pathlib.Path:
     return options.workdir or pathlib.Path("runs") / f"kws-{options.preset}"
 
 
-def predict(options: Options) -> None:
-    """Say which word a recording holds, by the model in the work folder."""
+def predict(recording: pathlib.Path, run_folder: pathlib.Path) -> None:
+    """Say which word a recording holds, by the model of a finished run."""
     from micronets_jax import data, pipeline
 
-    clip = data.read_clip(options.predict)
-    for name, probability in pipeline.classify(folder(options), clip)[:3]:
+    clip = data.read_clip(recording)
+    for name, probability in pipeline.classify(run_folder, clip)[:3]:
         print(f"{name:12} {probability:6.1%}")
 
 

@@ -1,4 +1,4 @@
-"""The search: limits are met, decisions follow the data, nothing depends on where it was stopped."""
+"""The search: limits are met, decisions follow the data, stopping changes nothing."""
 
 import chex
 import jax
@@ -49,7 +49,7 @@ def decide(state, budget=BUDGET, settings=SETTINGS):
 
 def test_limits_are_met_in_expectation_and_exactly_in_the_end(finished):
     state, last = finished[-1]
-    assert last["mops"] < 1.15 < finished[0][1]["mops"]
+    assert last["mops"] < 1.1
     found = decide(state)
     assert BUDGET.fits(found)
     assert max(BUDGET.usage(found).values()) > 0.8
@@ -65,10 +65,9 @@ def test_a_search_continued_from_any_epoch_ends_with_the_same_bits(finished):
     assert again[-1][1] == finished[-1][1]
 
 
-def test_decisions_wait_for_the_warm_up():
-    settings = Search(epochs=1, batch_size=32, warmup=0.99, bits=0)
-    state, _ = search(start(settings), settings)[-1]
-    chex.assert_trees_all_equal(state.logits, start(settings).logits)
+def test_decisions_wait_for_the_warm_up(finished):
+    chex.assert_trees_all_equal(finished[1][0].logits, start().logits)
+    assert np.abs(finished[3][0].logits["width"]).max() > 0
 
 
 def test_where_nothing_likely_fits_the_answer_still_does():
@@ -117,7 +116,7 @@ def test_sampled_memory_agrees_with_monte_carlo_where_the_mean_network_does_not(
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_step_is_traced_once_for_any_number_of_samples(samples):
-    settings = Search(epochs=2, batch_size=32, samples=samples, warmup=0)
+    settings = Search(epochs=2, batch_size=32, samples=samples, warmup=0.0)
     calls = []
 
     def counted(key, x):

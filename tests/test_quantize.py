@@ -75,7 +75,7 @@ def test_folding_keeps_the_function():
     rng = np.random.default_rng(0)
     params, stats = variables(NETWORK)
     p, s = params["stem"], stats["stem"]
-    x = rng.normal(size=(2, 49, 10, 1)).astype(np.float32)
+    x = jnp.asarray(rng.normal(size=(2, 49, 10, 1)), jnp.float32)
     y = layers.conv(x, p["kernel"], (1, 1), "SAME")
     normal = (y - s["mean"]) / jnp.sqrt(s["var"] + layers.BATCH_NORM_EPSILON)
     folded = quantize.fold(NETWORK, params, stats)["stem"]

@@ -56,12 +56,12 @@ class Console:
         """A new bar; returns what moves it."""
         task = self._bars.add_task(name, total=None, metrics="")
 
-        def progress(done: int, total: int, metrics: dict[str, float]) -> None:
+        def progress(done: int, total: int, metrics: dict[str, int | float]) -> None:
             self._bars.update(task, completed=done, total=total, metrics=_line(metrics))
 
         return progress
 
-    def epoch(self, stage: str, record: Mapping[str, float]) -> None:
+    def epoch(self, stage: str, record: Mapping[str, int | float]) -> None:
         """One line per epoch where bars cannot be drawn."""
         if not self.terminal.is_terminal:
             self.say(f"{stage} {int(record['epoch']):3d}  {_line(record)}")
@@ -109,7 +109,7 @@ def _end(message: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def _line(metrics: Mapping[str, float]) -> str:
+def _line(metrics: Mapping[str, int | float]) -> str:
     parts = [f"loss {metrics['loss']:.3f}", f"accuracy {metrics['accuracy']:.1%}"]
     if "validation_accuracy" in metrics:
         parts.append(f"validation {metrics['validation_accuracy']:.1%}")

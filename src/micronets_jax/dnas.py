@@ -183,7 +183,7 @@ def search(
     *,
     seed: int,
     progress: Progress | None = None,
-) -> Iterator[tuple[State, dict[str, float]]]:
+) -> Iterator[tuple[State, dict[str, int | float]]]:
     """Run from ``state`` to the last epoch; yields the state and mean metrics of each epoch.
 
     Args:
@@ -274,7 +274,9 @@ def _candidates(
             name: jax.nn.one_hot(index, logits[name].shape[-1], dtype=jnp.int32)
             for name, index in drawn.items()
         }
-        likelihood = sum(jnp.sum(chosen[name] * distribution[name]) for name in chosen)
+        likelihood = jnp.stack(
+            [jnp.sum(chosen[name] * distribution[name]) for name in chosen]
+        ).sum()
         network = space.network(chosen)
         usage = jnp.stack([jnp.asarray(u) for u in budget.usage(network).values()])
         return chosen, likelihood, budget.fits(network), jnp.max(usage)

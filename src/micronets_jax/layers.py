@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ def _conv_as_product(x: Array, kernel: Array, stride: Steps, padding: Padding) -
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise_as_sum(x: Array, kernel: Array, stride: Steps, padding: Padding) -> Array:
-    size = kernel.shape[:2]
+    size = kernel.shape[0], kernel.shape[1]
     windows = _windows(_pad(x, size, stride, padding), size, stride)
     taps = kernel.reshape(-1, kernel.shape[-1])
     return functools.reduce(
@@ -121,7 +122,7 @@ def _depthwise_backward(
     stride: Steps, padding: Padding, saved: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-    size = kernel.shape[:2]
+    size = kernel.shape[0], kernel.shape[1]
     taps = _depthwise_kernel_gradient(_pad(x, size, stride, padding), g, size, stride)
     spread = []
     for n, k, s, m in zip(x.shape[1:3], size, stride, g.shape[1:3], strict=True):
@@ -130,7 +131,7 @@ def _depthwise_backward(
     dilated = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
     flipped = kernel[::-1, ::-1]
     dx = _depthwise_as_sum(dilated, flipped, (1, 1), "VALID")
-    return dx, taps.reshape(kernel.shape)
+    return jnp.asarray(dx), taps.reshape(kernel.shape)
 
 
 def _depthwise_kernel_gradient(padded: Array, g: Array, size: Steps, stride: Steps) -> Array:
@@ -140,7 +141,7 @@ def _depthwise_kernel_gradient(padded: Array, g: Array, size: Steps, stride: Ste
     products added up element by element, so a scan adds over the batch and one sum ends it.
     """
     chunk = next(n for n in (4, 2, 1) if g.shape[0] % n == 0)
-    chunks = tuple(t.reshape(-1, chunk, *t.shape[1:]) for t in (padded, g))
+    chunks: Any = tuple(t.reshape(-1, chunk, *t.shape[1:]) for t in (padded, g))
 
     def add(totals: list[Array], pair: tuple[Array, Array]) -> tuple[list[Array], None]:
         windows = _windows(pair[0], size, stride)
@@ -186,7 +187,8 @@ def batch_norm(
     Returns:
         The activated output, and the batch's mean and variance (no gradient flows through these).
     """
-    y, mean, variance = _batch_norm(x, scale, offset, activation)
+    outputs: Any = _batch_norm(x, scale, offset, activation)
+    y, mean, variance = outputs
     return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
 
 
@@ -204,7 +206,8 @@ def _batch_norm(
 def _batch_norm_forward(
     x: Array, scale: Array, offset: Array, activation: Activation
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    y, mean, variance = _batch_norm(x, scale, offset, activation)
+    outputs: Any = _batch_norm(x, scale, offset, activation)
+    y, mean, variance = outputs
     return (y, mean, variance), (x, scale, offset, mean, variance)
 
 

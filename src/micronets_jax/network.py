@@ -170,12 +170,13 @@ def from_json(text: str) -> Network:
     """
     try:
         data = json.loads(text)
-        layers = tuple(
-            Layer(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-            for fields in data["layers"]
-        )
+        layers = tuple(Layer(**_as_written(fields)) for fields in data["layers"])
         network = Network(tuple(data["input_shape"]), layers)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"not a network: {error}") from error
     output_sizes(network)
     return network
+
+
+def _as_written(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

@@ -91,7 +91,7 @@ class Display(Protocol):
         """A stage begins; what it returns is called now and then."""
         ...
 
-    def epoch(self, stage: str, record: Mapping[str, float]) -> None:
+    def epoch(self, stage: str, record: Mapping[str, int | float]) -> None:
         """An epoch has ended."""
         ...
 
@@ -105,7 +105,7 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     Raises:
         ValueError: nothing in the space fits; raised before any training.
     """
-    seconds: dict[str, float] = {}
+    seconds: dict[str, int | float] = {}
 
     def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
         start = time.monotonic()
@@ -210,7 +210,7 @@ def _train(plan: Plan, workdir: Workdir, display: Display, found: Network) -> di
     model = supernet.Supernet(found)
 
     def logits(state: training.State, x: Array) -> Array:
-        return model.apply({"params": state.trainable, "batch_stats": state.stats}, x)
+        return jnp.asarray(model.apply({"params": state.trainable, "batch_stats": state.stats}, x))
 
     for state, record in epochs:
         record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
@@ -259,7 +259,9 @@ def _measure(
 ) -> dict[str, Any]:
     dataset, labels = plan.dataset, plan.dataset.test.labels
     features = data.split_features(dataset, "test", plan.frontend)
-    floats = training.predict(lambda x: supernet.Supernet(found).apply(variables, x), features)
+    floats = training.predict(
+        lambda x: jnp.asarray(supernet.Supernet(found).apply(variables, x)), features
+    )
     desktop, micro = runtimes.LiteRT(model), runtimes.TFLM(model)
     details = desktop.input_details
     quantized = runtimes.quantize_input(features, details.scale, details.zero_point)
@@ -319,7 +321,7 @@ def _measure(
 
 
 def _keep(
-    workdir: Workdir, display: Display, stage: str, state: Any, record: dict[str, float]
+    workdir: Workdir, display: Display, stage: str, state: Any, record: dict[str, int | float]
 ) -> None:
     # Metrics first: a record without its checkpoint is dropped on resuming, the other way round
     # it would be missing.

@@ -38,7 +38,7 @@ class Search:
     """Of the decisions' logits (Adam). (Ours.)"""
     temperature: float = 3.0
     """Of the Gumbel-softmax at first, falling geometrically. (Ours.)"""
-    final_temperature: float = 0.5
+    final_temperature: float = 0.4
     """Where the temperature ends. (Ours.)"""
     multiplier_rate: float = 0.05
     """How fast the price of an exceeded limit rises, per step. (Ours.)"""

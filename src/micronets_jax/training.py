@@ -20,7 +20,7 @@ from micronets_jax.network import Network
 from micronets_jax.supernet import Supernet
 
 Variables = dict[str, Any]
-Progress = Callable[[int, int, dict[str, float]], None]
+Progress = Callable[[int, int, dict[str, int | float]], None]
 """Called with steps done, steps in all and the latest metrics."""
 
 
@@ -67,9 +67,10 @@ def float_model(network: Network, bits: int | None = None) -> Model:
     """The network in float32 with batch norm; ``bits`` as of ``supernet.Supernet``."""
 
     def forward(trainable: Variables, stats: Variables, x: Array) -> tuple[Array, Variables]:
-        logits, changed = Supernet(network, bits).apply(
+        outputs: Any = Supernet(network, bits).apply(
             {"params": trainable, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
         )
+        logits, changed = outputs
         return logits, changed["batch_stats"]
 
     return Model(forward)
@@ -150,7 +151,7 @@ def make_step(
             state.trainable, state.stats, x, labels
         )
         updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        trainable: Any = optax.apply_updates(state.trainable, updates)
         return State(state.step + 1, trainable, stats, opt_state), jnp.stack([value, accuracy])
 
     return step
@@ -166,7 +167,7 @@ def fit(
     seed: int,
     loss: Loss | None = None,
     progress: Progress | None = None,
-) -> Iterator[tuple[State, dict[str, float]]]:
+) -> Iterator[tuple[State, dict[str, int | float]]]:
     """Train from ``state`` to the end of the recipe; yields the state and metrics of each epoch.
 
     Args:

@@ -104,7 +104,7 @@ class Workdir:
         with checkpoint.StandardCheckpointer() as checkpointer:
             checkpointer.save(self.path / WEIGHTS, jax.tree.map(np.asarray, weights), force=True)
 
-    def log(self, stage: str, record: Mapping[str, float]) -> None:
+    def log(self, stage: str, record: Mapping[str, int | float]) -> None:
         """Append one epoch's metrics to ``metrics.jsonl`` and to the TensorBoard events."""
         with open(self.path / METRICS, "a") as file:
             file.write(json.dumps({"stage": stage, **record}) + "\n")

@@ -73,7 +73,7 @@ def render(
         markup.tag("div", sections.prediction(summary), sections.origin(summary), class_="pair"),
         sections.files(files or {}, summary),
     ]
-    template = resources.files(__package__).joinpath("page.html.template").read_text()
+    template = resources.files("micronets_jax.report").joinpath("page.html.template").read_text()
     title = " · ".join(["micronets_jax", *sections.names(summary)])
     return string.Template(template).substitute(title=html.escape(title), body=markup.join(parts))
 
