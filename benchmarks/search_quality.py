@@ -138,7 +138,10 @@ def search(plan: pipeline.Plan) -> tuple[Network, float]:
 
 def widest(plan: pipeline.Plan) -> Network:
     """The DS-CNN of one width for all layers that just fits."""
-    candidates = [zoo.dscnn(width, plan.dataset.num_classes) for width in range(4, 400, 4)]
+    candidates = [
+        zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=plan.dataset.num_classes)
+        for width in range(4, 400, 4)
+    ]
     return [c for c in candidates if plan.budget.fits(c)][-1]
 
 

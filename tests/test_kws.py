@@ -1,0 +1,160 @@
+"""The keyword-spotting experiment as a person uses it: results, mistakes, interruptions."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ("--preset", "tiny")
+
+
+def command(*words):
+    return [sys.executable, "-m", "experiments.kws", *map(str, words)]
+
+
+def start(folder, *words):
+    environment = {**os.environ, "MICRONETS_CACHE": str(folder / "cache")}
+    return subprocess.Popen(
+        command(*words),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder, *words):
+    process = start(folder, *words)
+    out, error = process.communicate(timeout=900)
+    return process.returncode, out, error
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return tmp_path_factory.mktemp("kws")
+
+
+@pytest.fixture(scope="module")
+def finished(space):
+    status, out, error = run(space, *TINY, "--workdir", space / "whole")
+    assert status == 0, error
+    return out
+
+
+# ---------------------------------------------------------------- the main job
+
+
+@pytest.mark.slow
+def test_a_run_leaves_every_result(space, finished):
+    folder = space / "whole"
+    assert "accuracy" in finished and "report.html" in finished
+    for name in (
+        "network.json", "model.tflite", "labels.txt", "frontend.json", "samples.npz", "weights",
+        "metrics.jsonl", "summary.json", "report.html",
+    ):  # fmt: skip
+        assert (folder / name).exists(), name
+    assert list(folder.glob("events.out.tfevents.*"))
+    summary = json.loads((folder / "summary.json").read_text())
+    for row in summary["limits"].values():
+        assert row["used"] <= row["limit"]
+    assert max(row["largest"] / row["limit"] for row in summary["limits"].values()) >= 2
+    for row in summary["prediction"].values():
+        assert row["measured"] == pytest.approx(row["predicted"], rel=0.05)
+    with np.load(folder / "samples.npz") as samples:
+        assert samples["inputs"].shape == (64, 49, 10, 1)
+        assert samples["inputs"].dtype == samples["outputs"].dtype == np.int8
+        assert samples["outputs"].shape == (64, 12)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_files_and_a_killed_run_ends_alike(space, finished):
+    words = (*TINY, "--workdir", space / "killed")
+    process = start(space, *words)
+    metrics = space / "killed" / "metrics.jsonl"
+    seen = 0
+    for stop_after in (2, 8):  # once in the search, once in the training
+        while process.poll() is None:
+            seen = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+            if seen >= stop_after:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.05)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        process = start(space, *words, "--resume")
+    _, error = process.communicate(timeout=900)
+    assert process.returncode == 0, error
+    for name in ("network.json", "model.tflite", "samples.npz", "metrics.jsonl"):
+        whole, killed = ((space / run / name).read_bytes() for run in ("whole", "killed"))
+        assert whole == killed, name
+
+
+@pytest.mark.slow
+def test_a_recording_is_classified_by_a_run(space, finished, reference):
+    recording = reference / "data" / "speech" / "yes.wav"
+    status, out, error = run(space, "--predict", recording, "--workdir", space / "whole")
+    assert status == 0, error
+    labels = (space / "whole" / "labels.txt").read_text().split()
+    assert [line.split()[0] in labels for line in out.splitlines()] == [True] * 3
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def mistake(folder, *words):
+    before = sorted(folder.rglob("*"))
+    status, _, error = run(folder, *words)
+    assert status == 2, error
+    assert "Traceback" not in error
+    assert [path for path in sorted(folder.rglob("*")) if "cache" not in path.parts] == [
+        path for path in before if "cache" not in path.parts
+    ]
+    return " ".join(error.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_mistakes_end_in_one_sentence(tmp_path):
+    out = ("--workdir", tmp_path / "out")
+    assert "tiny" in mistake(tmp_path, "--preset", "huge", *out)
+    assert "STM32F446RE" in mistake(tmp_path, *TINY, "--device", "STM32F999", *out)
+    assert "nowhere" in mistake(tmp_path, *TINY, "--data", tmp_path / "nowhere", *out)
+    least = mistake(tmp_path, *TINY, "--budget.mops", "0.001", *out)
+    assert "mops" in least and "smallest achievable" in least
+    sram = mistake(tmp_path, *TINY, "--budget.sram-bytes", "100", *out)
+    assert "sram_bytes" in sram and "smallest achievable" in sram
+    assert "tpu" in mistake(tmp_path, *TINY, "--accelerator", "tpu", *out)
+
+
+@pytest.mark.slow
+def test_damaged_recordings_are_named(tmp_path):
+    data = tmp_path / "words"
+    for word in ("ja", "nein"):
+        (data / word).mkdir(parents=True)
+        for k in range(6):
+            tone = np.sin(np.arange(16000) * 0.05 * (k + 1)) * 9000
+            wavfile.write(data / word / f"{k}.wav", 16000, tone.astype(np.int16))
+    (data / "ja" / "broken.wav").write_bytes(b"RIFF????WAVE")
+    out = ("--workdir", tmp_path / "out")
+    assert "broken.wav" in mistake(tmp_path, *TINY, "--data", data, *out)
+
+
+@pytest.mark.slow
+def test_another_runs_results_are_never_overwritten(space, finished):
+    folder = space / "whole"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    status, _, error = run(space, *TINY, "--workdir", folder)
+    assert status == 2 and "--resume" in error
+    status, _, error = run(space, *TINY, "--workdir", folder, "--resume", "--train.epochs", "9")
+    assert status == 2 and "train.epochs was 6, now 9" in error
+    status, _, error = run(space, "--predict", "none.wav", "--workdir", folder)
+    assert status == 2 and "none.wav" in error
+    assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
