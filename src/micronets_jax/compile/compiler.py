@@ -37,6 +37,11 @@ class Compiled:
         return self.plan.peak
 
     @property
+    def code_bytes(self) -> int:
+        """Predicted bytes of code: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M4."""
+        return emit.code_bytes(self.calls, len(self.interface()))
+
+    @property
     def macs(self) -> int:
         return sum(call.macs for call in self.calls if not call.continues)
 
@@ -97,6 +102,7 @@ class Compiled:
             "arena_bound_bytes": self.plan.bound,
             "weights_bytes": weights,
             "tables_bytes": tables,
+            "code_bytes_predicted": self.code_bytes,
             "macs": self.macs,
             "interface": self.interface(),
             "layers": [
@@ -117,8 +123,13 @@ class Compiled:
         }
 
 
-def compile_model(source: str | pathlib.Path | bytes, title: str = "model") -> Compiled:
+def compile_model(
+    source: str | pathlib.Path | bytes, title: str = "model", flash_budget: int = 0
+) -> Compiled:
     """Reads, rewrites, lowers and plans a model.
+
+    Args:
+        flash_budget: bytes of flash that may go to weights widened to int16.
 
     Raises:
         TFLiteError: the model cannot be read or is not supported; the sentence says what and why.

@@ -356,7 +356,7 @@ class _Builder:
         macs = window["size"][0] * window["size"][1] * weights.size
         kind = "depthwise"
         if channels == 1:  # a stem with one input channel: an ordinary convolution
-            kind, weights = "conv", np.moveaxis(weights, 3, 0)
+            kind, weights = "conv", weights.transpose(3, 1, 2, 0)
         self.add(
             operator, kind, [value], output, macs, weights=weights,
             bias=self.bias(operator, count), kernel=(kr, kc), dilation=dilation, **window,

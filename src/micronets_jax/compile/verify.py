@@ -20,6 +20,7 @@ from micronets_jax.tflite import TFLiteError
 
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+_KERNELS: dict[tuple, bytes] = {}
 _NUMPY = {"int8": np.int8, "uint8": np.uint8, "float32": np.float32}
 
 
@@ -44,16 +45,36 @@ class Host:
         hook.write_text(
             "void mn_hook(int layer, void *arena);\n#define MODEL_HOOK(l, a) mn_hook(l, a)\n"
         )
-        sources = sorted(str(p) for p in (folder / "model").glob("*.c"))
-        command = [
-            cc, *WARNINGS, *flags, "-include", str(hook), "-I", str(folder / "model"),
-            f"-DHOST_INPUT_BYTES={sizes['input']}", f"-DHOST_OUTPUT_BYTES={sizes['output']}",
-            *sources, str(pathlib.Path(__file__).parent.parent / "csrc" / "host.c"),
-            "-o", str(self.program),
+        harness = pathlib.Path(__file__).parent.parent / "csrc" / "host.c"
+        self.cc = [cc, *WARNINGS, *flags]
+        objects = [
+            self.object(harness, f"-I{folder / 'model'}", f"-DHOST_INPUT_BYTES={sizes['input']}",
+                        f"-DHOST_OUTPUT_BYTES={sizes['output']}")
         ]  # fmt: skip
-        built = subprocess.run(command, capture_output=True, text=True)
-        if built.returncode:
-            raise TFLiteError(f"the compiler {cc} failed on the generated code:\n{built.stderr}")
+        for source in sorted((folder / "model").glob("*.c")):
+            more = [f"-I{folder / 'model'}"]
+            if source.name == "model.c":
+                more += ["-include", str(hook)]
+            objects.append(self.object(source, *more))
+        self.call([*self.cc, *map(str, objects), "-o", str(self.program)])
+
+    def object(self, source: pathlib.Path, *more: str) -> pathlib.Path:
+        """Compiles one file; kernels, which are the same for every model, only once per process."""
+        out = self.program.parent / (source.stem + ".o")
+        if source.name not in ("model.c", "weights.c", "host.c"):
+            key = (*self.cc, source.name, source.read_bytes())
+            if key not in _KERNELS:
+                self.call([*self.cc, *more, "-c", str(source), "-o", str(out)])
+                _KERNELS[key] = out.read_bytes()
+            out.write_bytes(_KERNELS[key])
+        else:
+            self.call([*self.cc, *more, "-c", str(source), "-o", str(out)])
+        return out
+
+    def call(self, command: list[str]) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise TFLiteError(f"{command[0]} failed on the generated code:\n{done.stderr[-4000:]}")
 
     def run(self, cases: list[list[np.ndarray]], *mode: str) -> list[list[np.ndarray]]:
         """Outputs of every case (a list of input arrays)."""
