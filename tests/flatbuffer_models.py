@@ -126,3 +126,55 @@ def convolution(
     else:
         m.operator("CONV_2D", inputs, [y], "Conv2DOptions", **common)
     return m.build([x], [y])
+
+
+def mcunet(resolution, first, blocks, last, classes=1000, seed=0) -> bytes:
+    """A network of inverted bottlenecks from its block list (columns as in mcunet.json): stem 3x3
+    stride 2, blocks, average pool, dense; ReLU6; scales are plausible, weights are noise."""
+    rng = np.random.default_rng(seed)
+    m = Models()
+    relu = {"scale": 6 / 255, "zero_point": -128}
+    linear = {"scale": 0.05, "zero_point": 0}
+
+    def conv(x, size, ins, outs, kernel, stride, activation, depthwise=False):
+        shape = (1, kernel, kernel, outs) if depthwise else (outs, kernel, kernel, ins)
+        w = rng.integers(-127, 128, shape, np.int8)
+        scale = np.full(outs, 0.02 / np.sqrt(kernel * kernel * (1 if depthwise else ins)))
+        weights = m.tensor(shape, "int8", scale, 0, w, 3 if depthwise else 0)
+        size = -(-size // stride)
+        y = m.tensor([1, size, size, outs], **(relu if activation else linear))
+        options = {"depthMultiplier": 1} if depthwise else {}
+        m.operator(
+            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [x, weights], [y],
+            "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions", padding=0, strideH=stride,
+            strideW=stride, fusedActivationFunction=3 * activation, dilationHFactor=1,
+            dilationWFactor=1, **options,
+        )  # fmt: skip
+        return y, size
+
+    x = image = m.tensor([1, resolution, resolution, 3], scale=1 / 128, zero_point=0)
+    x, size = conv(x, resolution, 3, first, 3, 2, True)
+    for ins, expanded, outs, kernel, stride, expansion, residual, _ in blocks:
+        y, full = x, size
+        if expansion != 1:
+            y, _ = conv(y, size, ins, expanded, 1, 1, True)
+        y, size = conv(y, size, expanded, expanded, kernel, stride, True, depthwise=True)
+        y, _ = conv(y, size, expanded, outs, 1, 1, False)
+        if residual:
+            assert full == size
+            z = m.tensor([1, size, size, outs], **linear)
+            m.operator("ADD", [y, x], [z], "AddOptions")
+            y = z
+        x = y
+    if last != outs:
+        x, _ = conv(x, size, outs, last, 1, 1, True)
+    q = relu if last != outs else linear
+    pooled = m.tensor([1, 1, 1, last], **q)
+    m.operator(
+        "AVERAGE_POOL_2D", [x], [pooled], "Pool2DOptions", padding=1, strideH=size, strideW=size,
+        filterHeight=size, filterWidth=size,
+    )  # fmt: skip
+    w = m.tensor([classes, last], "int8", 0.01, 0, rng.integers(-127, 128, (classes, last), np.int8))
+    y = m.tensor([1, classes], scale=0.2, zero_point=0)
+    m.operator("FULLY_CONNECTED", [pooled, w], [y], "FullyConnectedOptions")
+    return m.build([image], [y])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -67,11 +67,12 @@ def share(source: int, target: int, step: int, order: Order) -> Sharing:
     return Sharing(source, target, step, order, lead=lead)
 
 
-def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), rounds: int = 300) -> Plan:
+def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: int = 4000) -> Plan:
     """Addresses for all buffers, with a proof; deterministic.
 
-    First fit in several natural orders; if none reaches the bound, the best order is improved by
-    moving single buffers, ``rounds`` times.
+    First fit in several natural orders, the best of them improved by moving single buffers; where
+    that does not reach the bound, a depth-first search that places buffers from the lowest address
+    upwards, for ever lower limits, ``effort`` placements in total.
     """
     buffers, sharings = tuple(buffers), tuple(sharings)
     task = _Task(buffers, sharings)
@@ -87,28 +88,35 @@ def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), rounds: in
         sorted(indices, key=lambda i: (-span[i] * buffers[i].size, buffers[i].first)),
         sorted(indices, key=lambda i: (-span[i], -buffers[i].size)),
     ]
-    best: tuple[int, list[int], list[int]] | None = None
-    for order in orders:
-        addresses, peak = task.first_fit(order)
-        if best is None or peak < best[0]:
-            best = (peak, order, addresses)
+    peak, order = min((task.first_fit(order)[1], order) for order in orders)
+    chance = random.Random(0)
+    for _ in range(200 if len(buffers) > 1 else 0):
         if peak <= bound:
             break
-    assert best is not None
-    chance = random.Random(0)
-    for _ in range(rounds if len(buffers) > 1 else 0):
-        if best[0] <= bound:
-            break
-        order = list(best[1])
-        # whoever touches the peak goes first, or anything moves anywhere
-        top = [i for i in order if best[2][i] + buffers[i].size == best[0]]
-        mover = chance.choice(top) if chance.random() < 0.5 else chance.choice(order)
-        order.remove(mover)
-        order.insert(chance.randrange(len(order) + 1), mover)
-        addresses, peak = task.first_fit(order)
-        if peak <= best[0]:
-            best = (peak, order, addresses)
-    result = Plan(buffers, sharings, tuple(best[2]), best[0], bound)
+        moved = list(order)
+        moved.insert(chance.randrange(len(moved)), moved.pop(chance.randrange(len(moved))))
+        top = task.first_fit(moved)[1]
+        if top <= peak:
+            peak, order = top, moved
+    best = task.first_fit(order)[0]
+    # from the bound upwards: the lower half of what is left to win first
+    floor = bound
+    while floor < peak and effort > 0:
+        limit = floor if floor == bound else (floor + peak) // 2
+        # buffers that only ever see little company find a place afterwards
+        crowd = [i for i in indices if 2 * pressure[i] > limit]
+        nodes = max(200, effort // 3)
+        effort -= nodes
+        search = _Search(task, limit, nodes, crowd)
+        found, top = list(best), peak
+        if search.place():
+            rest = sorted(set(indices) - set(crowd), key=lambda i: (-buffers[i].size, i))
+            found, top = task.first_fit(rest, search.addresses)
+        if top < peak:
+            best, peak = found, top
+        else:
+            floor = limit + 1
+    result = Plan(buffers, sharings, tuple(best), peak, bound)
     prove(result)
     return result
 
@@ -135,6 +143,9 @@ class _Task:
         self.buffers = buffers
         n = len(buffers)
         shared = {(s.source, s.target): s for s in sharings}
+        self.sharing = bool(shared)
+        steps = sorted({b.first for b in buffers})
+        self.company = [{i for i in range(n) if buffers[i].first <= t <= buffers[i].last} for t in steps]
         # for every pair that is live together: which addresses of j, relative to i, are forbidden
         self.conflicts: list[list[tuple[int, int, int, int | None]]] = [[] for _ in range(n)]
         for i in range(n):
@@ -166,27 +177,105 @@ class _Task:
         }
         return [max(live[s] for s in range(b.first, b.last + 1)) for b in self.buffers]
 
-    def first_fit(self, order: list[int]) -> tuple[list[int], int]:
-        addresses: list[int] = [-1] * len(self.buffers)
-        peak = 0
+    def span(self, i: int) -> int:
+        return self.buffers[i].last - self.buffers[i].first + 1
+
+    def first_fit(
+        self, order: list[int], placed: list[int] | None = None
+    ) -> tuple[list[int], int]:
+        """Addresses and peak when every buffer in turn takes the lowest that is free."""
+        addresses = list(placed or [-1] * len(self.buffers))
         blocked: list[list[tuple[int, int]]] = [[] for _ in self.buffers]
-        for i in order:
-            at = 0
-            for low, high in sorted(blocked[i]):
-                if low >= at:
-                    break  # sorted: nothing blocks `at` any more
-                if high > at:
-                    at = -(-high // ALIGN) * ALIGN
-            addresses[i] = at
-            peak = max(peak, at + self.buffers[i].size)
-            for j, low, high, exception in self.conflicts[i]:
-                if addresses[j] >= 0:
-                    continue
-                if exception is None:
-                    blocked[j].append((at + low, at + high))
-                else:  # two open intervals around the one address that is allowed
-                    blocked[j] += [(at + low, at + exception), (at + exception, at + high)]
-        return addresses, peak
+        for i in [i for i, at in enumerate(addresses) if at >= 0] + order:
+            if addresses[i] < 0:
+                addresses[i] = _lowest(blocked[i])
+            for j, low, high in self.blocks(i, addresses[i]):
+                blocked[j].append((low, high))
+        ends = (at + b.size for at, b in zip(addresses, self.buffers, strict=True))
+        return addresses, max(ends)
+
+    def blocks(self, i: int, at: int) -> Iterator[tuple[int, int, int]]:
+        """Open intervals that other buffers must not start in, once buffer ``i`` lies at ``at``."""
+        for j, low, high, exception in self.conflicts[i]:
+            if exception is None:
+                yield j, at + low, at + high
+            else:  # all but one address
+                yield j, at + low, at + exception
+                yield j, at + exception, at + high
+
+
+class _Search:
+    """Depth first, from the lowest address upwards, never beyond ``limit``."""
+
+    def __init__(self, task: _Task, limit: int, nodes: int, members: list[int]) -> None:
+        self.task, self.limit, self.nodes, self.members = task, limit, nodes, members
+        self.sizes = [b.size for b in task.buffers]
+        self.addresses = [-1] * len(self.sizes)
+        self.blocked: list[list[tuple[int, int]]] = [[] for _ in self.sizes]
+        self.floors = [0] * len(self.sizes)  # lowest address that is free for each buffer
+
+    def place(self, lowest: int = 0, after: int = -1) -> bool:
+        """Places what is left at (address, index) beyond ``lowest, after``, so that no arrangement
+        is tried in two orders; False if that is impossible or the nodes are used up."""
+        left = [i for i in self.members if self.addresses[i] < 0]
+        if not left:
+            return True
+        if not self.promising(left, lowest):
+            return False
+        # who starts above the end of another could follow it just as well
+        ceiling = min(max(lowest, self.floors[i]) + self.sizes[i] for i in left)
+        choices = [
+            i
+            for i in left
+            if self.floors[i] < ceiling and (self.floors[i], i) > (lowest, after)
+        ]
+        choices.sort(key=lambda i: (self.floors[i], -self.sizes[i] * self.task.span(i)))
+        for i in choices:
+            if self.nodes <= 0:
+                return False
+            self.nodes -= 1
+            undo = self._put(i)
+            if self.place(self.addresses[i], i):
+                return True
+            self._take(i, undo)
+        return False
+
+    def promising(self, left: list[int], lowest: int) -> bool:
+        """Whether the limit leaves room for what is still to come, step by step."""
+        for company in self.task.company:
+            waiting = [i for i in left if i in company]
+            if waiting:
+                room = self.limit - max(lowest, min(self.floors[i] for i in waiting))
+                if sum(self.sizes[i] for i in waiting) > room and not self.task.sharing:
+                    return False
+        return all(max(lowest, self.floors[i]) + self.sizes[i] <= self.limit for i in left)
+
+    def _put(self, i: int) -> list[tuple[int, int, int]]:
+        at = self.addresses[i] = self.floors[i]
+        undo = []
+        for j, low, high in self.task.blocks(i, at):
+            if self.addresses[j] < 0:
+                undo.append((j, len(self.blocked[j]), self.floors[j]))
+                self.blocked[j].append((low, high))
+                self.floors[j] = _lowest(self.blocked[j])
+        return undo
+
+    def _take(self, i: int, undo: list[tuple[int, int, int]]) -> None:
+        self.addresses[i] = -1
+        for j, length, floor in reversed(undo):
+            del self.blocked[j][length:]
+            self.floors[j] = floor
+
+
+def _lowest(blocked: list[tuple[int, int]]) -> int:
+    """The lowest aligned address strictly inside no interval."""
+    at = 0
+    for low, high in sorted(blocked):
+        if low >= at:
+            break  # sorted: nothing blocks `at` any more
+        if high > at:
+            at = -(-high // ALIGN) * ALIGN
+    return at
 
 
 def prove(result: Plan) -> None:
