@@ -226,6 +226,8 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
         plane_columns = stride[1] * (even - 2) + kernel[1] + 2 * stride[1] - 1
         plane_columns += plane_columns % 2
     clamp = int(o["min"] > -128 or o["max"] < 127)
+    fast = _fast(kernel, stride) and rounding != WIDE
+    macro = "MN_DEPTHWISE_FAST" if fast else "MN_DEPTHWISE"
     name = "depthwise_{}x{}_s{}{}_{}{}".format(
         *kernel, *stride, rounding[3:].lower(), "_clamp" if clamp else ""
     )
@@ -246,15 +248,15 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
     call = _call(
         node, name, "depthwise.h", struct="mn_depthwise", fields=fields,
         scratch=2 * needed[0] * plane_columns,
-        template=f"MN_DEPTHWISE({name}, {kernel[0]}, {kernel[1]}, {stride[0]}, {stride[1]}, "
-        f"{rounding}, {clamp})",
+        template=f"{macro}({name}, {kernel[0]}, {kernel[1]}, {stride[0]}, {stride[1]}, {rounding}, "
+        f"{clamp})",
     )  # fmt: skip
     call.orders[node.inputs[0]] = Order(classes=count)
     return [call]
 
 
 def _fast(kernel: tuple[int, int], stride: tuple[int, int]) -> bool:
-    return kernel[1] in (3, 5, 7) and kernel[0] <= 7 and stride[1] in (1, 2)
+    return kernel in ((3, 3), (5, 5), (7, 7)) and stride[1] in (1, 2)
 
 
 def _row_cost(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> int:
