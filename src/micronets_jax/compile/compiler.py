@@ -136,6 +136,7 @@ def compile_model(
     """
     built = graph.build(tflite.read(source))
     calls = kernels.lower(built)
+    kernels.widen_weights(calls, flash_budget)
     buffers, sharings, tensors, owners = arena(built, calls)
     plan = planner.plan(buffers, sharings)
     addresses = dict(zip(tensors, plan.addresses, strict=False))

@@ -149,8 +149,8 @@ class Emitter:
                 self.initialiser(field, call.fields[field.name])
                 for field in self.structs[call.struct]
             )
-            definition = f"static const struct {call.struct} layer_{index} = {{{values}}};"
-            arguments.append(f"&layer_{index}")
+            definition = f"const struct {call.struct} model_layer_{index} = {{{values}}};"
+            arguments.append(f"&model_layer_{index}")
         if call.table is not None:
             arguments.append(self.array(call.table))
         arguments += call.leading
@@ -195,8 +195,6 @@ class Emitter:
             "",
             *sorted({call.template for call in self.calls if call.template}),
             "",
-            *(definition for definition, _ in self.body if definition),
-            "",
             "int model_run(void *arena)",
             "{",
             "    int8_t *const a = arena;",
@@ -229,6 +227,11 @@ class Emitter:
             '#include "kernels.h"',
             "",
             *(f"extern const {ctype} {name}[{a.size}];" for name, ctype, a in self.data),
+            *(
+                f"extern const struct {call.struct} model_layer_{i};"
+                for i, call in enumerate(self.calls)
+                if call.struct
+            ),
             "",
             "#endif",
         ]
@@ -254,6 +257,7 @@ class Emitter:
             parts.append(f"const {ctype} {name}[{array.size}] ALIGNED = {{\n")
             parts.append(",\n".join(text))
             parts.append("};\n")
+        parts += [definition + "\n" for definition, _ in self.body if definition]
         return "".join(parts)
 
 

@@ -135,6 +135,19 @@ def pack_pairs(weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(quads.transpose(0, 2, 3, 1)).reshape(-1)
 
 
+def widen_weights(calls: list[Call], budget: int) -> None:
+    """Stores weights of convolutions as int16, those first that are used for most pixels, as long
+    as ``budget`` bytes allow: the inner loop takes 11 instead of 13 instructions then."""
+    convolutions = [call for call in calls if call.function == "mn_conv"]
+    for call in sorted(convolutions, key=lambda call: -call.fields["pixels"]):
+        narrow = call.fields["weights"]
+        if call.fields["pixels"] >= 4 and narrow.nbytes <= budget:
+            budget -= narrow.nbytes
+            pairs = narrow.reshape(-1, 2, 2).transpose(0, 2, 1)  # a0 b0 a2 b2 -> a0 a2 b0 b2
+            call.fields["weights"] = np.ascontiguousarray(pairs).reshape(-1).astype(np.int16)
+            call.fields["wide"] = 1
+
+
 def _conv(graph: Graph, node: Node) -> list[Call]:
     o, weights = node.options, node.options["weights"]
     value = graph.values[node.inputs[0]]
@@ -157,6 +170,7 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
             dilation_columns=o["dilation"][1],
         ),
         "pad_value": value.zero_point, "min": o["min"], "max": o["max"], "rounding": rounding,
+        "wide": 0,
     }  # fmt: skip
     lanes = 4 if pixels >= 4 else 1
     scratch = 8 * lanes * quads

@@ -95,12 +95,15 @@ static void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t
 {
     const int words = 2 * c->quads;
     for (int o = 0; o < c->out_channels; o++) {
-        const int8_t *weights = c->weights + (o >> 1) * 4 * words + (o & 1);
+        const int at = (o >> 1) * 4 * words;
+        const int8_t *narrow = (const int8_t *)c->weights + at + (o & 1);
+        const int16_t *wide = (const int16_t *)c->weights + at + 2 * (o & 1);
         for (int lane = 0; lane < lanes; lane++) {
             int32_t acc = c->channels[o].bias;
             for (int word = 0; word < words; word++) {
-                acc += x[2 * (word * lanes + lane)] * weights[4 * word];
-                acc += x[2 * (word * lanes + lane) + 1] * weights[4 * word + 2];
+                const int16_t *pair = x + 2 * (word * lanes + lane);
+                acc += pair[0] * (c->wide ? wide[4 * word] : narrow[4 * word]);
+                acc += pair[1] * (c->wide ? wide[4 * word + 1] : narrow[4 * word + 2]);
             }
             out[lane * c->out_channels + o] =
                 (int8_t)mn_requantize(acc, &c->channels[o], c->rounding);
@@ -113,11 +116,7 @@ static void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t
  * the registers that the loop needs. The 13 instructions of a STEP do 16 multiplications. The
  * pointer that ends the loop stays on the stack. Stack: 0 end of x, 4 x, 8 out, 12 channel,
  * 16 channels left, 20 bytes between pixels. */
-#define STEP                                                                                       \
-    "ldr r12, [r1], #4\n\t"                                                                        \
-    "ldrd r2, r3, [r0], #8\n\t"                                                                    \
-    "sxtb16 lr, r12\n\t"                                                                           \
-    "sxtb16 r12, r12, ror #8\n\t"                                                                  \
+#define MULTIPLY                                                                                   \
     "smlad r4, r2, lr, r4\n\t"                                                                     \
     "smlad r8, r2, r12, r8\n\t"                                                                    \
     "smlad r5, r3, lr, r5\n\t"                                                                     \
@@ -127,6 +126,15 @@ static void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t
     "smlad r10, r2, r12, r10\n\t"                                                                  \
     "smlad r7, r3, lr, r7\n\t"                                                                     \
     "smlad r11, r3, r12, r11\n\t"
+#define STEP                                                                                       \
+    "ldr r12, [r1], #4\n\t"                                                                        \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                    \
+    "sxtb16 lr, r12\n\t"                                                                           \
+    "sxtb16 r12, r12, ror #8\n\t" MULTIPLY
+/* With weights stored as int16 there is nothing to unpack: 11 instructions. */
+#define STEP_WIDE                                                                                  \
+    "ldrd lr, r12, [r1], #8\n\t"                                                                   \
+    "ldrd r2, r3, [r0], #8\n\t" MULTIPLY
 
 #define ROUND_POSITIVE(acc)                                                                        \
     "lsls " acc ", " acc ", #1\n\t"                                                                \
@@ -149,7 +157,7 @@ static void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t
     "add " s0 ", " s0 ", " s0 ", lsl #1\n\t"                                                       \
     ROUND(s3) "strb lr, [r0, " s0 "]\n\t"
 
-#define PRODUCT4(name, ROUND)                                                                      \
+#define PRODUCT4(name, ROUND, STEP)                                                                     \
     static __attribute__((naked, noinline)) void name(const int16_t *x, const int16_t *end,       \
                                                       int8_t *out, const struct mn_conv *c)        \
     {                                                                                              \
@@ -204,18 +212,25 @@ static void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t
             "pop {r4-r11, pc}\n\t");                                                               \
         (void)x, (void)end, (void)out, (void)c;                                                    \
     }
-PRODUCT4(product4_positive, ROUND_POSITIVE)
-PRODUCT4(product4_signed, ROUND_SIGNED)
+PRODUCT4(product4_positive, ROUND_POSITIVE, STEP)
+PRODUCT4(product4_signed, ROUND_SIGNED, STEP)
+PRODUCT4(product4_wide_positive, ROUND_POSITIVE, STEP_WIDE)
+PRODUCT4(product4_wide_signed, ROUND_SIGNED, STEP_WIDE)
 
 /* One pixel, two output channels at a time. */
 static void product1(const int16_t *x, const struct mn_conv *c, int8_t *out)
 {
-    const int32_t *weights = (const int32_t *)(const void *)c->weights;
+    const int32_t *weights = c->weights;
     const struct mn_channel *channel = c->channels;
     for (int left = c->out_channels; left > 0; left -= 2, channel += 2, out += 2) {
         const int32_t *word = (const int32_t *)(const void *)x;
         int32_t a = channel[0].bias, b = channel[1].bias;
-        for (int quads = c->quads; quads > 0; quads--) {
+        for (int words = c->wide ? 2 * c->quads : 0; words > 0; words--) {
+            a = mn_smlad(*word, weights[0], a);
+            b = mn_smlad(*word++, weights[1], b);
+            weights += 2;
+        }
+        for (int quads = c->wide ? 0 : c->quads; quads > 0; quads--) {
             const int32_t x0 = word[0], x1 = word[1], w0 = weights[0], w1 = weights[1];
             a = mn_smlad(x0, mn_sxtb16(w0), a);
             b = mn_smlad(x0, mn_sxtb16_ror8(w0), b);
@@ -239,9 +254,9 @@ static void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_
     else if (lanes == 1)
         product1(x, c, out);
     else if (c->rounding == MN_POSITIVE)
-        product4_positive(x, x + 16 * c->quads, out, c);
+        (c->wide ? product4_wide_positive : product4_positive)(x, x + 16 * c->quads, out, c);
     else
-        product4_signed(x, x + 16 * c->quads, out, c);
+        (c->wide ? product4_wide_signed : product4_signed)(x, x + 16 * c->quads, out, c);
 #else
     product(x, lanes, c, out);
 #endif

@@ -38,8 +38,9 @@ enum mn_rounding {
 };
 
 struct mn_conv {
-    const int8_t *weights; /* by pairs of output channels a, b and quads of inputs 0..3:
-                              a0 b0 a2 b2 a1 b1 a3 b3, so that SXTB16 unpacks without shuffling */
+    const void *weights; /* int8 by pairs of output channels a, b and quads of inputs 0..3:
+                            a0 b0 a2 b2 a1 b1 a3 b3, so that SXTB16 unpacks without shuffling;
+                            if `wide`, int16: a0 a2 b0 b2 a1 a3 b1 b3 */
     const struct mn_channel *channels;
     uint16_t out_channels, quads; /* quads: kernel_rows * kernel_columns * in_channels / 4, up */
     int16_t in_rows, in_columns, in_channels, out_columns;
@@ -47,7 +48,7 @@ struct mn_conv {
     int16_t kernel_rows, kernel_columns, stride_rows, stride_columns;
     int16_t pad_top, pad_left, dilation_rows, dilation_columns;
     int8_t pad_value, min, max;
-    uint8_t rounding;
+    uint8_t rounding, wide;
 };
 
 struct mn_depthwise {
