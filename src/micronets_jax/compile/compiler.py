@@ -12,7 +12,7 @@ import tempfile
 from typing import Any
 
 from micronets_jax import tflite
-from micronets_jax.compile import emit, graph, kernels, planner, report
+from micronets_jax.compile import emit, graph, kernels, planner, report, schedule
 from micronets_jax.tflite import TFLiteError
 
 
@@ -135,15 +135,23 @@ def compile_model(
         TFLiteError: the model cannot be read or is not supported; the sentence says what and why.
     """
     built = graph.build(tflite.read(source))
-    calls = kernels.lower(built)
+    candidates = [_plan(built)]
+    reordered = schedule.best_order(built)
+    if reordered != built.nodes:
+        candidates.append(_plan(dataclasses.replace(built, nodes=reordered)))
+    built, calls, plan, tensors, owners = min(candidates, key=lambda found: found[2].peak)
     kernels.widen_weights(calls, flash_budget)
-    buffers, sharings, tensors, owners = arena(built, calls)
-    plan = planner.plan(buffers, sharings)
     addresses = dict(zip(tensors, plan.addresses, strict=False))
     scratch = [0] * len(calls)
     for owner, address in zip(owners, plan.addresses[len(tensors) :], strict=True):
         scratch[owner] = address
     return Compiled(title, built, calls, plan, addresses, scratch)
+
+
+def _plan(built: graph.Graph):
+    calls = kernels.lower(built)
+    buffers, sharings, tensors, owners = arena(built, calls)
+    return built, calls, planner.plan(buffers, sharings), tensors, owners
 
 
 def arena(built: graph.Graph, calls: list[kernels.Call]):

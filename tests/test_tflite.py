@@ -1,0 +1,144 @@
+"""The reader: what it reads, what it refuses and how, and that no bytes break it."""
+
+import random
+
+import flatbuffer_models as fm
+import numpy as np
+import pytest
+
+from micronets_jax import compile as compiler
+from micronets_jax import tflite
+
+
+def small(seed=0, **kw) -> bytes:
+    return fm.convolution(np.random.default_rng(seed), (1, 6, 5, 4), 8, (3, 3), **kw)
+
+
+def test_reads_what_was_written():
+    model = tflite.read(small())
+    (operator,) = model.operators
+    assert operator.kind == "CONV_2D"
+    assert operator.options["stride_h"] == 1
+    assert [model.tensors[i].shape for i in operator.inputs] == [(1, 6, 5, 4), (8, 3, 3, 4), (8,)]
+    assert model.tensors[operator.inputs[1]].data.dtype == np.int8
+    assert model.inputs == (0,)
+    assert model.outputs == (3,)
+
+
+def test_int4_is_unpacked():
+    m = fm.Models()
+    data = np.array([[-8, 7, -1], [0, 3, -5]], np.int8)
+    x = m.tensor([1, 3], scale=0.1)
+    w = m.tensor([2, 3], "int4", 0.1, 0, data)
+    y = m.tensor([1, 2], scale=0.1)
+    m.operator("FULLY_CONNECTED", [x, w], [y], "FullyConnectedOptions")
+    np.testing.assert_array_equal(tflite.read(m.build([x], [y])).tensors[w].data, data)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "an empty file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
+        (b"\x10\0\0\0TFL3", "offset"),
+        (small()[:-700], ""),
+        (small()[:100], ""),
+    ],
+)
+def test_not_a_model(data, says):
+    with pytest.raises(tflite.TFLiteError, match=says):
+        compiler.compile_model(data)
+
+
+def test_directory_and_missing_file(tmp_path):
+    with pytest.raises(tflite.TFLiteError, match="cannot read"):
+        tflite.read(tmp_path)
+    with pytest.raises(tflite.TFLiteError, match="cannot read"):
+        tflite.read(tmp_path / "none.tflite")
+
+
+def test_float_model_is_refused():
+    m = fm.Models()
+    x = m.tensor([1, 4], "float32")
+    w = m.tensor([2, 4], "float32", data=np.ones((2, 4), np.float32))
+    y = m.tensor([1, 2], "float32")
+    m.operator("FULLY_CONNECTED", [x, w], [y], "FullyConnectedOptions")
+    with pytest.raises(tflite.TFLiteError, match="operator 0 .FULLY_CONNECTED.*full integer"):
+        compiler.compile_model(m.build([x], [y]))
+
+
+def test_unsupported_operator_is_named():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], scale=0.1), m.tensor([1, 4], scale=0.1)
+    m.operator("TANH", [x], [y])
+    with pytest.raises(tflite.TFLiteError, match="operator 0 .TANH. is not supported: use LOGISTIC"):
+        compiler.compile_model(m.build([x], [y]))
+
+
+def test_dynamic_shapes_are_refused_but_an_open_batch_is_not():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], scale=0.1), m.tensor([1, 4], scale=0.1)
+    m.operator("RELU", [x], [y])
+    m.tensors[x].shapeSignature = [-1, 4]
+    assert tflite.read(m.build([x], [y]))
+    m.tensors[x].shapeSignature = [1, -1]
+    with pytest.raises(tflite.TFLiteError, match="dynamic shape"):
+        tflite.read(m.build([x], [y]))
+
+
+@pytest.mark.parametrize("shape", [[1 << 20, 1 << 20], [1 << 30], [1] * 9, [0, 4]])
+def test_absurd_shapes(shape):
+    m = fm.Models()
+    x, y = m.tensor(shape, scale=0.1), m.tensor(shape, scale=0.1)
+    m.operator("RELU", [x], [y])
+    with pytest.raises(tflite.TFLiteError):
+        compiler.compile_model(m.build([x], [y]))
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(chance.choice([1, 1, 2, 8])):
+        at = chance.randrange(len(out))
+        kind = chance.randrange(3)
+        if kind == 0:
+            out[at] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
+        elif kind == 1:
+            out[at] ^= 1 << chance.randrange(8)
+        else:
+            word = chance.choice([0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, len(out), at])
+            out[at & ~3 : (at & ~3) + 4] = word.to_bytes(4, "little")
+    return bytes(out[: chance.randrange(len(out))]) if chance.random() < 0.05 else bytes(out)
+
+
+def fuzz(models: list[bytes], rounds: int) -> int:
+    """Compiles mutated models; whatever comes must compile or be refused in words."""
+    chance, compiled = random.Random(7), 0
+    for _ in range(rounds):
+        data = mutate(chance.choice(models), chance)
+        try:
+            result = compiler.compile_model(data)
+            if chance.random() < 0.1:
+                result.files()
+            compiled += 1
+        except tflite.TFLiteError as error:
+            assert str(error)
+    return compiled
+
+
+def test_mutations_of_small_models():
+    m = fm.Models()
+    q = {"scale": 0.1, "zero_point": 3}
+    x, y, z = (m.tensor([1, 4, 4, 4], **q) for _ in range(3))
+    m.operator("ADD", [x, x], [y], "AddOptions")
+    m.operator("AVERAGE_POOL_2D", [y], [z], "Pool2DOptions", strideH=1, strideW=1, filterHeight=2,
+               filterWidth=2)  # fmt: skip
+    flat = m.tensor([64], **q)
+    m.operator("RESHAPE", [z], [flat])
+    models = [small(), small(depthwise=True), m.build([x], [flat])]
+    assert fuzz(models, 1500) > 100
+
+
+@pytest.mark.slow
+def test_mutations_of_published_models(reference):
+    models = [path.read_bytes() for path in sorted((reference / "models").glob("*.tflite"))]
+    assert fuzz(models, 2000) > 100
