@@ -282,4 +282,4 @@ def test_branches_are_reordered_for_memory():
     m.operator("ADD", narrow, [y], "AddOptions")
     compiled = compiler.compile_model(m.build([x], [y]))
     assert [call.operator for call in compiled.calls] in ([0, 2, 1, 3, 4], [1, 3, 0, 2, 4])
-    assert compiled.arena_bytes < 1.5 * 1024
+    assert compiled.arena_bytes < 1700  # 2080 in the order of the file
