@@ -39,7 +39,7 @@ class Compiled:
     @property
     def code_bytes(self) -> int:
         """Predicted bytes of code: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M4."""
-        return emit.code_bytes(self.calls, len(self.interface()))
+        return emit.code_bytes(self.calls)
 
     @property
     def macs(self) -> int:

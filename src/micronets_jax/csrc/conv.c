@@ -7,7 +7,7 @@
 
 /* Words of one pixel's patch lie `lanes` words apart: quad q of inputs 0..3 makes the words (0, 2)
  * and (1, 3), which is what SXTB16 makes of four bytes. */
-static int16_t *widen(const int8_t *in, int16_t *x, int quads, int lanes)
+MN_INLINE int16_t *widen(const int8_t *in, int16_t *x, int quads, int lanes)
 {
 #if MN_DSP
     int32_t *word = (int32_t *)(void *)x;
@@ -31,37 +31,58 @@ static int16_t *widen(const int8_t *in, int16_t *x, int quads, int lanes)
 #endif
 }
 
-static int16_t *widen_value(int8_t value, int16_t *x, int quads, int lanes)
+MN_NOINLINE int16_t *widen_value(int8_t value, int16_t *x, int quads, int lanes)
 {
     for (; quads > 0; quads--, x += 4 * lanes)
         x[0] = x[1] = x[2 * lanes] = x[2 * lanes + 1] = value;
     return x;
 }
 
-/* The patch as bytes, for channel counts that do not fill quads (first layers, mostly). */
-static void gather(const struct mn_conv *c, const int8_t *in, int row, int column, int8_t *patch)
+/* Copies by words where the compiler may not assume alignment; runs are short. */
+static int8_t *copy(const int8_t *in, int8_t *out, int bytes)
 {
-    const int channels = c->in_channels;
+    for (; bytes >= 4; bytes -= 4, in += 4, out += 4)
+        memcpy(out, in, 4);
+    for (; bytes > 0; bytes--)
+        *out++ = *in++;
+    return out;
+}
+
+static int8_t *fill(int8_t value, int8_t *out, int bytes)
+{
+    for (; bytes > 0; bytes--)
+        *out++ = value;
+    return out;
+}
+
+/* The patch as bytes, for channel counts that do not fill quads (first layers, mostly). */
+MN_NOINLINE void gather(const struct mn_conv *c, const int8_t *in, int row, int column, int8_t *patch)
+{
+    const int channels = c->in_channels, run = c->kernel_columns;
     for (int k = 0, y = row; k < c->kernel_rows; k++, y += c->dilation_rows) {
         const int8_t *line = in + (y * c->in_columns + column) * channels;
-        int run = c->kernel_columns;
-        if (y >= 0 && y < c->in_rows && column >= 0 && c->dilation_columns == 1 &&
-            column + run <= c->in_columns) {
-            const int8_t *end = line + run * channels;
-            while (line < end)
-                *patch++ = *line++;
-            continue;
-        }
-        for (int x = column; run > 0; run--, x += c->dilation_columns) {
-            const int inside = y >= 0 && y < c->in_rows && x >= 0 && x < c->in_columns;
-            for (int i = 0; i < channels; i++)
-                *patch++ = inside ? line[(x - column) * channels + i] : c->pad_value;
+        if (y < 0 || y >= c->in_rows) {
+            patch = fill(c->pad_value, patch, run * channels);
+        } else if (c->dilation_columns == 1) {
+            const int before = column >= 0 ? 0 : -column < run ? -column : run;
+            const int room = c->in_columns - column;
+            const int end = room < before ? before : room < run ? room : run;
+            patch = fill(c->pad_value, patch, before * channels);
+            patch = copy(line + before * channels, patch, (end - before) * channels);
+            patch = fill(c->pad_value, patch, (run - end) * channels);
+        } else {
+            for (int i = 0, x = column; i < run; i++, x += c->dilation_columns) {
+                if (x >= 0 && x < c->in_columns)
+                    patch = copy(line + (x - column) * channels, patch, channels);
+                else
+                    patch = fill(c->pad_value, patch, channels);
+            }
         }
     }
 }
 
 /* Lays out the patch of the output pixel whose window starts at `row`, `column` of the input. */
-static void lay(const struct mn_conv *c, const int8_t *in, int row, int column, int16_t *x,
+MN_NOINLINE void lay(const struct mn_conv *c, const int8_t *in, int row, int column, int16_t *x,
                 int lanes, int8_t *patch)
 {
     const int channels = c->in_channels, quads = channels / 4;
@@ -91,7 +112,7 @@ static void lay(const struct mn_conv *c, const int8_t *in, int row, int column, 
 }
 
 /* Any scale, any compiler: `lanes` pixels, one output channel at a time. */
-static void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
 {
     const int words = 2 * c->quads;
     for (int o = 0; o < c->out_channels; o++) {
@@ -265,8 +286,17 @@ static void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_
             out[i] = mn_clamp(out[i], c->min, c->max);
 }
 
+/* A pixel is its own patch. */
+static int is_pointwise(const struct mn_conv *c)
+{
+    return c->kernel_rows * c->kernel_columns == 1 && c->stride_rows == 1 &&
+           c->stride_columns == 1 && c->pad_top == 0 && c->pad_left == 0 &&
+           c->in_channels % 4 == 0 && c->pixels == c->in_rows * c->in_columns;
+}
+
 void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch)
 {
+    const int pointwise = is_pointwise(c);
     int16_t *x = scratch;
     int32_t left = c->pixels;
     int row = -c->pad_top, column = -c->pad_left, at = 0;
@@ -274,6 +304,11 @@ void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scrat
         const int lanes = left >= 4 ? 4 : 1;
         int8_t *patch = (int8_t *)(x + 4 * lanes * c->quads);
         for (int lane = 0; lane < lanes; lane++) {
+            if (pointwise) {
+                widen(in, x + 2 * lane, c->quads, lanes);
+                in += c->in_channels;
+                continue;
+            }
             lay(c, in, row, column, x + 2 * lane, lanes, patch);
             column += c->stride_columns;
             if (++at == c->out_columns) {

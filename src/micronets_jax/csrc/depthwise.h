@@ -8,7 +8,7 @@
 
 #include "kernels.h"
 
-MN_INLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
+MN_NOINLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
 {
     const int32_t step = d->in_column_step;
     plane += d->pad_top * d->plane_columns + d->pad_left;
@@ -50,7 +50,7 @@ struct mn_rows {
 
 /* Weights of one row as overlapping pairs (0,1) (1,2) (2,3) ..., so that outputs at even and at odd
  * columns both read whole words of the plane. */
-MN_INLINE const int8_t *mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int columns)
+MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int columns)
 {
     for (int row = 0; row < rows; row++) {
         int32_t previous = *w++;
@@ -60,7 +60,6 @@ MN_INLINE const int8_t *mn_pair_weights(const int8_t *w, int32_t *pairs, int row
             previous = next;
         }
     }
-    return w;
 }
 
 /* One row of the window for two outputs, sums in r0 and r1, plane at r10. 3 x 3 keeps its weights in
@@ -213,7 +212,7 @@ MN_INLINE const int8_t *mn_pair_weights(const int8_t *w, int32_t *pairs, int row
     }
 #endif
 
-MN_INLINE void mn_clamp_plane(const struct mn_depthwise *d, int8_t *out)
+MN_NOINLINE void mn_clamp_plane(const struct mn_depthwise *d, int8_t *out)
 {
     for (int row = 0; row < d->out_rows; row++, out += d->out_row_step)
         for (int column = 0; column < d->out_columns; column++)
@@ -242,7 +241,8 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *p
 /* The function of one layer's shape; kr, kc, sr, sc, rounding and clamp are constants.
  * MN_DEPTHWISE takes any; MN_DEPTHWISE_FAST takes squares of 3, 5 and 7 at stride 1 and 2. */
 #define MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, CHANNEL)                          \
-    static void name(const struct mn_depthwise *d, const int8_t *in, int8_t *out, void *scratch)   \
+    MN_NOINLINE void name(const struct mn_depthwise *d, const int8_t *in, int8_t *out,             \
+                          void *scratch)                                                           \
     {                                                                                              \
         int16_t *plane = scratch;                                                                  \
         const int8_t *weights = d->weights;                                                        \

@@ -17,6 +17,13 @@
 #define MN_INLINE static inline
 #endif
 
+/* Small code: what is called from many places is not copied there. */
+#if defined(__GNUC__)
+#define MN_NOINLINE static __attribute__((noinline, unused))
+#else
+#define MN_NOINLINE static
+#endif
+
 /* One output channel. An accumulator becomes an output by
  *     ((acc * multiplier + 2^30) >> 31) + offset, corrected by -1 if acc < 0, then >> shift
  * where `offset` holds half of the last divisor and the output's zero point shifted left. This is
