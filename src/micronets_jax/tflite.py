@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-MAX_TENSOR_BYTES = 1 << 26
-"""Tensors beyond 64 MiB are refused: no microcontroller holds them."""
+MAX_ACTIVATION = 1 << 23
+"""Activations of more elements are refused: no microcontroller holds them."""
 
 MAX_RANK = 8
-MAX_OPERATORS = 20_000
+MAX_OPERATORS = 2000
 
 
 class TFLiteError(ValueError):
@@ -323,14 +323,17 @@ def _tensor(buffer: _Flatbuffer, index: int, table: int, buffers: list[int]) -> 
     size = 1
     for n in shape:
         size *= n
-    if size > MAX_TENSOR_BYTES:
-        raise TFLiteError(f"{label} of shape {list(shape)} is larger than {MAX_TENSOR_BYTES} bytes")
     number = buffer.value(table, 2, "I", 0)
     data = None
     if number:
         if number >= len(buffers):
             raise TFLiteError(f"{label} refers to buffer {number} of {len(buffers)}")
         data = _constant(buffer, buffers[number], label, dtype, shape, size)
+    if data is None and size > MAX_ACTIVATION:
+        raise TFLiteError(
+            f"{label} of shape {list(shape)} has {size} elements; at most {MAX_ACTIVATION} are "
+            "supported"
+        )
     return Tensor(index, name, shape, dtype, _quantization(buffer, table, label, shape), data)
 
 

@@ -95,7 +95,10 @@ _ADVICE = {
     "BATCH_MATMUL": "use a dense layer with constant weights",
 }
 
-_INT32_MAX = (1 << 31) - 1
+# What bounds the compiler's own time and memory on files made to exhaust them.
+MAX_TOTAL = 1 << 26
+MAX_FOLDED = 1 << 16
+MAX_PARTS = 256
 
 
 class _Builder:
@@ -129,6 +132,8 @@ class _Builder:
                 raise TFLiteError(
                     f"output {model.tensors[index].label} is not computed by any operator"
                 )
+        if sum(self.values[node.output].elements for node in self.nodes) > MAX_TOTAL:
+            raise TFLiteError(f"the tensors of the model have more than {MAX_TOTAL} elements")
         roots = {index: self.root(index) for index in self.values}
         outputs = [roots[index] for index in model.outputs]
         graph = Graph(self.values, self.nodes, list(model.inputs), outputs, roots, model)
@@ -603,6 +608,8 @@ class _Builder:
         self.add(operator, "transpose", [value], output, order=order)
 
     def read_concatenation(self, operator: Operator) -> None:
+        if len(operator.inputs) > MAX_PARTS:
+            raise TFLiteError(f"{operator.label}: more than {MAX_PARTS} inputs")
         values = [self.operand(operator, i) for i in range(len(operator.inputs))]
         output = self.output(operator)
         rank = len(output.shape)
@@ -628,7 +635,7 @@ class _Builder:
         value = self.input(operator)
         rows, columns, channels = self.picture(operator, value)
         size = self.integers(operator, 1, "size")
-        if len(size) != 2 or min(size) < 1:
+        if len(size) != 2 or min(size) < 1 or max(size) > 1 << 14:
             raise TFLiteError(f"{operator.label}: size {size}")
         output = self.output(operator)
         self.same_quantization(operator, value, output)
@@ -666,6 +673,8 @@ class _Builder:
 
     def read_pack(self, operator: Operator) -> None:
         parts = [self.known(operator, i) for i in range(len(operator.inputs))]
+        if sum(part.size for part in parts) > MAX_FOLDED:
+            raise TFLiteError(f"{operator.label}: more than {MAX_FOLDED} constants")
         axis = operator.options["axis"]
         rank = parts[0].ndim
         if len({part.shape for part in parts}) > 1 or not -rank - 1 <= axis <= rank:

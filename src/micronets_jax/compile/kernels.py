@@ -7,8 +7,9 @@ are in it; the planner and the emitter know nothing about arithmetic or layouts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,19 +17,26 @@ from micronets_jax.compile.graph import Graph, Node
 from micronets_jax.tflite import TFLiteError
 
 
+class Spans(NamedTuple):
+    """At step s bytes ``[read_low[s], read_high[s])`` of the input are read, and only then bytes
+    ``[write_low[s], write_high[s])`` of the output written."""
+
+    read_low: np.ndarray
+    read_high: np.ndarray
+    write_low: np.ndarray
+    write_high: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Order:
     """In which order a call reads one input and writes its output.
 
-    Either ``steps``: at step s it reads bytes ``[read_low[s], read_high[s])`` of the input and only
-    then writes ``[write_low[s], write_high[s])`` of the output; or ``classes`` = c: at step s < c
-    it reads all bytes b with b mod c = s, then writes output bytes with b mod c = s.
+    Either ``spans`` (made on demand: there is one step per group of pixels, or per byte); or
+    ``classes`` = c: at step s < c the call reads all bytes b with b mod c = s, then writes output
+    bytes with b mod c = s.
     """
 
-    read_low: np.ndarray | None = None
-    read_high: np.ndarray | None = None
-    write_low: np.ndarray | None = None
-    write_high: np.ndarray | None = None
+    spans: Callable[[], Spans] | None = None
     classes: int = 0
 
 
@@ -179,38 +187,43 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
     call = _call(
         node, "mn_conv", "conv.c", struct="mn_conv", fields=fields, scratch=scratch,
     )  # fmt: skip
-    call.orders[node.inputs[0]] = _conv_order(fields, o["size"])
+    call.orders[node.inputs[0]] = Order(functools.partial(_conv_spans, fields, o["size"]))
     return [call]
 
 
-def _conv_order(f: dict[str, Any], size: tuple[int, int]) -> Order:
+def _conv_spans(f: dict[str, Any], size: tuple[int, int]) -> Spans:
     """Groups of four pixels, then single ones; a group is read whole before it is written."""
     out_rows, out_columns = size
     pixel = f["in_channels"]
     y, x = np.divmod(np.arange(out_rows * out_columns), out_columns)
-
-    def span(n, start, kernel, dilation):
-        """First and last index inside 0..n-1 of a window; a window outside reads nothing."""
-        taps = start[:, None] + np.arange(kernel) * dilation
-        inside = (taps >= 0) & (taps < n)
-        return (
-            np.where(inside, taps, n).min(axis=1),
-            np.where(inside, taps, -1).max(axis=1),
-        )
-
-    row_starts = np.arange(out_rows) * f["stride_rows"] - f["pad_top"]
-    column_starts = np.arange(out_columns) * f["stride_columns"] - f["pad_left"]
-    top, bottom = span(f["in_rows"], row_starts, f["kernel_rows"], f["dilation_rows"])
-    left, right = span(f["in_columns"], column_starts, f["kernel_columns"], f["dilation_columns"])
+    top, bottom = _inside(
+        f["in_rows"], np.arange(out_rows) * f["stride_rows"] - f["pad_top"],
+        f["kernel_rows"], f["dilation_rows"],
+    )  # fmt: skip
+    left, right = _inside(
+        f["in_columns"], np.arange(out_columns) * f["stride_columns"] - f["pad_left"],
+        f["kernel_columns"], f["dilation_columns"],
+    )  # fmt: skip
     low = (top[y] * f["in_columns"] + left[x]) * pixel
     high = (bottom[y] * f["in_columns"] + right[x] + 1) * pixel
+    outside = (top > bottom)[y] | (left > right)[x]  # a window in the padding reads nothing
+    low, high = np.where(outside, 1 << 40, low), np.where(outside, -1, high)
     pixels = len(y)
     starts = np.concatenate([np.arange(0, pixels - 3, 4), np.arange(pixels - pixels % 4, pixels)])
     ends = np.append(starts[1:], pixels)
-    return Order(
+    return Spans(
         np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts),
         starts * f["out_channels"], ends * f["out_channels"],
     )  # fmt: skip
+
+
+def _inside(
+    n: int, start: np.ndarray, kernel: int, dilation: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last index inside 0..n-1 that windows from ``start`` touch; first > last if none."""
+    first = start + np.maximum(0, -(start // dilation)) * dilation
+    taps = np.minimum(kernel - 1, (n - 1 - start) // dilation)
+    return first, start + taps * dilation
 
 
 # Depthwise --------------------------------------------------------------------------------------
@@ -306,8 +319,12 @@ def _depthwise_any(
 
 def _elementwise(read: int, write: int, count: int) -> Order:
     """Element after element: read ``read`` bytes, write ``write`` bytes."""
-    i = np.arange(count)
-    return Order(i * read, (i + 1) * read, i * write, (i + 1) * write)
+
+    def spans() -> Spans:
+        i = np.arange(count)
+        return Spans(i * read, (i + 1) * read, i * write, (i + 1) * write)
+
+    return Order(spans)
 
 
 def _pool(graph: Graph, node: Node) -> list[Call]:
@@ -323,22 +340,21 @@ def _pool(graph: Graph, node: Node) -> list[Call]:
         "min": o["min"], "max": o["max"],
     }  # fmt: skip
     call = _call(node, "mn_" + node.kind, "pool.c", struct="mn_pool", fields=fields)
-    y, x = np.divmod(np.arange(o["size"][0] * o["size"][1]), o["size"][1])
-    first = [
-        np.maximum(0, at * s - p) for at, s, p in zip((y, x), o["stride"], o["pads"], strict=True)
-    ]
-    last = [
-        np.minimum(n, at * s - p + k)
-        for n, at, s, p, k in zip(
-            (rows, columns), (y, x), o["stride"], o["pads"], o["kernel"], strict=True
-        )
-    ]
-    channel = np.arange(depth)
-    low = ((first[0] * columns + first[1]) * depth)[:, None] + channel
-    high = (((last[0] - 1) * columns + last[1] - 1) * depth)[:, None] + channel + 1
-    write = np.arange(low.size)
-    call.orders[node.inputs[0]] = Order(low.reshape(-1), high.reshape(-1), write, write + 1)
+    call.orders[node.inputs[0]] = Order(functools.partial(_pool_spans, fields))
     return [call]
+
+
+def _pool_spans(f: dict[str, Any]) -> Spans:
+    """Output after output, the channels of a pixel one by one."""
+    y, x = np.divmod(np.arange(f["out_rows"] * f["out_columns"]), f["out_columns"])
+    y, x = y * f["stride_rows"] - f["pad_top"], x * f["stride_columns"] - f["pad_left"]
+    bottom = np.minimum(f["in_rows"], y + f["kernel_rows"]) - 1
+    right = np.minimum(f["in_columns"], x + f["kernel_columns"]) - 1
+    channel, columns = np.arange(f["channels"]), f["in_columns"]
+    low = ((np.maximum(0, y) * columns + np.maximum(0, x)) * f["channels"])[:, None] + channel
+    high = ((bottom * columns + right) * f["channels"])[:, None] + channel + 1
+    write = np.arange(low.size)
+    return Spans(low.reshape(-1), high.reshape(-1), write, write + 1)
 
 
 def _merge(shape: list[int], *steps: list[int]) -> tuple[list[int], list[list[int]]]:

@@ -58,16 +58,18 @@ def share(source: int, target: int, step: int, order: Order) -> Sharing:
     if order.classes:
         return Sharing(source, target, step, order, same=True)
     # whatever is read after step s must lie above everything written up to s
-    later = np.minimum.accumulate(order.read_low[::-1])[::-1]
+    assert order.spans is not None
+    spans = order.spans()
+    later = np.minimum.accumulate(spans.read_low[::-1])[::-1]
     if len(later) < 2:
         lead = -(1 << 40)
     else:
-        written = np.maximum.accumulate(order.write_high)
+        written = np.maximum.accumulate(spans.write_high)
         lead = int((written[:-1] - later[1:]).max())
     return Sharing(source, target, step, order, lead=lead)
 
 
-def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: int = 4000) -> Plan:
+def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: int = 40_000) -> Plan:
     """Addresses for all buffers, with a proof; deterministic.
 
     First fit in several natural orders, the best of them improved by moving single buffers; where
@@ -88,9 +90,10 @@ def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: in
         sorted(indices, key=lambda i: (-span[i] * buffers[i].size, buffers[i].first)),
         sorted(indices, key=lambda i: (-span[i], -buffers[i].size)),
     ]
+    effort = min(effort, 40_000_000 // len(buffers) ** 2)  # each placement looks at all buffers
     peak, order = min((task.first_fit(order)[1], order) for order in orders)
     chance = random.Random(0)
-    for _ in range(200 if len(buffers) > 1 else 0):
+    for _ in range(min(200, effort // len(buffers)) if len(buffers) > 1 else 0):
         if peak <= bound:
             break
         moved = list(order)
@@ -105,8 +108,8 @@ def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: in
         limit = floor if floor == bound else (floor + peak) // 2
         # buffers that only ever see little company find a place afterwards
         crowd = [i for i in indices if 2 * pressure[i] > limit]
-        nodes = max(200, effort // 3)
-        effort -= nodes
+        nodes = max(1, effort // 24)
+        effort -= 8 * nodes
         search = _Search(task, limit, nodes, crowd)
         found, top = list(best), peak
         if search.place():
@@ -308,10 +311,12 @@ def _harmless(order: Order, source: int, target: int) -> bool:
     if order.classes:
         return (target - source) % order.classes == 0
     # the hull of everything that is still to be read after each step
-    empty = order.read_low >= order.read_high
-    low = np.where(empty, 1 << 60, order.read_low + source)
-    high = np.where(empty, -1, order.read_high + source)
+    assert order.spans is not None
+    spans = order.spans()
+    empty = spans.read_low >= spans.read_high
+    low = np.where(empty, 1 << 60, spans.read_low + source)
+    high = np.where(empty, -1, spans.read_high + source)
     unread_low = np.append(np.minimum.accumulate(low[::-1])[::-1][1:], 1 << 60)
     unread_high = np.append(np.maximum.accumulate(high[::-1])[::-1][1:], -1)
-    hit = (order.write_low + target < unread_high) & (unread_low < order.write_high + target)
+    hit = (spans.write_low + target < unread_high) & (unread_low < spans.write_high + target)
     return not hit.any()

@@ -23,6 +23,7 @@ def best_order(graph: Graph, states: int = 3000) -> list[Node]:
     the largest step so far; it gives up after ``states`` sets and keeps the file's order.
     """
     nodes = graph.nodes
+    states = min(states, 10_000_000 // max(1, len(nodes)) ** 2)
     producer = {node.output: i for i, node in enumerate(nodes)}
     runtime = [[t for t in dict.fromkeys(n.inputs) if graph.values[t].data is None] for n in nodes]
     needs = [sum(1 << producer[t] for t in inputs if t in producer) for inputs in runtime]
