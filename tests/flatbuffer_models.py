@@ -174,7 +174,9 @@ def mcunet(resolution, first, blocks, last, classes=1000, seed=0) -> bytes:
         "AVERAGE_POOL_2D", [x], [pooled], "Pool2DOptions", padding=1, strideH=size, strideW=size,
         filterHeight=size, filterWidth=size,
     )  # fmt: skip
-    w = m.tensor([classes, last], "int8", 0.01, 0, rng.integers(-127, 128, (classes, last), np.int8))
+    w = m.tensor(
+        [classes, last], "int8", 0.01, 0, rng.integers(-127, 128, (classes, last), np.int8)
+    )
     y = m.tensor([1, classes], scale=0.2, zero_point=0)
     m.operator("FULLY_CONNECTED", [pooled, w], [y], "FullyConnectedOptions")
     return m.build([image], [y])

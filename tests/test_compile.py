@@ -149,7 +149,10 @@ def test_sharing_survives_execution(steps, reads, writes, group, ahead):
         np.maximum(0, i - ahead) * reads, (i + 1) * reads, i * writes, (i + 1) * writes
     )
     order = kernels.Order(lambda: spans)
-    buffers = [planner.Buffer("in", steps * reads, 0, 1), planner.Buffer("out", steps * writes, 1, 2)]
+    buffers = [
+        planner.Buffer("in", steps * reads, 0, 1),
+        planner.Buffer("out", steps * writes, 1, 2),
+    ]
     plan = planner.plan(buffers, [planner.share(0, 1, 1, order)])
     source, target = plan.addresses
     memory = np.full(plan.peak, -1)
@@ -273,7 +276,9 @@ def test_branches_are_reordered_for_memory():
     x = m.tensor([1, 4, 4, 2], **q)
 
     def conv(source, ins, outs):
-        w = m.tensor([outs, 1, 1, ins], "int8", 0.1, 0, rng.integers(-9, 9, (outs, 1, 1, ins), np.int8))
+        w = m.tensor(
+            [outs, 1, 1, ins], "int8", 0.1, 0, rng.integers(-9, 9, (outs, 1, 1, ins), np.int8)
+        )
         y = m.tensor([1, 4, 4, outs], **q)
         m.operator("CONV_2D", [source, w], [y], "Conv2DOptions", strideH=1, strideW=1)
         return y

@@ -85,13 +85,17 @@ def affine(rng):
 
 
 @drawn
-@given(seeds, st.integers(1, 3), st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans())
+@given(
+    seeds, st.integers(1, 3), st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans()
+)
 def test_fully_connected(seed, batch, depth, count, bias, per_channel):
     rng = np.random.default_rng(seed)
     m = fm.Models()
     x = m.tensor([batch, depth], scale=0.05, zero_point=int(rng.integers(-128, 128)))
     scales = rng.uniform(0.001, 0.02, count if per_channel and count > 1 else 1)
-    w = m.tensor([count, depth], "int8", scales, 0, rng.integers(-127, 128, (count, depth), np.int8))
+    w = m.tensor(
+        [count, depth], "int8", scales, 0, rng.integers(-127, 128, (count, depth), np.int8)
+    )
     inputs = [x, w]
     if bias:
         b = rng.integers(-9999, 9999, count).astype(np.int32)
@@ -136,7 +140,12 @@ SHAPES = st.sampled_from(
 
 
 @drawn
-@given(seeds, st.sampled_from(["ADD", "SUB", "MUL"]), SHAPES, st.sampled_from(["two", "same", "constant"]))
+@given(
+    seeds,
+    st.sampled_from(["ADD", "SUB", "MUL"]),
+    SHAPES,
+    st.sampled_from(["two", "same", "constant"]),
+)
 def test_binary(seed, kind, shapes, operands):
     rng = np.random.default_rng(seed)
     m = fm.Models()
@@ -255,7 +264,9 @@ def test_ends_and_branches(ends):
     x = m.tensor([1, 6, 6, 8], ends, **outer)
     i = m.tensor([1, 6, 6, 8], **q)
     m.operator("QUANTIZE", [x], [i], "QuantizeOptions")
-    w = m.tensor([8, 1, 1, 8], "int8", [0.01] * 8, 0, rng.integers(-127, 128, (8, 1, 1, 8), np.int8))
+    w = m.tensor(
+        [8, 1, 1, 8], "int8", [0.01] * 8, 0, rng.integers(-127, 128, (8, 1, 1, 8), np.int8)
+    )
     c = m.tensor([1, 6, 6, 8], **q)
     m.operator("CONV_2D", [i, w], [c], "Conv2DOptions", padding=0, strideH=1, strideW=1)
     a = m.tensor([1, 6, 6, 8], **q)

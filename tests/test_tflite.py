@@ -71,7 +71,9 @@ def test_unsupported_operator_is_named():
     m = fm.Models()
     x, y = m.tensor([1, 4], scale=0.1), m.tensor([1, 4], scale=0.1)
     m.operator("TANH", [x], [y])
-    with pytest.raises(tflite.TFLiteError, match="operator 0 .TANH. is not supported: use LOGISTIC"):
+    with pytest.raises(
+        tflite.TFLiteError, match="operator 0 .TANH. is not supported: use LOGISTIC"
+    ):
         compiler.compile_model(m.build([x], [y]))
 
 

@@ -38,7 +38,9 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="micronets", description="Neural networks for microcontrollers.")
+    parser = argparse.ArgumentParser(
+        prog="micronets", description="Neural networks for microcontrollers."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function, help: str) -> argparse.ArgumentParser:

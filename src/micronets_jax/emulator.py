@@ -130,7 +130,9 @@ def run(
         if shutil.which(tool) is None:
             raise EmulatorError(f"{tool} is not installed: install the Debian package {package}")
     with tempfile.TemporaryDirectory() as temporary:
-        build = _Build(pathlib.Path(folder), manifest, core, data, optimise, pathlib.Path(temporary))
+        build = _Build(
+            pathlib.Path(folder), manifest, core, data, optimise, pathlib.Path(temporary)
+        )
         lines = build.execute(marks=False)
         marked = build.execute(marks=True) if layers and manifest["layers"] else []
     entries = [e for e in manifest["interface"] if e["way"] == "output"]

@@ -94,9 +94,7 @@ def requantize_table(
 
 
 def relu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
-    multiplier, exponent = quantize_multiplier(
-        float(np.float32(in_scale) / np.float32(out_scale))
-    )
+    multiplier, exponent = quantize_multiplier(float(np.float32(in_scale) / np.float32(out_scale)))
     low = max(-128, out_zero)
     return table_of(
         lambda x: min(127, max(low, out_zero + scale(x - in_zero, multiplier, exponent)))
@@ -162,7 +160,8 @@ def softmax_exponentials(in_scale: float, beta: float) -> list[int]:
         raise ValueError(f"beta * scale = {beta * in_scale:.3g} is too small for the reference")
     radius = math.floor(31 * (1 << 26) / 2.0**left)
     return [
-        exp_on_negative(high_multiply(-k << left, multiplier), 5) for k in range(min(radius, 255) + 1)
+        exp_on_negative(high_multiply(-k << left, multiplier), 5)
+        for k in range(min(radius, 255) + 1)
     ]
 
 

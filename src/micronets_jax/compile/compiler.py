@@ -196,9 +196,7 @@ def write(compiled: Compiled, folder: str | pathlib.Path) -> None:
     if target.exists() or target.is_symlink():
         if not target.is_dir():
             raise TFLiteError(f"{target} is a file; name a folder to write to")
-        present = {
-            str(path.relative_to(target)) for path in target.rglob("*") if not path.is_dir()
-        }
+        present = {str(path.relative_to(target)) for path in target.rglob("*") if not path.is_dir()}
         if present and not (target / "manifest.json").is_file():
             raise TFLiteError(
                 f"{target} holds other files ({sorted(present)[0]}, ...); name an empty folder"

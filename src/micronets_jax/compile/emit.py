@@ -40,7 +40,9 @@ def structs() -> dict[str, list[Field]]:
         for declaration in body.split(";"):
             if not declaration.strip():
                 continue
-            ctype, names = re.match(r"\s*((?:const )?(?:struct )?\w+)\s+(.*)", declaration, re.S).groups()
+            ctype, names = re.match(
+                r"\s*((?:const )?(?:struct )?\w+)\s+(.*)", declaration, re.S
+            ).groups()
             for part in names.split(","):
                 star, field, length = re.match(r"\s*(\*?)(\w+)(?:\[(\d+)\])?", part).groups()
                 fields.append(Field(field, ctype.strip(), bool(star), int(length or 1)))

@@ -78,11 +78,34 @@ def build(model: Model) -> Graph:
     return graph
 
 
-SUPPORTED = (
-    "ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEQUANTIZE FULLY_CONNECTED "
-    "HARD_SWISH LOGISTIC MAX_POOL_2D MEAN MUL PACK PAD QUANTIZE RELU RELU6 RESHAPE "
-    "RESIZE_NEAREST_NEIGHBOR SHAPE SOFTMAX SQUEEZE STRIDED_SLICE SUB SUM TRANSPOSE"
-).split()
+SUPPORTED = [
+    "ADD",
+    "AVERAGE_POOL_2D",
+    "CONCATENATION",
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "DEQUANTIZE",
+    "FULLY_CONNECTED",
+    "HARD_SWISH",
+    "LOGISTIC",
+    "MAX_POOL_2D",
+    "MEAN",
+    "MUL",
+    "PACK",
+    "PAD",
+    "QUANTIZE",
+    "RELU",
+    "RELU6",
+    "RESHAPE",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "SHAPE",
+    "SOFTMAX",
+    "SQUEEZE",
+    "STRIDED_SLICE",
+    "SUB",
+    "SUM",
+    "TRANSPOSE",
+]
 
 _ADVICE = {
     "TANH": "use LOGISTIC, RELU or HARD_SWISH",
@@ -539,9 +562,7 @@ class _Builder:
             self.add(operator, "quantize", [x], y)
         elif pair in (("int8", "int8"), ("int8", "uint8"), ("uint8", "int8")):
             x, y = self.input(operator, 0, pair[0]), self.output(operator, pair[1])
-            table = arithmetic.requantize_table(
-                x.scale, x.zero_point, y.scale, y.zero_point, *pair
-            )
+            table = arithmetic.requantize_table(x.scale, x.zero_point, y.scale, y.zero_point, *pair)
             self.table(operator, x, y, table)
         else:
             raise TFLiteError(

@@ -95,9 +95,7 @@ def _int16(node: Node, **fields: int) -> dict[str, int]:
 # Requantisation ---------------------------------------------------------------------------------
 
 POSITIVE, SIGNED, WIDE = "MN_POSITIVE", "MN_SIGNED", "MN_WIDE"
-CHANNEL = np.dtype(
-    [("bias", "<i4"), ("multiplier", "<i4"), ("offset", "<i4"), ("shift", "<i4")]
-)
+CHANNEL = np.dtype([("bias", "<i4"), ("multiplier", "<i4"), ("offset", "<i4"), ("shift", "<i4")])
 
 
 def _channels(graph: Graph, node: Node, weights: np.ndarray) -> tuple[np.ndarray, str]:
@@ -217,9 +215,7 @@ def _conv_spans(f: dict[str, Any], size: tuple[int, int]) -> Spans:
     )  # fmt: skip
 
 
-def _inside(
-    n: int, start: np.ndarray, kernel: int, dilation: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _inside(n: int, start: np.ndarray, kernel: int, dilation: int) -> tuple[np.ndarray, np.ndarray]:
     """First and last index inside 0..n-1 that windows from ``start`` touch; first > last if none."""
     first = start + np.maximum(0, -(start // dilation)) * dilation
     taps = np.minimum(kernel - 1, (n - 1 - start) // dilation)
@@ -515,7 +511,10 @@ def _copy_call(
 def _pad(graph: Graph, node: Node) -> list[Call]:
     value, output = graph.values[node.inputs[0]], graph.values[node.output]
     fill = _call(
-        node, "mn_fill", "copy.c", leading=[str(output.zero_point)],
+        node,
+        "mn_fill",
+        "copy.c",
+        leading=[str(output.zero_point)],
         trailing=[str(output.elements)],
     )
     fill.inputs = []
@@ -529,9 +528,7 @@ def _transpose(graph: Graph, node: Node) -> list[Call]:
     value, output = graph.values[node.inputs[0]], graph.values[node.output]
     steps = _strides(value.shape)
     walk = [steps[axis] for axis in node.options["order"]]
-    return [
-        _copy_call(node, node.inputs[0], list(output.shape), walk, _strides(output.shape), 0)
-    ]
+    return [_copy_call(node, node.inputs[0], list(output.shape), walk, _strides(output.shape), 0)]
 
 
 def _concatenation(graph: Graph, node: Node) -> list[Call]:

@@ -148,7 +148,9 @@ class _Task:
         shared = {(s.source, s.target): s for s in sharings}
         self.sharing = bool(shared)
         steps = sorted({b.first for b in buffers})
-        self.company = [{i for i in range(n) if buffers[i].first <= t <= buffers[i].last} for t in steps]
+        self.company = [
+            {i for i in range(n) if buffers[i].first <= t <= buffers[i].last} for t in steps
+        ]
         # for every pair that is live together: which addresses of j, relative to i, are forbidden
         self.conflicts: list[list[tuple[int, int, int, int | None]]] = [[] for _ in range(n)]
         for i in range(n):
@@ -183,9 +185,7 @@ class _Task:
     def span(self, i: int) -> int:
         return self.buffers[i].last - self.buffers[i].first + 1
 
-    def first_fit(
-        self, order: list[int], placed: list[int] | None = None
-    ) -> tuple[list[int], int]:
+    def first_fit(self, order: list[int], placed: list[int] | None = None) -> tuple[list[int], int]:
         """Addresses and peak when every buffer in turn takes the lowest that is free."""
         addresses = list(placed or [-1] * len(self.buffers))
         blocked: list[list[tuple[int, int]]] = [[] for _ in self.buffers]
@@ -228,9 +228,7 @@ class _Search:
         # who starts above the end of another could follow it just as well
         ceiling = min(max(lowest, self.floors[i]) + self.sizes[i] for i in left)
         choices = [
-            i
-            for i in left
-            if self.floors[i] < ceiling and (self.floors[i], i) > (lowest, after)
+            i for i in left if self.floors[i] < ceiling and (self.floors[i], i) > (lowest, after)
         ]
         choices.sort(key=lambda i: (self.floors[i], -self.sizes[i] * self.task.span(i)))
         for i in choices:

@@ -173,6 +173,8 @@ def memory_svg(compiled: Compiled) -> str:
             f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#a33" '
             f'stroke-dasharray="4 3"/><text x="4" y="{y + 4:.1f}">{label}</text>'
         )
-    parts.append(f'<text x="{left}" y="{height - 8}">layers of {html.escape(compiled.title)}</text>')
+    parts.append(
+        f'<text x="{left}" y="{height - 8}">layers of {html.escape(compiled.title)}</text>'
+    )
     parts.append("</svg>")
     return "\n".join(parts) + "\n"

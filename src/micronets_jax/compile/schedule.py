@@ -12,7 +12,18 @@ from micronets_jax.compile.graph import Graph, Node
 
 # These can lay their output over a dying input.
 _SHARING = frozenset(
-    "conv depthwise average_pool max_pool add mul table softmax quantize dequantize".split()
+    [
+        "conv",
+        "depthwise",
+        "average_pool",
+        "max_pool",
+        "add",
+        "mul",
+        "table",
+        "softmax",
+        "quantize",
+        "dequantize",
+    ]
 )
 
 
@@ -37,16 +48,12 @@ def best_order(graph: Graph, states: int = 3000) -> list[Node]:
 
     def live(done: int) -> set[int]:
         tensors = [t for i, t in enumerate(n.output for n in nodes) if done >> i & 1]
-        return {
-            t for t in [*graph.inputs, *tensors] if t in kept or readers.get(t, 0) & ~done
-        }
+        return {t for t in [*graph.inputs, *tensors] if t in kept or readers.get(t, 0) & ~done}
 
     def step_bytes(i: int, done: int, before: set[int]) -> int:
         output = nodes[i].output
         total = sum(size[t] for t in before) + size[output]
-        dying = [
-            t for t in runtime[i] if t not in kept and not readers[t] & ~(done | 1 << i)
-        ]
+        dying = [t for t in runtime[i] if t not in kept and not readers[t] & ~(done | 1 << i)]
         if dying and nodes[i].kind in _SHARING:
             total -= min(max(size[t] for t in dying), size[output])
         return total

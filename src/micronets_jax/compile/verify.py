@@ -186,7 +186,9 @@ class Reference:
                 )
             except RuntimeError as error:
                 if size >= 1 << 28:
-                    raise TFLiteError(f"TensorFlow Lite Micro refuses the model: {error}") from error
+                    raise TFLiteError(
+                        f"TensorFlow Lite Micro refuses the model: {error}"
+                    ) from error
                 size *= 4
 
     def run(self, cases: list[list[np.ndarray]], entries: list[dict]) -> list[list[np.ndarray]]:
