@@ -1,9 +1,50 @@
-"""What all tests share: the reference folder, and strict arithmetic."""
+"""What all tests share: strict arithmetic, the reference folder, and which tests may be skipped."""
 
 import os
 import pathlib
+from collections.abc import Iterator
 
+# Before TensorFlow is imported; child processes inherit it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile(
+    "house", derandomize=True, deadline=None, database=None, max_examples=25
+)
+hypothesis.settings.load_profile("house")
+
+NO_SKIPS = "MICRONETS_NO_SKIPS"
+"""Set, it turns every skip into a failure whose reason does not say "accelerator"."""
+
+COUNTING = {
+    "budgets",
+    "cost",
+    "counts",
+    "decisions",
+    "devices",
+    "memory",
+    "network",
+    "spaces",
+    "zoo",
+}
+"""Rooms that compute with counts, where shapes of different rank meet only by mistake."""
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Raises on implicit rank promotion in the rooms that count.
+
+    Elsewhere a vector of channels meets images by their last axis on purpose.
+    """
+    if request.path.stem.removeprefix("test_") not in COUNTING:
+        yield
+        return
+    import jax
+
+    with jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +57,30 @@ def reference() -> pathlib.Path:
     if not path.is_dir():
         pytest.fail(f"MICRONETS_REFERENCE={folder} is not a folder")
     return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("accelerator"):
+        import jax
+
+        if jax.default_backend() == "cpu":
+            pytest.skip("needs an accelerator: JAX sees only a CPU")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    return _without_skips((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    return _without_skips((yield))
+
+
+def _without_skips(report):
+    if os.environ.get(NO_SKIPS) and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if "accelerator" not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"skipped although {NO_SKIPS} is set: {reason}"
+    return report

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Key, Num, PyTree
 
-Logits = PyTree[Float[Array, "*decisions options"]]
-Choice = PyTree[Float[Array, "*decisions options"]]
+# The leading underscores leave the axes unbound: each leaf has its own.
+Logits = PyTree[Float[Array, "*_decisions _options"]]
+Choice = PyTree[Num[Array | np.ndarray, "*_decisions _options"]]
 
 
 def gumbel_softmax(

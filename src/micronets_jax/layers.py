@@ -115,11 +115,9 @@ def _depthwise_forward(
 def _depthwise_backward(
     stride: Steps, padding: Padding, saved: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
-    # The default gradient materialises nine products; nine separate reductions fuse instead.
     x, kernel = saved
     size = kernel.shape[:2]
-    windows = _windows(_pad(x, size, stride, padding), size, stride)
-    taps = jnp.stack([jnp.sum(window * g, axis=(0, 1, 2)) for window in windows])
+    taps = _depthwise_kernel_gradient(_pad(x, size, stride, padding), g, size, stride)
     (kh, kw), (sh, sw) = size, stride
     spread = []
     for n, k, s, m in zip(x.shape[1:3], size, stride, g.shape[1:3], strict=True):
@@ -129,6 +127,24 @@ def _depthwise_backward(
     flipped = kernel[::-1, ::-1]
     dx = _depthwise_as_sum(dilated, flipped, (1, 1), "VALID")
     return dx, taps.reshape(kernel.shape)
+
+
+def _depthwise_kernel_gradient(padded: Array, g: Array, size: Steps, stride: Steps) -> Array:
+    """``sum(window * g)`` per channel for each kernel position, [positions, channels].
+
+    XLA's CPU backend runs a reduction of a product of slices about eight times slower than the same
+    products added up element by element, so a scan adds over the batch and one sum ends it.
+    """
+    chunk = next(n for n in (4, 2, 1) if g.shape[0] % n == 0)
+    chunks = tuple(t.reshape(-1, chunk, *t.shape[1:]) for t in (padded, g))
+
+    def add(totals: list[Array], pair: tuple[Array, Array]) -> tuple[list[Array], None]:
+        windows = _windows(pair[0], size, stride)
+        return [t + w * pair[1] for t, w in zip(totals, windows, strict=True)], None
+
+    zeros = [jnp.zeros((chunk, *g.shape[1:]), g.dtype)] * (size[0] * size[1])
+    totals, _ = lax.scan(add, zeros, chunks)
+    return jnp.stack([total.sum(axis=(0, 1, 2)) for total in totals])
 
 
 _depthwise_as_sum.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,7 +1,8 @@
 """Eight bits: batch norm folded, learned ranges, their simulation in floats, the integer reference.
 
-Invariant: one arithmetic. :func:`apply` simulates, and :func:`run` computes to the bit, what TensorFlow
-Lite Micro computes for the file that ``export`` writes; all scales come from the same few lines.
+Invariant: one arithmetic. :func:`apply` simulates, and :func:`run` computes to the bit, what
+TensorFlow Lite Micro computes for the file that ``export`` writes; all scales come from the same
+few lines.
 
 Scheme (Jacob et al., 2018; TensorFlow Lite's int8 specification): activations affine per tensor,
 weights symmetric per output channel, biases int32 at the product of both scales. Ranges are learned
@@ -20,18 +21,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int8, Int32
+from jaxtyping import Array, Float, Float32, Int8, Int32, Shaped
 
 from micronets_jax import layers
 from micronets_jax.network import INPUT, Layer, Network
+
+Numbers = Array | np.ndarray
 
 Folded = dict[str, dict[str, Any]]
 """For each conv, depthwise and dense layer ``kernel`` and ``bias``, batch norm folded in."""
 
 Ranges = dict[str, dict[str, Any]]
 """What is learned beside the weights. ``activation``: for the input and each layer with weights
-``{"min", "max"}``, scalars; ReLU layers have no ``min``, theirs is 0. ``weight``: for each layer with
-weights, thresholds [output channels]."""
+``{"min", "max"}``, scalars; ReLU layers have no ``min``, theirs is 0. ``weight``: for each layer
+with weights, thresholds [output channels]."""
 
 WEIGHTED = ("conv", "depthwise", "dense")
 """Kinds of layers that own weights, and a range; all others share the range of what they read."""
@@ -40,6 +43,7 @@ WEIGHT_MAX = 127
 """Largest quantised weight; the smallest is its negative (narrow range)."""
 
 _MIN_SPAN = 1e-6  # of a range: keeps every scale positive whatever an optimiser does
+_MIN_WEIGHT = 1e-6  # a channel below counts as without weights; the converter's scales end at half
 _MAX_BIAS = 2**30  # quantised; leaves the other half of int32 to the products
 
 
@@ -69,7 +73,7 @@ def fold(network: Network, params: dict[str, Any], batch_stats: dict[str, Any]) 
 
 
 def calibrate(
-    network: Network, folded: Folded, batches: Iterable[Float[Array, "n rows columns channels"]]
+    network: Network, folded: Folded, batches: Iterable[Float[Numbers, "n rows columns channels"]]
 ) -> Ranges:
     """First ranges: each tensor's extremes in a float pass, averaged over batches.
 
@@ -107,21 +111,20 @@ def _extremes(network: Network, folded: Folded, x: Array) -> dict[str, dict[str,
 
 
 def fake_quant(
-    x: Float[Array, "..."],
-    low: Float[Array, ""] | float,
-    high: Float[Array, ""] | float,
+    x: Float[Numbers, "*shape"],
+    low: Float[Numbers, ""] | float | np.floating,
+    high: Float[Numbers, ""] | float | np.floating,
     bits: int = 8,
-) -> Float[Array, "..."]:
-    """``x`` rounded to the 2^bits levels of the range ``low`` ... ``high``, nudged to hold 0 exactly.
+) -> Float[Array, "*shape"]:
+    """``x`` rounded to the 2^bits levels of the range ``low`` ... ``high``, nudged to hold 0.
 
     Computes what ``tf.quantization.fake_quant_with_min_max_vars`` computes. Gradients: to ``x``
     straight through inside the range, 0 outside; to the range as in LSQ (the rounding error inside,
-    1 to the end that clips outside), divided by sqrt(elements of one sample * levels) so that ranges
-    learn at the pace of weights.
+    1 to the end that clips outside). LSQ's gradient scale is left out: it tames the gradient of a
+    step, and that of a whole range is smaller by the number of levels.
     """
     levels = np.float32(2**bits - 1)
-    per_sample = x.size // x.shape[0] if x.ndim > 1 else x.size
-    low, high = (_slow_down(jnp.asarray(v, x.dtype), per_sample * levels) for v in (low, high))
+    low, high = jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype)
     scale, rounded = _affine(jnp, low, high, bits)
     zero_point = _straight_through(jnp.clip(-low / scale, 0.0, levels), rounded)
     nudged_low, nudged_high = -zero_point * scale, (levels - zero_point) * scale
@@ -131,24 +134,23 @@ def fake_quant(
 
 
 def fake_quant_weight(
-    kernel: Float[Array, "... channels"],
-    threshold: Float[Array, " channels"],
-    bias: Float[Array, " channels"] | None = None,
-    input_scale: Float[Array, ""] | float = 0.0,
+    kernel: Float[Numbers, "... channels"],
+    threshold: Float[Numbers, " channels"],
+    bias: Float[Numbers, " channels"] | None = None,
+    input_scale: Float[Numbers, ""] | float | np.floating = 0.0,
     bits: int = 8,
 ) -> Float[Array, "... channels"]:
     """``kernel`` rounded to 2^bits - 1 symmetric levels per output channel.
 
-    The step is threshold / (2^(bits-1) - 1). A threshold is limited to max|w| of its channel, so that one
-    quantised weight always reaches the largest level: the TFLite converter, which takes max|w|
-    / 127 whatever was trained, then finds the trained scale. The exceptions are channels without weights
-    and, where ``bias`` and ``input_scale`` are given, those whose bias would not fit int32: they
-    borrow the largest threshold of the layer. Gradients as for :func:`fake_quant`.
+    The step is threshold / (2^(bits-1) - 1). A threshold is limited to max|w| of its channel, so
+    that one quantised weight always reaches the largest level: the TFLite converter, which takes
+    max|w| / 127 whatever was trained, then finds the trained scale. Exceptions are channels without
+    weights and, where ``bias`` and ``input_scale`` are given, those whose bias would not fit int32:
+    they borrow the largest threshold of the layer. Gradients as for :func:`fake_quant`.
     """
     largest_level = np.float32(2 ** (bits - 1) - 1)
     limited = _limit(jnp, kernel, threshold, bias, input_scale)
-    size = kernel.size // kernel.shape[-1] * largest_level
-    step = _slow_down(_straight_through(threshold, limited), size) / largest_level
+    step = _straight_through(jnp.asarray(threshold), limited) / largest_level
     steps = kernel / step
     clamped = jnp.clip(steps, -largest_level, largest_level)
     return _straight_through(clamped, jnp.round(clamped)) * step
@@ -169,7 +171,7 @@ def _limit(xp: ModuleType, kernel: Any, threshold: Any, bias: Any, input_scale: 
     largest = _channel_max(xp, kernel)
     # The lower limit keeps a channel alive when an optimiser overshoots.
     limited = xp.clip(threshold, largest / np.float32(16.0), largest)
-    usable = limited > np.float32(_MIN_SPAN**2)
+    usable = limited > np.float32(_MIN_WEIGHT)
     if bias is not None:
         usable &= xp.abs(bias) <= limited * (input_scale * np.float32(_MAX_BIAS / WEIGHT_MAX))
     borrowed = xp.max(xp.where(usable, limited, np.float32(0.0)))
@@ -186,12 +188,6 @@ def _straight_through(value: Array, rounded: Array) -> Array:
     return value + jax.lax.stop_gradient(rounded - value)
 
 
-def _slow_down(x: Array, size: float) -> Array:
-    """``x``, with its gradient divided by sqrt(size)."""
-    slow = x / math.sqrt(size)
-    return slow + jax.lax.stop_gradient(x - slow)
-
-
 # ---------------------------------------------------------------- the float simulation
 
 
@@ -199,7 +195,7 @@ def apply(
     network: Network,
     folded: Folded,
     ranges: Ranges,
-    x: Float[Array, "n rows columns channels"],
+    x: Float[Numbers, "n rows columns channels"],
 ) -> Float[Array, "n classes"]:
     """Logits of the int8 network, simulated in float32.
 
@@ -221,11 +217,11 @@ def apply(
         interval = _interval(activation[owner[name]])
         return fake_quant(x, *interval) if owner[name] == name else _round_mean(x, *interval)
 
-    return _forward(network, x, weights, quantized)[network.layers[-1].name]
+    return _forward(network, jnp.asarray(x), weights, quantized)[network.layers[-1].name]
 
 
-def _round_mean(x: Array, low: Array, high: Array) -> Array:
-    """Means of quantised values, rounded as TensorFlow Lite Micro does: int8, halves away from 0."""
+def _round_mean(x: Array, low: Any, high: Any) -> Array:
+    """Means of quantised values, rounded as TensorFlow Lite Micro does: halves away from int8 0."""
     scale, zero_point = jax.lax.stop_gradient(_affine(jnp, low, high))
     mean = x / scale + (zero_point - 128.0)
     # The small excess decides halves that float32 has blurred; means of under 5,000 values are
@@ -258,8 +254,8 @@ def _forward(
                 x = seen(layer.name, x)
             case "reshape":
                 x = x.reshape(x.shape[0], -1)
-            case kind:
-                raise ValueError(f"layer {layer.name!r}: cannot quantise kind {kind!r}; {_DECIDE}")
+            case "mix":
+                raise ValueError(f"layer {layer.name!r} is a mix: {_DECIDE}")
         tensors[layer.name] = x
     return tensors
 
@@ -296,7 +292,7 @@ class QuantizedLayer:
     """Weights of one layer: ``kernel`` int8 (shapes as in training), ``bias`` int32 [channels] at
     input scale * ``scales``, and ``scales`` float32 [channels] of the kernel."""
 
-    kernel: Int8[np.ndarray, "..."]
+    kernel: Int8[np.ndarray, "*shape"]
     bias: Int32[np.ndarray, " channels"]
     scales: Float32[np.ndarray, " channels"]
 
@@ -316,8 +312,12 @@ def integers(network: Network, folded: Folded, ranges: Ranges) -> QuantizedNetwo
     """What the exported file holds. NumPy float32 throughout: the same on every platform.
 
     Raises:
-        ValueError: a weight, bias or range is not finite; the layer or tensor is named.
+        ValueError: a weight, bias or range is not finite, or the network still has mixes; the layer
+            or tensor is named.
     """
+    for layer in network:
+        if layer.kind == "mix":
+            raise ValueError(f"layer {layer.name!r} is a mix: {_DECIDE}")
     folded, ranges = jax.tree.map(lambda v: np.asarray(v, np.float32), (folded, ranges))
     scales, zero_points, quantized = {}, {}, {}
     for tensor, owner in range_owners(network).items():
@@ -346,8 +346,8 @@ def _require_finite(what: str, *values: Any) -> None:
 
 
 def run(
-    quantized: QuantizedNetwork, x: Int8[np.ndarray, "n rows columns channels"], batch: int = 100
-) -> Int8[np.ndarray, "n classes"]:
+    quantized: QuantizedNetwork, x: Shaped[np.ndarray, "n rows columns channels"], batch: int = 100
+) -> Int8[np.ndarray, "n ..."]:
     """The output of TensorFlow Lite Micro for every input, to the bit.
 
     Works ``batch`` inputs at a time, which bounds memory and changes nothing else.
@@ -373,9 +373,7 @@ def _run(quantized: QuantizedNetwork, x: np.ndarray) -> np.ndarray:
             case "avg_pool":
                 x = _mean(layer, x)
             case "reshape":
-                x = x.reshape(len(x), -1)
-            case kind:
-                raise ValueError(f"layer {layer.name!r}: cannot run kind {kind!r}; {_DECIDE}")
+                x = x.reshape(len(x), math.prod(x.shape[1:]))
         tensors[layer.name] = x
     return x
 
@@ -411,7 +409,8 @@ def _conv_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _depthwise_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    return sum(window * kernel[i, j, 0].astype(np.int32) for i, j, window in _windows(layer, x))
+    taps = kernel[:, :, 0].astype(np.int32)
+    return functools.reduce(np.add, (w * taps[i, j] for i, j, w in _windows(layer, x)))
 
 
 def _dense_sums(layer: Layer, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -445,7 +444,7 @@ def _requantize(quantized: QuantizedNetwork, layer: Layer, sums: np.ndarray) -> 
 
 
 def multipliers(real: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """(m, s) int64 with real = m / 2^31 * 2^s, 2^30 <= m < 2^31: ``QuantizeMultiplier`` of TFLite."""
+    """(m, s), both int64, with real = m / 2^31 * 2^s, 2^30 <= m < 2^31, as TFLite chooses them."""
     fraction, shift = np.frexp(real)
     multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
     shift = shift.astype(np.int64)
@@ -456,12 +455,10 @@ def multipliers(real: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rescale(x: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """``MultiplyByQuantizedMultiplier``: rounds twice, first to the high half, then to the shift."""
+    """``MultiplyByQuantizedMultiplier``: rounds twice, to the high half and at the shift."""
     product = (x.astype(np.int64) << np.maximum(shift, 0)) * multiplier
-    # Towards zero after a nudge of its own sign: halves away from 0, -1/2 excepted as in gemmlowp.
-    nudged = product + np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    high = np.where(nudged >= 0, nudged >> 31, -(-nudged >> 31))
+    high = (product + (1 << 30)) >> 31  # halves up
     right = np.maximum(-shift, 0)
     mask = (np.int64(1) << right) - 1
-    threshold = (mask >> 1) + (high < 0)
+    threshold = (mask >> 1) + (high < 0)  # halves away from 0
     return (high >> right) + ((high & mask) > threshold)

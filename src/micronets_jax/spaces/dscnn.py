@@ -7,6 +7,7 @@ inside ``jit``) or from float weights (expectations), so that no cost can tell t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,6 +136,16 @@ class DSCNN:
     def largest(self) -> Network:
         """Every width at its maximum, every block kept."""
         return self.member([self.widths[-1]] * (self.num_blocks + 1), [True] * self.num_blocks)
+
+    def lightest(self) -> list[Choice]:
+        """Every combination of blocks at the smallest widths.
+
+        For each combination the smallest widths make every cost least, so the least of each cost in
+        the space is among these, and if none of them meets a set of limits, nothing does.
+        """
+        widths = [self.widths[0]] * (self.num_blocks + 1)
+        combinations = itertools.product([True, False], repeat=self.num_blocks)
+        return [self.choice(widths, keep) for keep in combinations]
 
     def supernetwork(self) -> Network:
         """The largest network with its skips and mixes still in it: what a supernet computes."""

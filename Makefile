@@ -1,0 +1,62 @@
+# micronets_jax: make help
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+WORKERS ?= 2
+ARGS ?=
+
+# TensorFlow's start-up chatter tells nobody anything; its errors still show.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export GRPC_VERBOSITY ?= ERROR
+
+.DEFAULT_GOAL := help
+.PHONY: help kws install test test-slow lint format lock clean
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+kws: $(INSTALLED)  ## Find a keyword spotter on embedded data (ARGS="--help" shows the options)
+	$(BIN)/python -m experiments.kws $(ARGS)
+
+install: $(INSTALLED)  ## Create .venv with everything pinned in requirements.lock
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "micronets_jax needs Python 3.11 or newer, and $(PYTHON) is not;" \
+	  "install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	  "$(PYTHON) cannot make virtual environments;" \
+	  "on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation -e .
+	@touch $@
+
+test: $(INSTALLED)  ## Fast tests; they need nothing of the system
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) $(ARGS)
+
+test-slow: $(INSTALLED)  ## All other tests; they need the packages that .ci/run names
+	$(BIN)/python -m pytest -m slow $(ARGS) || { \
+	  status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
+
+lint: $(INSTALLED)  ## Style, types, import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Lay the code out as lint wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## Pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
+	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --no-annotate --upgrade --quiet -o requirements.lock
+
+clean:  ## Remove what make created; results in runs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

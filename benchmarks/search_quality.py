@@ -1,0 +1,196 @@
+"""Does the search find better networks than simpler ways, at the same limits and training?
+
+    python -m benchmarks.search_quality                      # 3 budgets x 3 seeds
+    python -m benchmarks.search_quality --mops 1.8 --seeds 0
+
+For each budget and seed, all trained from scratch by the same recipe on the same data:
+
+* found: what the search returns;
+* scaled: DS-CNN (stem, four blocks, one width for all) as wide as the limits allow;
+* random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
+  their mean, and the best of as many as search plus training pays for in time.
+
+Every finished network is kept in ``runs/search_quality``, so an interrupted run goes on; two
+processes with different seeds may share the work. Accuracy is float, on the test split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import kws
+from micronets_jax import budgets, data, dnas, network, pipeline, supernet, training, workdir, zoo
+from micronets_jax.network import Network
+from micronets_jax.recipes import Limits
+
+NUM_RANDOM = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compare the search with simpler ways at the same limits."""
+
+    mops: tuple[float, ...] = (1.2, 2.4, 4.0)
+    """Budgets: millions of operations; the board's memory limits hold besides."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of data order, initial weights, search and random networks."""
+    data: str = "embedded"
+    """As in experiments.kws."""
+    table_only: bool = False
+    """Print the table of what has been measured so far."""
+    folder: pathlib.Path = pathlib.Path("runs/search_quality")
+    """Where finished measurements are kept."""
+
+
+def main() -> None:
+    """Measure what is missing, then print the table."""
+    options = tyro.cli(Options, description=__doc__)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    cells = [(mops, seed) for mops in options.mops for seed in options.seeds]
+    if not options.table_only:
+        for mops, seed in cells:
+            measure(options, mops, seed)
+    table(options)
+
+
+def measure(options: Options, mops: float, seed: int) -> None:
+    """All networks of one budget and seed, each kept as soon as it is known."""
+    settings = dataclasses.replace(
+        kws.PRESETS["quick"],
+        data=options.data,
+        seed=seed,
+        budget=Limits(mops=mops),
+        workdir=options.folder / "none",
+    )
+    plan = dataclasses.replace(kws.prepare(settings, []), seed=seed)
+    rng = np.random.default_rng(seed)
+    found = kept(options, plan, mops, seed, "found", lambda: search(plan))
+    scaled = kept(options, plan, mops, seed, "scaled", lambda: (widest(plan), 0.0))
+    rows = [found, scaled]
+    for i in range(NUM_RANDOM):
+        drawn = random_member(plan, rng)
+        rows.append(kept(options, plan, mops, seed, f"random{i}", lambda drawn=drawn: (drawn, 0.0)))
+    print(f"{mops} Mops, seed {seed}: " + ", ".join(f"{r['accuracy']:.1%}" for r in rows), flush=True)
+
+
+def kept(options: Options, plan: pipeline.Plan, mops: float, seed: int, name: str, make) -> dict:
+    """The measurement of this name, from the folder or made now."""
+    path = options.folder / f"{pathlib.Path(options.data).name}-{mops}-{seed}-{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    subject, seconds = make()
+    start = time.monotonic()
+    accuracy = train(plan, subject)
+    row = {
+        "accuracy": accuracy,
+        "seconds": seconds + time.monotonic() - start,
+        "usage": {k: float(v) for k, v in plan.budget.usage(subject).items()},
+        "network": json.loads(network.to_json(subject)),
+    }
+    workdir.write(path, json.dumps(row))
+    return row
+
+
+def train(plan: pipeline.Plan, subject: Network) -> float:
+    """Test accuracy after the recipe, from scratch."""
+    examples, recipe = plan.dataset.train, plan.train
+    fresh = supernet.init(jax.random.key(plan.seed), subject)
+    total = examples.num_batches(recipe.batch_size) * recipe.epochs
+    state = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
+    epochs = training.fit(
+        training.float_model(subject), state, examples, pipeline.inputs(plan), recipe,
+        seed=plan.seed,
+    )
+    for state, _ in epochs:
+        pass
+    variables = {"params": state.trainable, "batch_stats": state.stats}
+    features = data.split_features(plan.dataset, "test", plan.frontend)
+    outputs = training.predict(lambda x: supernet.Supernet(subject).apply(variables, x), features)
+    return training.accuracy(outputs, plan.dataset.test.labels)
+
+
+def search(plan: pipeline.Plan) -> tuple[Network, float]:
+    """What the search finds, and its seconds."""
+    start = time.monotonic()
+    halves = plan.dataset.train.halves(plan.seed)
+    total = dnas.steps_per_epoch(plan.search, halves) * plan.search.epochs
+    state = dnas.init(jax.random.key(plan.seed), plan.space, plan.search, plan.budget, total)
+    epochs = dnas.search(
+        state, plan.space, plan.search, plan.budget, halves, pipeline.inputs(plan), seed=plan.seed
+    )
+    for state, _ in epochs:
+        pass
+    found = pipeline.decide(
+        plan, state, halves[1], budgets.feasible(plan.space, plan.budget)
+    )
+    return found, time.monotonic() - start
+
+
+def widest(plan: pipeline.Plan) -> Network:
+    """The DS-CNN of one width for all layers that just fits."""
+    candidates = [zoo.dscnn(width, plan.dataset.num_classes) for width in range(4, 400, 4)]
+    return [c for c in candidates if plan.budget.fits(c)][-1]
+
+
+def random_member(plan: pipeline.Plan, rng: np.random.Generator) -> Network:
+    """A uniform draw from the space that fits and uses 80 % of the tightest limit or more."""
+    while True:
+        member = plan.space.member(
+            [int(w) for w in rng.choice(plan.space.widths, plan.space.num_blocks + 1)],
+            [bool(k) for k in rng.integers(0, 2, plan.space.num_blocks)],
+        )
+        if plan.budget.fits(member) and max(plan.budget.usage(member).values()) >= 0.8:
+            return member
+
+
+def table(options: Options) -> None:
+    """Accuracy by budget, mean over seeds, and the differences with their standard errors."""
+    name = pathlib.Path(options.data).name
+    cells: list[dict[str, Any]] = []
+    print(f"{'Mops':>6} {'seeds':>5} {'found':>7} {'scaled':>7} {'random':>7} {'best of n':>12}")
+    for mops in options.mops:
+        here = []
+        for seed in options.seeds:
+            paths = {p.stem.rsplit("-", 1)[1]: p for p in options.folder.glob(f"{name}-{mops}-{seed}-*")}
+            if len(paths) < NUM_RANDOM + 2:
+                continue
+            rows = {key: json.loads(path.read_text()) for key, path in paths.items()}
+            randoms = [rows[f"random{i}"] for i in range(NUM_RANDOM)]
+            cost = np.mean([row["seconds"] for row in randoms])
+            count = int(min(max(rows["found"]["seconds"] // cost, 1), NUM_RANDOM))
+            here.append(
+                {
+                    "found": rows["found"]["accuracy"],
+                    "scaled": rows["scaled"]["accuracy"],
+                    "random": np.mean([row["accuracy"] for row in randoms]),
+                    "best": max(row["accuracy"] for row in randoms[:count]),
+                    "count": count,
+                }
+            )
+        if here:
+            mean = {key: np.mean([cell[key] for cell in here]) for key in here[0]}
+            print(
+                f"{mops:6} {len(here):5} {mean['found']:7.1%} {mean['scaled']:7.1%} "
+                f"{mean['random']:7.1%} {mean['best']:7.1%} ({mean['count']:.0f})"
+            )
+        cells += here
+    if len(cells) > 1:
+        for other in ("scaled", "random", "best"):
+            gaps = np.array([100 * (cell["found"] - cell[other]) for cell in cells])
+            error = gaps.std(ddof=1) / np.sqrt(len(gaps))
+            print(
+                f"found - {other:7} {gaps.mean():+5.2f} points, standard error {error:.2f}, "
+                f"{len(gaps)} pairs"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One file, one run; its record stands in its head."""

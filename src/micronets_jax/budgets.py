@@ -1,0 +1,180 @@
+"""Limits on a network, and whether it keeps them.
+
+Invariant: fitting is decided on whole numbers (bytes, operations), so Python, ``jit`` and ``vmap``
+answer alike; usage is a share of each limit, for bars and gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+
+from micronets_jax import cost
+from micronets_jax.decisions import Choice
+from micronets_jax.devices import Device, latency_ms
+from micronets_jax.network import Count, Network
+from micronets_jax.recipes import Limits
+
+RUNTIME_SRAM_BYTES = 4_000
+RUNTIME_FLASH_BYTES = 37_000
+"""What TFLM takes besides its arena and the model, as MicroNets (Banbury et al., 2021) measured."""
+
+OTHER_SRAM_BYTES = 4_000
+OTHER_FLASH_BYTES = 38_000
+"""What the rest of the firmware takes, drivers and main program (the same source)."""
+
+STACK_BYTES = 4_096
+"""Room for the stack. Our choice: the paper does not list it apart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget(Limits):
+    """What a network may use; None is no limit.
+
+    Attributes:
+        device: whose latency is estimated; needed only for a limit on latency.
+        runtime: whose memory is counted, one of ``cost.RUNTIMES``.
+    """
+
+    device: Device | None = None
+    runtime: str = "tflm_cortex_m"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.runtime not in cost.RUNTIMES:
+            raise ValueError(
+                f"runtime={self.runtime!r} is unknown; use one of {', '.join(cost.RUNTIMES)}"
+            )
+        if self.latency_ms is not None:
+            if self.device is None:
+                raise ValueError("latency_ms is given without a device; name one")
+            if self.latency_ms <= self.device.ms_per_inference:
+                raise ValueError(
+                    f"latency_ms={self.latency_ms}: on {self.device.name} every inference takes an "
+                    f"estimated {self.device.ms_per_inference} ms and more; give a larger limit"
+                )
+
+    @staticmethod
+    def of(device: Device, limits: Limits | None = None, runtime: str = "tflm_cortex_m") -> Budget:
+        """The device's memory less what firmware and stack take, except where ``limits`` says."""
+        stated = {f.name: getattr(limits, f.name, None) for f in dataclasses.fields(Limits)}
+        defaults = {
+            "sram_bytes": device.sram_bytes - RUNTIME_SRAM_BYTES - OTHER_SRAM_BYTES - STACK_BYTES,
+            "flash_bytes": device.flash_bytes - RUNTIME_FLASH_BYTES - OTHER_FLASH_BYTES,
+        }
+        values = defaults | {name: value for name, value in stated.items() if value is not None}
+        return Budget(**values, device=device, runtime=runtime)
+
+    def limits(self) -> dict[str, int | float]:
+        """The limits there are, by name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Limits)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def used(self, network: Network) -> dict[str, Count]:
+        """What the network uses of each limit there is, in the limit's own unit."""
+        return {name: self._used(name, network) for name in self.limits()}
+
+    def usage(self, network: Network) -> dict[str, Count]:
+        """What the network uses as a share of each limit; up to 1 is allowed. Differentiable."""
+        return {name: self._used(name, network) / limit for name, limit in self.limits().items()}
+
+    def fits(self, network: Network) -> Any:
+        """Whether no limit is exceeded: a bool, or an array of one for a traced network."""
+        bounds = self._bounds()
+        kept = [self._whole(name, network) <= bound for name, bound in bounds.items()]
+        if all(isinstance(k, bool) for k in kept):
+            return all(kept)
+        return jnp.all(jnp.stack([jnp.asarray(k) for k in kept]), axis=0)
+
+    def violations(self, network: Network) -> dict[str, int | float]:
+        """For each limit that a concrete network exceeds, by how much, in the limit's own unit."""
+        used, limits = self.used(network), self.limits()
+        return {
+            name: used[name] - limits[name]
+            for name, bound in self._bounds().items()
+            if self._whole(name, network) > bound
+        }
+
+    def _used(self, name: str, network: Network) -> Count:
+        if name == "sram_bytes":
+            return cost.sram_bytes(network, self.runtime)
+        if name == "flash_bytes":
+            return cost.flash_bytes(network)
+        if name == "mops":
+            return cost.ops(network) * 1e-6
+        assert self.device is not None  # __post_init__ saw to it
+        return latency_ms(cost.macs(network), self.device)
+
+    def _whole(self, name: str, network: Network) -> Count:
+        """The integer cost that a limit is decided on."""
+        return self._used(name, network) if name.endswith("bytes") else cost.ops(network)
+
+    def _bounds(self) -> dict[str, int]:
+        """The largest allowed integer cost under each limit there is."""
+        bounds = {}
+        for name, limit in self.limits().items():
+            if name == "latency_ms":
+                assert self.device is not None
+                limit = (limit - self.device.ms_per_inference) / self.device.ms_per_mop
+            # 16.4 million operations are 16,400,000, whatever 16.4 is in binary.
+            millions = 1 if name.endswith("bytes") else 1_000_000
+            bounds[name] = math.floor(round(limit * millions, 3))
+        return bounds
+
+
+# ---------------------------------------------------------------- what a space can reach
+
+
+@runtime_checkable
+class Space(Protocol):
+    """What is asked here of a search space."""
+
+    def decode(self, choice: Choice) -> Network:
+        """The concrete network of a choice."""
+        ...
+
+    def lightest(self) -> list[Choice]:
+        """Choices among which each cost is least, and all limits are met if any network can."""
+        ...
+
+
+def smallest(space: Space, budget: Budget) -> dict[str, int | float]:
+    """The least that any network of the space uses of each limit there is, each on its own."""
+    used = [budget.used(space.decode(choice)) for choice in space.lightest()]
+    return {name: min(one[name] for one in used) for name in budget.limits()}
+
+
+def feasible(space: Space, budget: Budget) -> Choice:
+    """A light choice that fits, to fall back on: of those, the one with most weights.
+
+    Raises:
+        ValueError: nothing in the space fits; the message names each limit that cannot be met and
+            the smallest achievable value, or says that they cannot be met together.
+    """
+    choices = space.lightest()
+    networks = [space.decode(choice) for choice in choices]
+    exceeded = [budget.violations(network) for network in networks]
+    fitting = [i for i, names in enumerate(exceeded) if not names]
+    if fitting:
+        return choices[max(fitting, key=lambda i: cost.weights(networks[i]))]
+    limits = budget.limits()
+    hopeless = [name for name in limits if all(name in names for names in exceeded)]
+    if hopeless:
+        least = smallest(space, budget)
+        reasons = ", ".join(
+            f"{name}={_figure(limits[name])} (the smallest achievable is {_figure(least[name])})"
+            for name in hopeless
+        )
+        raise ValueError(f"no network of the space can meet {reasons}; raise what is too low")
+    pairs = ", ".join(f"{name}={_figure(limit)}" for name, limit in limits.items())
+    raise ValueError(
+        f"no network of the space can meet {pairs} together, though each alone can be met; "
+        "raise one of them"
+    )
+
+
+def _figure(value: int | float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,121 @@
+"""What a run looks like in a terminal: progress bars, the table at the end, errors as a sentence.
+
+Invariant: on a terminal one line per stage is redrawn; elsewhere one line per epoch is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SHARES = ("sram_bytes", "flash_bytes", "mops", "latency_ms")
+"""Metrics that are shares of a limit, shown in percent, beside what people call them."""
+
+LABELS = {
+    "sram_bytes": "SRAM",
+    "flash_bytes": "flash",
+    "mops": "ops",
+    "latency_ms": "latency (estimate)",
+}
+UNITS = {"sram_bytes": "bytes", "flash_bytes": "bytes", "mops": "million ops", "latency_ms": "ms"}
+
+
+class Console:
+    """Shows the stages of a run; use as a context manager."""
+
+    def __init__(self) -> None:
+        self.terminal = Terminal(highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description:9}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[metrics]}"),
+            console=self.terminal,
+            disable=not self.terminal.is_terminal,
+        )
+
+    def __enter__(self) -> Console:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One line for the person who waits."""
+        self.terminal.print(text, soft_wrap=True)
+
+    def stage(self, name: str):
+        """A new bar; returns what moves it."""
+        task = self._bars.add_task(name, total=None, metrics="")
+
+        def progress(done: int, total: int, metrics: dict[str, float]) -> None:
+            self._bars.update(task, completed=done, total=total, metrics=_line(metrics))
+
+        return progress
+
+    def epoch(self, stage: str, record: Mapping[str, float]) -> None:
+        """One line per epoch where bars cannot be drawn."""
+        if not self.terminal.is_terminal:
+            self.say(f"{stage} {int(record['epoch']):3d}  {_line(record)}")
+
+
+def show(summary: Mapping[str, Any], folder: object) -> None:
+    """The table that ends a run."""
+    terminal = Terminal(highlight=False)
+    accuracy = summary["accuracy"]
+    table = Table(title=f"{summary['experiment']} for {summary['device']['name']}")
+    table.add_column("limit")
+    for name in ("allowed", "used", "", "largest network"):
+        table.add_column(name, justify="right")
+    for name, row in summary["limits"].items():
+        share = f"{row['used'] / row['limit']:.0%}"
+        numbers = (_number(name, row[key]) for key in ("limit", "used", "largest"))
+        limit, used, largest = numbers
+        table.add_row(f"{LABELS[name]}, {UNITS[name]}", limit, used, share, largest)
+    terminal.print(table)
+    terminal.print(
+        f"accuracy: {accuracy['float']:.1%} float, {accuracy['int8']:.1%} int8, "
+        f"{accuracy['tflm']:.1%} in TensorFlow Lite Micro "
+        f"({summary['tflm_examples']} test examples)"
+    )
+    terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds, a full disk and an interruption into one sentence and a status."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end("stopped; the same command with --resume continues", 130)
+    except Exception as error:
+        if "No space left on device" in str(error):
+            _end("the disk is full; make room, then continue with --resume", 2)
+        if not isinstance(error, kinds):
+            raise
+        _end(f"error: {error}", 2)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    print(" ".join(message.split()), file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _line(metrics: Mapping[str, float]) -> str:
+    parts = [f"loss {metrics['loss']:.3f}", f"accuracy {metrics['accuracy']:.1%}"]
+    if "validation_accuracy" in metrics:
+        parts.append(f"validation {metrics['validation_accuracy']:.1%}")
+    parts += [f"{LABELS[name].split()[0]} {metrics[name]:.0%}" for name in SHARES if name in metrics]
+    return "  ".join(parts)
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:,}" if name.endswith("bytes") else f"{value:.2f}"

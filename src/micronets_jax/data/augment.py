@@ -1,0 +1,120 @@
+"""Changes that keep a clip's class: time shift, background noise, SpecAugment.
+
+Invariant: every function takes its key first, works on a whole batch inside ``jit``, and gives each
+clip its own draw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int16, Key, Shaped
+
+from micronets_jax.data.dataset import SAMPLE_RATE
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How strongly training clips are changed. Zero switches a change off.
+
+    Attributes:
+        shift_ms: a clip moves by up to this much either way.
+        noise_probability: share of clips that get background noise.
+        noise_volume: largest factor on the recorded noise.
+        time_masks, time_mask_frames: how many stretches are hidden, and the longest one.
+        frequency_masks, frequency_mask_bins: the same along the coefficients.
+    """
+
+    shift_ms: float = 100.0
+    noise_probability: float = 0.8
+    noise_volume: float = 0.1
+    time_masks: int = 1
+    time_mask_frames: int = 6
+    frequency_masks: int = 1
+    frequency_mask_bins: int = 1
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                raise ValueError(f"{field.name}={getattr(self, field.name)}: give 0 or more")
+        if self.noise_probability > 1:
+            raise ValueError(f"noise_probability={self.noise_probability}: give 0 to 1")
+        if self.shift_ms > 1000:
+            raise ValueError(f"shift_ms={self.shift_ms}: a clip lasts 1000 ms; give less")
+
+
+def waveforms(
+    key: Key[Array, ""],
+    settings: Augmentation,
+    clips: Int16[Array, "batch samples"],
+    noise: Int16[Array, "recordings length"],
+) -> Float[Array, "batch samples"]:
+    """Shifted and noisy clips, as floats in [-1, 1)."""
+    shift_key, noise_key = jax.random.split(key)
+    x = clips.astype(jnp.float32) / 32768
+    shifted = shift(shift_key, x, round(settings.shift_ms * SAMPLE_RATE / 1000))
+    return add_noise(noise_key, shifted, noise, settings.noise_probability, settings.noise_volume)
+
+
+def features(
+    key: Key[Array, ""], settings: Augmentation, x: Float[Array, "batch frames bins 1"]
+) -> Float[Array, "batch frames bins 1"]:
+    """Features with some frames and some coefficients hidden."""
+    time_key, frequency_key = jax.random.split(key)
+    batch, frames, bins, _ = x.shape
+    rows = _stretches(time_key, (batch, frames), settings.time_masks, settings.time_mask_frames)
+    columns = _stretches(
+        frequency_key, (batch, bins), settings.frequency_masks, settings.frequency_mask_bins
+    )
+    hidden = (rows[:, :, None] | columns[:, None, :])[..., None]
+    # SpecAugment (Park et al., 2019) hides with the mean of normalised features, which is zero.
+    return jnp.where(hidden, jnp.mean(x, axis=1, keepdims=True), x)
+
+
+def shift(
+    key: Key[Array, ""], x: Float[Array, "batch samples"], largest: int
+) -> Float[Array, "batch samples"]:
+    """Each clip earlier or later by up to ``largest`` samples; silence moves in."""
+    if largest == 0:
+        return x
+    starts = jax.random.randint(key, x.shape[:1], 0, 2 * largest + 1)
+    padded = jnp.pad(x, ((0, 0), (largest, largest)))
+    return jax.vmap(lambda row, start: jax.lax.dynamic_slice(row, (start,), x.shape[1:]))(
+        padded, starts
+    )
+
+
+def add_noise(
+    key: Key[Array, ""],
+    x: Float[Array, "batch samples"],
+    noise: Shaped[Array, "recordings length"],
+    probability: float,
+    volume: float,
+) -> Float[Array, "batch samples"]:
+    """With a probability, adds a random stretch of int16 noise times a factor in [0, volume)."""
+    if probability == 0 or volume == 0:
+        return x
+    batch, samples = x.shape
+    which, place, loud, chance = jax.random.split(key, 4)
+    rows = jax.random.randint(which, (batch,), 0, noise.shape[0])
+    starts = jax.random.randint(place, (batch,), 0, noise.shape[1] - samples + 1)
+    stretches = jax.vmap(
+        lambda row, start: jax.lax.dynamic_slice(noise, (row, start), (1, samples))[0]
+    )(rows, starts)
+    factor = volume * jax.random.uniform(loud, (batch, 1))
+    factor *= jax.random.bernoulli(chance, probability, (batch, 1))
+    return x + factor * stretches.astype(x.dtype) / 32768
+
+
+def _stretches(key: Key[Array, ""], shape: tuple[int, int], count: int, longest: int) -> Array:
+    """True on ``count`` random stretches of 0 to ``longest`` places in each row."""
+    batch, places = shape
+    longest = min(longest, places)
+    length_key, start_key = jax.random.split(key)
+    length = jax.random.randint(length_key, (batch, count, 1), 0, longest + 1)
+    start = jax.random.uniform(start_key, (batch, count, 1)) * (places - length + 1)
+    start = jnp.floor(start).astype(jnp.int32)
+    place = jnp.arange(places)
+    return jnp.any((place >= start) & (place < start + length), axis=1)

@@ -1,0 +1,127 @@
+"""Arrays kept on disk between runs.
+
+Invariant: a file under its final name was written whole, and is checked by length and checksum
+before it is believed; anything else is built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import pathlib
+import tempfile
+import types
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+_MAGIC = b"micronets cache 1\n"
+_ALIGN = 64
+
+
+def default_folder() -> pathlib.Path:
+    """``$MICRONETS_CACHE``, or ``~/.cache/micronets_jax``."""
+    given = os.environ.get("MICRONETS_CACHE")
+    return pathlib.Path(given) if given else pathlib.Path.home() / ".cache" / "micronets_jax"
+
+
+def key(**parts: Any) -> str:
+    """A short hexadecimal name for these parameters, which JSON must be able to write."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def code(module: types.ModuleType) -> str:
+    """A hash of a module's source: what it computes is stale once it has been edited."""
+    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
+
+
+def arrays(
+    name: str, build: Callable[[], Mapping[str, np.ndarray]], folder: pathlib.Path | None = None
+) -> Arrays:
+    """The arrays kept under ``name``, built and kept first if they are not there whole.
+
+    Arrays read from disk are memory-mapped and read-only. A folder that cannot be written (a full
+    disk) costs a warning and the time to build again, never the run.
+    """
+    path = pathlib.Path(folder or default_folder()) / f"{name}.bin"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _read(path)
+    built = {label: np.asarray(array, order="C") for label, array in build().items()}
+    try:
+        _write(path, built)
+        return _read(path)  # from disk, so that memory holds only what is used
+    except (OSError, ValueError) as error:
+        warnings.warn(f"cannot keep {path}: {error}; it will be built again", stacklevel=2)
+        return built
+
+
+def _bytes(array: np.ndarray) -> memoryview | bytes:
+    return array.data.cast("B") if array.size else b""  # nothing cannot be cast
+
+
+def _write(path: pathlib.Path, content: Arrays) -> None:
+    # Layout: magic, length and checksum of the header, header (JSON), arrays at multiples of 64.
+    entries, end = {}, 0
+    for label, array in content.items():
+        start = -(-end // _ALIGN) * _ALIGN
+        end = start + array.nbytes
+        entries[label] = {
+            "dtype": array.dtype.str,
+            "shape": array.shape,
+            "start": start,
+            "checksum": zlib.crc32(_bytes(array)),
+        }
+    header = json.dumps({"length": end, "arrays": entries}).encode()
+    prefix = _MAGIC + np.array([len(header), zlib.crc32(header)], "<u8").tobytes() + header
+    base = -(-len(prefix) // _ALIGN) * _ALIGN
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(prefix)
+            for label, array in content.items():
+                file.seek(base + entries[label]["start"])
+                file.write(_bytes(array))
+            file.truncate(base + end)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _read(path: pathlib.Path) -> Arrays:
+    """Raises ValueError or KeyError unless the file is whole."""
+    with open(path, "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError("not a cache file")
+        size, checksum = np.frombuffer(file.read(16), "<u8")
+        header_bytes = file.read(int(size))
+    if zlib.crc32(header_bytes) != checksum:
+        raise ValueError("damaged header")
+    header = json.loads(header_bytes)
+    base = -(-(len(_MAGIC) + 16 + len(header_bytes)) // _ALIGN) * _ALIGN
+    if path.stat().st_size != base + header["length"]:
+        raise ValueError("wrong length")
+    content = {}
+    for label, entry in header["arrays"].items():
+        shape = tuple(entry["shape"])
+        if 0 in shape:
+            content[label] = np.zeros(shape, entry["dtype"])
+            continue
+        array = np.memmap(path, entry["dtype"], "r", base + entry["start"], shape)
+        if zlib.crc32(_bytes(array)) != entry["checksum"]:
+            raise ValueError("damaged contents")
+        content[label] = array
+    return content

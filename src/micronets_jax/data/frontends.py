@@ -1,0 +1,191 @@
+"""Front ends: from one second of sound to the features that a network reads.
+
+Invariant: a front end is a frozen record of its parameters and a pure, jittable function of the
+waveform alone, so the record saved beside a model is enough to feed that model again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Shaped
+
+
+@dataclasses.dataclass(frozen=True)
+class MFCC:
+    """Mel-frequency cepstral coefficients of Hann-windowed frames.
+
+    The defaults are the front end of the published MicroNets keyword spotters: 49 frames of 10
+    coefficients. Magnitudes (not powers) are summed by triangles in HTK mel, not normalised; then
+    natural log, then the orthonormal DCT-II (its first factor not halved, ``sqrt(2 / mels)``).
+
+    Attributes:
+        sample_rate: Hz.
+        num_samples: samples of one clip; longer or shorter clips are refused.
+        frame_length: samples under one window, even.
+        hop_length: samples from one frame to the next.
+        fft_length: a frame is padded with zeros to this many samples.
+        num_mels: triangles.
+        low_hz, high_hz: ends of the lowest and of the highest triangle.
+        log_floor: smallest magnitude sum, so that digital silence has a logarithm.
+        num_coefficients: cepstral coefficients kept.
+    """
+
+    sample_rate: int = 16_000
+    num_samples: int = 16_000
+    frame_length: int = 640
+    hop_length: int = 320
+    fft_length: int = 1024
+    num_mels: int = 40
+    low_hz: float = 20.0
+    high_hz: float = 4000.0
+    log_floor: float = 1e-6
+    num_coefficients: int = 10
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) > 0:
+                value = getattr(self, field.name)
+                raise ValueError(f"{field.name}={value}: every number of a front end is above 0")
+        if self.frame_length % 2 or self.frame_length > min(self.fft_length, self.num_samples):
+            raise ValueError(
+                f"frame_length={self.frame_length} must be even and at most fft_length="
+                f"{self.fft_length} and num_samples={self.num_samples}"
+            )
+        if not self.low_hz < self.high_hz <= self.sample_rate / 2:
+            raise ValueError(
+                f"low_hz={self.low_hz}, high_hz={self.high_hz}: give low < high <= "
+                f"{self.sample_rate / 2:g} Hz, half the sample rate"
+            )
+        if self.num_coefficients > self.num_mels:
+            raise ValueError(
+                f"num_coefficients={self.num_coefficients} is more than num_mels={self.num_mels}"
+            )
+
+    @property
+    def num_frames(self) -> int:
+        """Whole frames in a clip."""
+        return 1 + (self.num_samples - self.frame_length) // self.hop_length
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows (frames), columns (coefficients), channels (1) of one clip's features."""
+        return self.num_frames, self.num_coefficients, 1
+
+    def __call__(
+        self, waveform: Shaped[Array | np.ndarray, "*batch samples"]
+    ) -> Float[Array, "*batch frames coefficients 1"]:
+        """Features of clips, given as floats in [-1, 1) or as int16.
+
+        Raises:
+            ValueError: the clips do not have ``num_samples`` samples.
+        """
+        if waveform.shape[-1] != self.num_samples:
+            raise ValueError(
+                f"waveform of shape {waveform.shape}: the front end reads clips of "
+                f"{self.num_samples} samples"
+            )
+        x = jnp.asarray(waveform)
+        x = x.astype(jnp.float32) / (32768 if jnp.issubdtype(x.dtype, jnp.integer) else 1)
+        cosine, sine, mel, dct = _tables(self)
+        # A periodic Hann window is even about the middle of its frame, and a magnitude does not
+        # depend on where time starts: seen from the middle, the cosine transform needs only the
+        # even half of a frame and the sine transform only the odd half. These two products, over
+        # the bins that any triangle reaches, take 0.6 to 0.9 of an FFT's time on a CPU.
+        half = self.frame_length // 2
+        if self.frame_length == 2 * self.hop_length:
+            hops = x[..., : (self.num_frames + 1) * half]
+            hops = hops.reshape(*x.shape[:-1], self.num_frames + 1, half)
+            before, after = hops[..., :-1, :], hops[..., 1:, :]
+        else:
+            starts = self.hop_length * np.arange(self.num_frames)[:, None]
+            frames = x[..., starts + np.arange(self.frame_length)]
+            before, after = frames[..., :half], frames[..., half:]
+        # Mirrored, the first half begins one sample late; its own first sample has window 0.
+        mirrored = jnp.roll(before[..., ::-1], 1, axis=-1).at[..., 0].set(0)
+        spectrum = jnp.sqrt(
+            jnp.square(_product(after + mirrored, cosine))
+            + jnp.square(_product(after - mirrored, sine))
+        )
+        log_mel = jnp.log(jnp.maximum(_product(spectrum, mel), self.log_floor))
+        return _product(log_mel, dct)[..., None]
+
+
+def _product(x: Array, table: np.ndarray) -> Array:
+    # Accelerators would round the factors to bfloat16; features are the same on every platform.
+    return jnp.matmul(x, table, precision=lax.Precision.HIGHEST)
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(frontend: MFCC) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Windowed cosines and sines [half frame, bins], triangles [bins, mels], DCT [mels, kept]."""
+    triangles = mel_triangles(
+        frontend.num_mels,
+        frontend.fft_length,
+        frontend.sample_rate,
+        frontend.low_hz,
+        frontend.high_hz,
+    )
+    bins = np.flatnonzero(triangles.any(axis=1))
+    offset = np.arange(frontend.frame_length // 2)[:, None]
+    window = 0.5 + 0.5 * np.cos(2 * np.pi * offset / frontend.frame_length)
+    angle = 2 * np.pi / frontend.fft_length * offset * bins
+    mel = np.arange(frontend.num_mels)[:, None] + 0.5
+    order = np.arange(frontend.num_coefficients)
+    dct = np.sqrt(2 / frontend.num_mels) * np.cos(np.pi / frontend.num_mels * mel * order)
+    return (
+        (window * np.cos(angle)).astype(np.float32),
+        (window * np.sin(angle)).astype(np.float32),
+        triangles[bins].astype(np.float32),
+        dct.astype(np.float32),
+    )
+
+
+def mel_triangles(
+    num_mels: int, fft_length: int, sample_rate: int, low_hz: float, high_hz: float
+) -> Float[np.ndarray, "bins mels"]:
+    """Weights of FFT bins in triangles equally wide in HTK mel, ``2595 log10(1 + f / 700)``.
+
+    Neighbours meet at half height *in mel*, the convention of TensorFlow's signal library.
+    """
+
+    def to_mel(hz: Any) -> Any:
+        return 2595 * np.log10(1 + hz / 700)
+
+    edges = np.linspace(to_mel(low_hz), to_mel(high_hz), num_mels + 2)
+    bins = to_mel(np.arange(fft_length // 2 + 1) * sample_rate / fft_length)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
+    triangles = np.maximum(triangles, 0)
+    triangles[0] = 0  # a constant offset of the recording is no sound
+    return triangles
+
+
+def to_json(frontend: MFCC) -> str:
+    """The front end as readable text; ``from_json`` gives it back."""
+    return json.dumps({"kind": "mfcc", **dataclasses.asdict(frontend)}, indent=2) + "\n"
+
+
+def from_json(text: str) -> MFCC:
+    """The front end that ``to_json`` wrote.
+
+    Raises:
+        ValueError: not a front end, or with an unknown or a missing parameter.
+    """
+    try:
+        values = dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not the text of a front end: {error}") from error
+    if values.pop("kind", None) != "mfcc":
+        raise ValueError(f"not a front end of a known kind (mfcc): {text[:80]!r}")
+    known = {field.name for field in dataclasses.fields(MFCC)}
+    if set(values) != known:
+        wrong = ", ".join(sorted(set(values) ^ known))
+        raise ValueError(f"front end with unknown or missing parameters: {wrong}")
+    return MFCC(**values)

@@ -1,0 +1,71 @@
+"""From a supernet to a network of its own: sliced weights, fresh batch-norm moments.
+
+Invariant: where channels are cut, the first ones stay, as the masks of the supernet have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from micronets_jax import supernet
+from micronets_jax.network import Network
+
+Variables = dict[str, Any]
+
+
+def weights(network: Network, variables: Variables) -> Variables:
+    """The variables ``{"params", "batch_stats"}`` of a member, cut from its supernet's.
+
+    Args:
+        network: concrete; its layers bear the supernet's names.
+        variables: of the supernet.
+    """
+    shapes = jax.eval_shape(lambda: supernet.init(jax.random.key(0), network))
+    return {
+        collection: {
+            name: {
+                leaf: variables[collection][name][leaf][tuple(slice(n) for n in shape.shape)]
+                for leaf, shape in leaves.items()
+            }
+            for name, leaves in layers.items()
+        }
+        for collection, layers in shapes.items()
+    }
+
+
+def recalibrate(
+    network: Network,
+    variables: Variables,
+    batches: Iterable[Float[Array, "batch rows columns channels"]],
+) -> Variables:
+    """The same weights with batch-norm moments averaged over these batches.
+
+    A supernet's running moments mix all architectures that it saw; a member needs its own.
+
+    Raises:
+        ValueError: ``batches`` is empty.
+    """
+    model = supernet.Supernet(network)
+    before = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+
+    @jax.jit
+    def moments(x: Array) -> Variables:
+        changed = model.apply(
+            {"params": variables["params"], "batch_stats": before},
+            x,
+            train=True,
+            mutable=["batch_stats"],
+        )[1]
+        # One step from zero is the batch's own moment times what a step takes of it.
+        return jax.tree.map(lambda m: m / (1 - supernet.MOMENTUM), changed["batch_stats"])
+
+    seen = [moments(x) for x in batches]
+    if not seen:
+        raise ValueError("batches is empty: give at least one batch to take moments from")
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *seen)
+    return {"params": variables["params"], "batch_stats": mean}

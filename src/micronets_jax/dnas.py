@@ -1,0 +1,313 @@
+"""Differentiable architecture search: weights and decisions trained together under limits.
+
+Invariant: what :func:`decide` returns fits every limit by the exact costs.
+
+Follows MicroNets (Banbury et al., 2021, section 5) where it speaks: Gumbel-softmax decisions, widths
+as masks, skips, limits on memory and operations. It is silent on temperatures, optimisers and how
+limits are weighed; those choices are ours and marked so in ``recipes.Search``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from micronets_jax import decisions, recipes
+from micronets_jax.budgets import Budget
+from micronets_jax.decisions import Choice, Logits
+from micronets_jax.network import Network
+from micronets_jax.supernet import Space, Supernet, architecture
+from micronets_jax.supernet import init as init_supernet
+from micronets_jax.training import Examples, Inputs, Progress, cross_entropy, kernels_only
+
+SAMPLED_LIMITS = ("sram_bytes",)
+"""Limits on a maximum: the mean network's cost is not the mean cost, so samples are costed."""
+
+TIGHT = 0.92
+"""Share of a limit that a candidate should use."""
+
+
+class State(NamedTuple):
+    """Everything a search step reads and writes."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    logits: Logits
+    multipliers: dict[str, Float[Array, ""]]
+    weight_optimizer: optax.OptState
+    decision_optimizer: optax.OptState
+
+
+class Batch(NamedTuple):
+    """Raw examples and labels: one half trains weights, the other decisions."""
+
+    weight_examples: Array
+    weight_labels: Int[Array, " half"]
+    decision_examples: Array
+    decision_labels: Int[Array, " half"]
+
+
+def init(
+    key: Key[Array, ""], space: Space, settings: recipes.Search, budget: Budget, num_steps: int
+) -> State:
+    """The state before the first of ``num_steps`` steps: every option equally likely."""
+    variables = init_supernet(key, space.supernetwork())
+    logits = {name: jnp.zeros(shape) for name, shape in space.options().items()}
+    weights, choices = _optimizers(settings, num_steps)
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        logits=logits,
+        multipliers={name: jnp.zeros(()) for name in budget.limits()},
+        weight_optimizer=weights.init(variables["params"]),
+        decision_optimizer=choices.init(logits),
+    )
+
+
+def make_step(
+    space: Space,
+    settings: recipes.Search,
+    budget: Budget,
+    num_steps: int,
+    inputs: Inputs,
+    key: Key[Array, ""],
+) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
+    """A pure ``step(state, batch) -> state, metrics``, to be jitted or lowered by the caller.
+
+    ``metrics``: ``loss`` and ``accuracy`` on the decisions' half, and each limit's used share.
+    """
+    network = space.supernetwork()
+    model = Supernet(network, settings.bits or None)
+    weights, choices = _optimizers(settings, num_steps)
+    warmup_steps = int(settings.warmup * num_steps)
+
+    def forward(params: Any, batch_stats: Any, x: Array, choice: Choice) -> tuple[Array, Any]:
+        logits, changed = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            x,
+            architecture(space, choice),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return logits, changed["batch_stats"]
+
+    over_samples = jax.vmap(forward, in_axes=(None, None, None, 0))
+
+    def sample(key: Array, logits: Logits, temperature: Array) -> Choice:
+        keys = jax.random.split(key, settings.samples)
+        draw = functools.partial(decisions.gumbel_softmax, logits=logits, temperature=temperature)
+        return jax.vmap(draw)(keys)
+
+    def weight_loss(params: Any, state: State, x: Array, labels: Array, choice: Choice):
+        outputs, batch_stats = over_samples(params, state.batch_stats, x, choice)
+        loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, labels))
+        return loss, jax.tree.map(lambda leaf: leaf.mean(axis=0), batch_stats)
+
+    def decision_loss(
+        logits: Logits, state: State, x: Array, labels: Array, key: Array, temperature: Array
+    ):
+        choice = sample(key, logits, temperature)
+        outputs, _ = over_samples(state.params, state.batch_stats, x, choice)
+        loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, labels))
+        used = _usage(space, budget, logits, choice)
+        price = sum(
+            state.multipliers[name] * (share - 1)
+            + settings.damping / 2 * jnp.square(jnp.maximum(share - 1, 0))
+            for name, share in used.items()
+        )
+        accuracy = jnp.mean(jnp.argmax(outputs, -1) == labels)
+        return loss + price, {"loss": loss, "accuracy": accuracy, **used}
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
+        temperature = _temperature(settings, state.step, warmup_steps, num_steps)
+
+        x = inputs(keys[0], batch.weight_examples)
+        choice = jax.lax.stop_gradient(sample(keys[1], state.logits, temperature))
+        gradient, batch_stats = jax.grad(weight_loss, has_aux=True)(
+            state.params, state, x, batch.weight_labels, choice
+        )
+        updates, weight_optimizer = weights.update(gradient, state.weight_optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        x = inputs(keys[2], batch.decision_examples)
+        gradient, metrics = jax.grad(decision_loss, has_aux=True)(
+            state.logits, state, x, batch.decision_labels, keys[3], temperature
+        )
+        updates, decision_optimizer = choices.update(gradient, state.decision_optimizer)
+        decided = (
+            optax.apply_updates(state.logits, updates),
+            decision_optimizer,
+            {
+                name: jnp.maximum(m + settings.multiplier_rate * (metrics[name] - 1), 0)
+                for name, m in state.multipliers.items()
+            },
+        )
+        undecided = (state.logits, state.decision_optimizer, state.multipliers)
+        logits, decision_optimizer, multipliers = jax.tree.map(
+            lambda new, old: jnp.where(state.step >= warmup_steps, new, old), decided, undecided
+        )
+        return (
+            State(
+                state.step + 1, params, batch_stats, logits, multipliers,
+                weight_optimizer, decision_optimizer,
+            ),
+            metrics,
+        )
+
+    return step
+
+
+def search(
+    state: State,
+    space: Space,
+    settings: recipes.Search,
+    budget: Budget,
+    halves: tuple[Examples, Examples],
+    inputs: Inputs,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> Iterator[tuple[State, dict[str, float]]]:
+    """Run from ``state`` to the last epoch; yields the state and mean metrics of each epoch.
+
+    Args:
+        state: from :func:`init`, or yielded by an earlier, interrupted call.
+        halves: training data for the weights and for the decisions.
+        inputs: front end and augmentation.
+        seed: of samples, of the order of examples and of augmentation.
+        progress: called now and then.
+    """
+    num_batches = steps_per_epoch(settings, halves)
+    total = num_batches * settings.epochs
+    step = jax.jit(make_step(space, settings, budget, total, inputs, jax.random.key(seed)))
+    half = settings.batch_size // 2
+    for epoch in range(int(state.step) // num_batches, settings.epochs):
+        pairs = zip(*(part.batches(half, seed, epoch) for part in halves), strict=False)
+        seen = []
+        for i, (first, second) in enumerate(pairs, 1):
+            state, metrics = step(state, Batch(*first, *second))
+            seen.append(metrics)
+            if progress and (i % 10 == 0 or i == num_batches):
+                done = epoch * num_batches + i
+                progress(done, total, {name: float(value) for name, value in metrics.items()})
+        mean = jax.tree.map(lambda *leaves: float(np.mean(leaves)), *jax.device_get(seen))
+        yield state, {"epoch": epoch + 1, **mean}
+
+
+def steps_per_epoch(settings: recipes.Search, halves: tuple[Examples, Examples]) -> int:
+    """Steps until the smaller half has been seen once."""
+    return min(part.num_batches(settings.batch_size // 2) for part in halves)
+
+
+def decide(
+    key: Key[Array, ""],
+    state: State,
+    space: Space,
+    settings: recipes.Search,
+    budget: Budget,
+    batches: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+    fallback: Choice,
+) -> Choice:
+    """The architecture to build: of the likeliest that fit, the one whose shared weights do best.
+
+    Candidates are drawn from the learned distribution, costed exactly, and those that fit with the
+    highest probability are compared by cross entropy on ``batches``, each under its own batch-norm
+    moments.
+
+    Args:
+        batches: inputs and labels that trained no weights.
+        fallback: a choice that fits, taken where no draw does.
+
+    Returns:
+        An int32 one-hot choice.
+    """
+    candidates = _candidates(key, state.logits, space, budget, settings.candidates)
+    if not candidates:
+        return fallback
+    model = Supernet(space.supernetwork(), settings.bits or None)
+
+    @jax.jit
+    def loss(choice: Choice, x: Array, labels: Array) -> Array:
+        floats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), choice)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        outputs, _ = model.apply(
+            variables, x, architecture(space, floats), train=True, mutable=["batch_stats"]
+        )
+        return cross_entropy(outputs, labels)
+
+    losses = [np.mean([float(loss(c, x, labels)) for x, labels in batches]) for c in candidates]
+    return candidates[int(np.argmin(losses))]
+
+
+def _candidates(
+    key: Array, logits: Logits, space: Space, budget: Budget, count: int, draws: int = 1 << 15
+) -> list[Choice]:
+    """The ``count`` most probable of many draws that fit, without repetition.
+
+    Draws that leave much of every limit unused come last: the modes of many decisions together are
+    smaller than their mean, which the limits hold.
+    """
+    distribution = jax.tree.map(jax.nn.log_softmax, logits)
+
+    @jax.jit
+    @jax.vmap
+    def draw(key: Array) -> tuple[Choice, Array, Array, Array]:
+        keys = dict(zip(logits, jax.random.split(key, len(logits)), strict=True))
+        drawn = {name: jax.random.categorical(keys[name], logits[name]) for name in logits}
+        chosen = {
+            name: jax.nn.one_hot(index, logits[name].shape[-1], dtype=jnp.int32)
+            for name, index in drawn.items()
+        }
+        likelihood = sum(jnp.sum(chosen[name] * distribution[name]) for name in chosen)
+        network = space.network(chosen)
+        usage = jnp.stack([jnp.asarray(u) for u in budget.usage(network).values()])
+        return chosen, likelihood, budget.fits(network), jnp.max(usage)
+
+    drawn = jax.tree.map(np.asarray, draw(jax.random.split(key, draws)))
+    choices, likelihood, fits, usage = drawn
+    found: dict[Network, Choice] = {}
+    for i in np.lexsort((-likelihood, usage < TIGHT)):
+        if len(found) == count:
+            break
+        if fits[i]:
+            choice = jax.tree.map(lambda leaf, i=i: leaf[i], choices)
+            found.setdefault(space.decode(choice), choice)
+    return list(found.values())
+
+
+def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
+    """Used share of each limit: expected where decisions multiply, sampled where a maximum rules."""
+    expected = budget.usage(space.network(decisions.expected(logits)))
+    decided = decisions.straight_through(choice)
+    sampled = jax.vmap(lambda one: budget.usage(space.network(one)))(decided)
+    return {
+        name: jnp.mean(sampled[name]) if name in SAMPLED_LIMITS else expected[name]
+        for name in expected
+    }
+
+
+def _temperature(settings: recipes.Search, step: Array, warmup_steps: int, num_steps: int) -> Array:
+    done = jnp.clip((step - warmup_steps) / max(num_steps - warmup_steps, 1), 0, 1)
+    return settings.temperature * (settings.final_temperature / settings.temperature) ** done
+
+
+def _optimizers(
+    settings: recipes.Search, num_steps: int
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    schedule = optax.cosine_decay_schedule(
+        settings.learning_rate,
+        max(num_steps, 1),
+        settings.final_learning_rate / settings.learning_rate,
+    )
+    weights = optax.adamw(schedule, weight_decay=settings.weight_decay, mask=kernels_only)
+    return weights, optax.adam(settings.decision_learning_rate, b1=0.5)

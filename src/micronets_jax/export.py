@@ -1,0 +1,356 @@
+"""A trained network as an int8 TFLite file, its scales exactly the trained ones.
+
+Invariant: a file that leaves this room holds, number for number, what ``quantize.integers`` says;
+anything else is an error that names the tensor and the channel.
+
+JAX lowers each layer on its own and TensorFlow's fake quantisation stands between, so the converter
+takes every range from there and needs no calibration data. Weights come to it already rounded, with
+127 in each channel, so that it finds the trained scales again up to the last bit, then set here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from micronets_jax import layers
+from micronets_jax.network import INPUT, Layer, Network, consumers, output_sizes
+from micronets_jax.quantize import WEIGHT_MAX, Folded, QuantizedNetwork, Ranges, integers
+
+ALIGNMENT = 16
+"""Bytes: where each buffer of weights starts in the file, as TFLite's schema demands."""
+
+SOFTMAX = "softmax"
+"""Name of the output where a softmax is asked for; its scale is always 1 / 256."""
+
+_TOLERANCE = 1e-5  # relative; of the converter's numbers before they are set to the trained ones
+
+
+def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = False) -> bytes:
+    """The TFLite file of a decided network: int8 in, int8 logits (or probabilities) out.
+
+    The same input gives the same bytes. Operators: CONV_2D, DEPTHWISE_CONV_2D (also for a
+    convolution of one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, RESHAPE (except of a single
+    pixel before a dense layer, which absorbs it), and SOFTMAX if asked. Only activations are named,
+    each as its layer. What no interpreter reads is left out: metadata, signatures, names of
+    weights, scales of biases, empty buffers.
+
+    Raises:
+        ValueError: a weight or range is not finite, or the network still has mixes.
+        RuntimeError: the file does not hold the trained numbers or has other operators.
+    """
+    quantized = integers(network, folded, ranges)
+    model = _parse(_convert(quantized, softmax))
+    _compare(model, quantized, softmax, exact=False)
+    _rewrite(model, quantized, softmax)
+    data = _pack(model)
+    _compare(_parse(data), quantized, softmax, exact=True)
+    return data
+
+
+def save(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Write a file whole or not at all: under a temporary name first, then renamed."""
+    path = pathlib.Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+# ---------------------------------------------------------------- conversion
+
+
+def _convert(quantized: QuantizedNetwork, softmax: bool) -> bytes:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+
+    network = quantized.network
+
+    def in_range(x: Any, name: str) -> Any:
+        scale, zero_point = (float(v[name]) for v in (quantized.scales, quantized.zero_points))
+        ends = (-128 - zero_point) * scale, (127 - zero_point) * scale
+        return tf.quantization.fake_quant_with_min_max_vars(x, *ends)
+
+    def forward(x: Any) -> Any:
+        tensors = {INPUT: in_range(x, INPUT)}
+        for layer in network:
+            x = tensors[layer.inputs[0]]
+            if layer.kind == "avg_pool":
+                x = tf.nn.avg_pool2d(x, layer.kernel, layer.stride, layer.padding)
+            elif layer.kind == "reshape":
+                x = tf.reshape(x, (1, -1))
+            else:
+                function = _floats(quantized, layer)
+                lowered = jax2tf.convert(
+                    function, with_gradient=False, native_serialization_platforms=("cpu",)
+                )
+                x = in_range(lowered(x), layer.name)
+            tensors[layer.name] = x
+        return tf.nn.softmax(x) if softmax else x
+
+    signature = [tf.TensorSpec((1, *network.input_shape), tf.float32, name=INPUT)]
+    function = tf.function(forward, autograph=False, input_signature=signature)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tf.Module()
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return converter.convert()
+
+
+def _floats(quantized: QuantizedNetwork, layer: Layer) -> Callable[[Any], Any]:
+    """A layer as a function of its input, with the rounded weights.
+
+    Plain convolutions, not those of ``layers``: there a 1x1 layer is a matrix product on a CPU,
+    which would be exported as FULLY_CONNECTED.
+    """
+    weights = quantized.layers[layer.name]
+    kernel = weights.kernel * weights.scales
+    bias_scales = quantized.scales[layer.inputs[0]].astype(np.float64) * weights.scales
+    bias = (weights.bias * bias_scales).astype(np.float32)
+
+    def function(x: Any) -> Any:
+        if layer.kind == "dense":
+            return layers.activate(x @ kernel + bias, layer.activation)
+        y = lax.conv_general_dilated(
+            x,
+            jnp.asarray(kernel),
+            layer.stride,
+            layer.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=layer.in_channels if layer.kind == "depthwise" else 1,
+        )
+        return layers.activate(y + bias, layer.activation)
+
+    return function
+
+
+# ---------------------------------------------------------------- the file
+
+
+def _schema() -> Any:
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+def _parse(data: bytes) -> Any:
+    return _schema().ModelT.InitFromPackedBuf(data, 0)
+
+
+def _operators(quantized: QuantizedNetwork, softmax: bool) -> list[tuple[str, str]]:
+    """What the file must compute: (name of the tensor made, operator), in order."""
+    network, readers = quantized.network, consumers(quantized.network)
+    sizes = output_sizes(network)
+    expected = []
+    for layer in network:
+        operator = {
+            "conv": "CONV_2D",
+            "depthwise": "DEPTHWISE_CONV_2D",
+            "avg_pool": "AVERAGE_POOL_2D",
+            "dense": "FULLY_CONNECTED",
+            "reshape": "RESHAPE",
+        }[layer.kind]
+        if layer.kind == "conv" and layer.in_channels == 1:
+            operator = "DEPTHWISE_CONV_2D"
+        before_dense = [network[reader].kind == "dense" for reader in readers[layer.name]]
+        single_pixel = sizes[layer.inputs[0]] == (1, 1)
+        if not (layer.kind == "reshape" and single_pixel and before_dense and all(before_dense)):
+            expected.append((layer.name, operator))
+    return [*expected, (SOFTMAX, "SOFTMAX")] if softmax else expected
+
+
+def _tensors(model: Any, quantized: QuantizedNetwork, softmax: bool) -> dict[str, Any]:
+    """The file's tensors: activations by layer, weights as ``layer/kernel`` and ``layer/bias``.
+
+    A bias may be ``None``: the converter drops one that is all zeros.
+
+    Raises:
+        RuntimeError: the operators are not those of the network.
+    """
+    schema, graph = _schema(), model.subgraphs[0]
+    operator_names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    found = [
+        operator_names[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        for operator in graph.operators
+    ]
+    expected = _operators(quantized, softmax)
+    if found != [operator for _, operator in expected]:
+        raise RuntimeError(
+            f"the converter made {found} of the network, expected {[o for _, o in expected]}; "
+            "check the installed TensorFlow against the lock file"
+        )
+    tensors = {INPUT: graph.tensors[graph.inputs[0]]}
+    for (name, _), operator in zip(expected, graph.operators, strict=True):
+        tensors[name] = graph.tensors[operator.outputs[0]]
+        if name in quantized.layers:
+            kernel, bias = (*operator.inputs[1:], -1)[:2]
+            tensors[f"{name}/kernel"] = graph.tensors[kernel]
+            tensors[f"{name}/bias"] = graph.tensors[bias] if bias >= 0 else None
+    return tensors
+
+
+def _kernel_in_file(layer: Layer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
+    """A kernel as TFLite orders it, and the axis of its output channels."""
+    if layer.kind == "dense":
+        return kernel.T, 0
+    if layer.kind == "conv" and layer.in_channels > 1:
+        return kernel.transpose(3, 0, 1, 2), 0
+    return kernel.transpose(2, 0, 1, 3), 3
+
+
+def _activation(quantized: QuantizedNetwork, name: str) -> tuple[np.float32, int]:
+    """Scale and zero point of an activation."""
+    if name == SOFTMAX:
+        return np.float32(1 / 256), -128
+    return quantized.scales[name], quantized.zero_points[name]
+
+
+def _compare(model: Any, quantized: QuantizedNetwork, softmax: bool, exact: bool) -> None:
+    """Every number of the file against the trained one.
+
+    Not ``exact``: as the converter left it, scales up to rounding, biases up to what that entails.
+    """
+    tensors = _tensors(model, quantized, softmax)
+
+    def values(tensor: Any, dtype: type) -> np.ndarray:
+        return np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype)
+
+    def close(got: np.ndarray, want: Any) -> np.ndarray:
+        return got == want if exact else np.abs(got - want) <= _TOLERANCE * want
+
+    for name, tensor in tensors.items():
+        if "/" in name:
+            continue
+        got, want = tensor.quantization, _activation(quantized, name)
+        if not close(got.scale, want[0]).all() or (got.zeroPoint != want[1]).any():
+            raise RuntimeError(
+                f"tensor {name!r}: the file has scale {got.scale} and zero point {got.zeroPoint}, "
+                f"trained were {want[0]!r} and {want[1]}"
+            )
+    for name, weights in quantized.layers.items():
+        kernel, axis = _kernel_in_file(quantized.network[name], weights.kernel)
+        tensor, bias = tensors[f"{name}/kernel"], tensors[f"{name}/bias"]
+        levels = values(tensor, np.int8).reshape(kernel.shape) == kernel
+        bias = np.zeros_like(weights.bias) if bias is None else values(bias, np.int32)
+        got = tensor.quantization.scale
+        slack = 0 if exact else 1 + np.abs(weights.bias) * _TOLERANCE
+        good = {
+            "scale": close(got, weights.scales),
+            "weights": levels.all(axis=tuple(i for i in range(kernel.ndim) if i != axis)),
+            "bias": np.abs(bias.astype(np.int64) - weights.bias) <= slack,
+        }
+        # Where no weight reaches 127 the converter has no scale to find: there it is only set.
+        peaks = np.abs(weights.kernel).reshape(-1, len(weights.scales)).max(axis=0)
+        checked = np.ones_like(peaks, bool) if exact else peaks == WEIGHT_MAX
+        for what, right in good.items():
+            wrong = np.flatnonzero(checked & ~right)
+            if wrong.size:
+                raise RuntimeError(
+                    f"tensor {name!r}, channel {wrong[0]}: the file's {what} differs from what was "
+                    f"trained (scale {got[wrong[0]]} against {weights.scales[wrong[0]]})"
+                )
+
+
+def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
+    """Exact numbers in place of the converter's, and nothing in the file that no interpreter reads.
+
+    Activations come first, in order of execution, then each layer's kernel and bias.
+    """
+    schema, graph = _schema(), model.subgraphs[0]
+    old = _tensors(model, quantized, softmax)
+    tensors, buffers = [], [_buffer(None)]
+
+    def add(name: str | None, shape: Any, kind: int, quantization: Any, values: Any = None) -> int:
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = name, np.asarray(shape, np.int32), kind
+        tensor.quantization, tensor.buffer = quantization, 0
+        if values is not None:
+            tensor.buffer = len(buffers)
+            buffers.append(_buffer(values))
+        tensors.append(tensor)
+        return len(tensors) - 1
+
+    int8, int32 = schema.TensorType.INT8, schema.TensorType.INT32
+    index = {
+        id(tensor): add(name, tensor.shape, int8, _quantization(*_activation(quantized, name)))
+        for name, tensor in old.items()
+        if "/" not in name
+    }
+    for (name, _), operator in zip(_operators(quantized, softmax), graph.operators, strict=True):
+        inputs = [index[id(graph.tensors[operator.inputs[0]])]]
+        operator.outputs = np.asarray([index[id(graph.tensors[operator.outputs[0]])]], np.int32)
+        if name in quantized.layers:
+            weights = quantized.layers[name]
+            kernel, axis = _kernel_in_file(quantized.network[name], weights.kernel)
+            scales = _quantization(weights.scales, np.zeros(len(weights.scales)), axis)
+            inputs.append(add(None, kernel.shape, int8, scales, kernel))
+            inputs.append(add(None, weights.bias.shape, int32, None, weights.bias))
+        elif len(operator.inputs) > 1:  # RESHAPE: the new shape
+            shape = old[name].shape.astype(np.int32)
+            inputs.append(add(None, shape.shape, int32, None, shape))
+        operator.inputs = np.asarray(inputs, np.int32)
+    graph.inputs = np.asarray([0], np.int32)
+    graph.outputs = graph.operators[-1].outputs
+    graph.tensors, model.buffers = tensors, buffers
+    used = sorted({operator.opcodeIndex for operator in graph.operators})
+    model.operatorCodes = [model.operatorCodes[i] for i in used]
+    for operator in graph.operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
+    graph.name = model.description = None
+    model.metadata = model.metadataBuffer = model.signatureDefs = None
+
+
+def _quantization(scale: Any, zero_point: Any, axis: int = 0) -> Any:
+    quantization = _schema().QuantizationParametersT()
+    quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
+    quantization.zeroPoint = np.atleast_1d(np.asarray(zero_point, np.int64))
+    quantization.quantizedDimension = axis
+    return quantization
+
+
+def _buffer(values: np.ndarray | None) -> Any:
+    """A buffer of the file; Python's own packing would not align it."""
+    schema = _schema()
+
+    class Aligned(schema.BufferT):
+        def Pack(self, builder: Any) -> Any:
+            vector = None
+            if self.data is not None:
+                builder.StartVector(1, len(self.data), ALIGNMENT)
+                builder.head -= len(self.data)
+                builder.Bytes[builder.head : builder.head + len(self.data)] = self.data
+                vector = builder.EndVector()
+            schema.BufferStart(builder)
+            if vector is not None:
+                schema.BufferAddData(builder, vector)
+            return schema.BufferEnd(builder)
+
+    buffer = Aligned()
+    buffer.data = None if values is None else np.ascontiguousarray(values).tobytes()
+    return buffer
+
+
+def _pack(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -1,0 +1,407 @@
+"""Where tensors lie in the arena of TensorFlow Lite Micro (TFLM), and when.
+
+Invariant: buffers that live at the same time do not overlap, and the highest end is to the byte
+what TFLM's own planner reaches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from micronets_jax.counts import align, is_soft, maximum, minimum, rounded, where
+from micronets_jax.network import INPUT, Count, Layer, Network, consumers, output_sizes, prune
+
+ALIGNMENT = 16
+"""Bytes: each buffer starts at a multiple of it."""
+
+
+# ---------------------------------------------------------------- operators of the exported file
+
+
+class Operator(NamedTuple):
+    """A layer as TFLite runs it.
+
+    Attributes:
+        layer: what it computes; ``layer.name`` is the tensor it makes.
+        kind: TFLite's name of the operator.
+        reads: names of the tensors read.
+        in_bytes: int8 elements of each tensor read.
+        out_bytes: int8 elements of the tensor made.
+    """
+
+    layer: Layer
+    kind: str
+    reads: tuple[str, ...]
+    in_bytes: tuple[Count, ...]
+    out_bytes: Count
+
+
+def operators(network: Network) -> list[Operator]:
+    """The operators of the exported file in order, absent ones and mixes' branches included.
+
+    A convolution of one input channel becomes a depthwise one with a multiplier, and reshaping a
+    single pixel before a dense layer vanishes, because both are what TFLite's converter does.
+    """
+    sizes, readers = output_sizes(network), consumers(network)
+    elements: dict[str, Count] = {INPUT: math.prod(network.input_shape)}
+    alias = {INPUT: INPUT}
+    result = []
+    for layer in network:
+        source = layer.inputs[0]
+        elements[layer.name] = math.prod(sizes[layer.name]) * layer.out_channels
+        alias[layer.name] = layer.name
+        if layer.kind == "mix":
+            continue
+        single_pixel = layer.kind == "reshape" and sizes[source] == (1, 1)
+        kinds = {network[reader].kind for reader in readers[layer.name]}
+        if single_pixel and kinds == {"dense"}:
+            alias[layer.name] = alias[source]
+            continue
+        reads = tuple(alias[name] for name in layer.inputs)
+        result.append(
+            Operator(
+                layer,
+                _operator_kind(network, layer),
+                reads,
+                tuple(elements[name] for name in reads),
+                elements[layer.name],
+            )
+        )
+    return result
+
+
+def _operator_kind(network: Network, layer: Layer) -> str:
+    # Static knowledge, so that a network whose counts are traced gives the same operators.
+    channels = network.input_shape[2] if layer.inputs[0] == INPUT else layer.in_channels
+    one_channel = isinstance(channels, int) and channels == 1
+    return {
+        "conv": "DEPTHWISE_CONV_2D" if one_channel else "CONV_2D",
+        "depthwise": "DEPTHWISE_CONV_2D",
+        "dense": "FULLY_CONNECTED",
+        "avg_pool": "AVERAGE_POOL_2D",
+        "reshape": "RESHAPE",
+    }[layer.kind]
+
+
+def padded(size: Count) -> Count:
+    """Bytes that a buffer of this size takes."""
+    return align(size, ALIGNMENT)
+
+
+def scratch_bytes(operator: Operator) -> Count:
+    """Working memory that CMSIS-NN's kernel of an operator asks for on a Cortex-M with DSP."""
+    layer, (rows, columns) = operator.layer, operator.layer.kernel
+    if operator.kind == "AVERAGE_POOL_2D":
+        return 4 * layer.in_channels  # an int32 sum per channel
+    if operator.kind == "CONV_2D" and layer.kernel != (1, 1):
+        return 4 * align(rows * columns * layer.in_channels, 4)  # two columns in int16
+    if layer.kind == "depthwise" and layer.kernel != (3, 3):
+        return 2 * rows * columns * layer.in_channels  # the kernel in int16
+    return 0
+
+
+# ---------------------------------------------------------------- where the planner puts buffers
+
+
+def head_bytes(network: Network, scratch: bool) -> Count:
+    """Bytes of the arena's head, where tensors and scratch are: the planner's highest end.
+
+    ``scratch`` says whether kernels ask for working memory, as those of CMSIS-NN do. The layout
+    depends on the order of sizes, so it has no useful slope: floats get the head of the rounded
+    network and the slope of the most bytes alive at once.
+    """
+    if not is_soft(network):
+        return _head(network, scratch)
+    peak, decided = _peak(network, scratch), rounded(network)
+    surplus = _head(decided, scratch) - _peak(decided, scratch)
+    return peak + jax.lax.stop_gradient(surplus).astype(peak.dtype)
+
+
+class Buffer(NamedTuple):
+    """A stretch of the arena: ``name`` is a tensor, or an operator's scratch.
+
+    It lives from operator ``first`` to operator ``last``, both included.
+    """
+
+    name: str
+    bytes: Count
+    first: Count
+    last: Count
+    presence: Count
+
+
+def _head(network: Network, scratch: bool) -> Count:
+    if _is_chain(network) and (not scratch or _scratch_is_small(network)):
+        return _chain_head(network, scratch)
+    listed = buffers(network, scratch)
+    ends = [start + b.bytes for start, b in zip(place(listed), listed, strict=True)]
+    return maximum([b.presence * end for b, end in zip(listed, ends, strict=True)])
+
+
+def _peak(network: Network, scratch: bool) -> Count:
+    """Live bytes of the operator that has most: what it reads, makes and works with."""
+    peaks = []
+    for operator in operators(network):
+        live = padded(operator.out_bytes) + padded(scratch * scratch_bytes(operator))
+        for size in operator.in_bytes:
+            live = live + padded(size)
+        peaks.append(operator.layer.presence * live)
+    return maximum(peaks)
+
+
+def buffers(network: Network, scratch: bool) -> list[Buffer]:
+    """Everything that the planner places, in the order in which it is told: tensors, then scratch.
+
+    Any wiring: a tensor lives until its last present reader, also where mixes rename it.
+    """
+    listed = operators(network)
+    makers = _makers(network)
+    first = {INPUT: 0} | {o.layer.name: i for i, o in enumerate(listed)}
+    sizes: dict[str, Count] = {INPUT: math.prod(network.input_shape)}
+    presence = {INPUT: 1}
+    last: dict[str, Count] = dict(first)
+    for i, operator in enumerate(listed):
+        sizes[operator.layer.name] = operator.out_bytes
+        presence[operator.layer.name] = operator.layer.presence
+        for name in operator.reads:
+            for maker, share in makers[name].items():
+                last[maker] = maximum([last[maker], i * operator.layer.presence * share])
+    for maker, share in makers[network.layers[-1].name].items():
+        last[maker] = maximum([last[maker], (len(listed) - 1) * share])
+    result = [Buffer(n, padded(sizes[n]), first[n], last[n], presence[n]) for n in first]
+    for i, operator in enumerate(listed):
+        size = scratch * scratch_bytes(operator)
+        if not (isinstance(size, int) and size == 0):
+            name = f"{operator.layer.name} scratch"
+            result.append(Buffer(name, padded(size), i, i, operator.layer.presence))
+    return result
+
+
+def _makers(network: Network) -> dict[str, dict[str, Count]]:
+    """For each name, which layers' tensors it may stand for, each with 1 if it does, else 0."""
+    presence = {layer.name: layer.presence for layer in network}
+    makers: dict[str, dict[str, Count]] = {INPUT: {INPUT: 1}}
+    for layer in network:
+        if layer.kind != "mix":
+            makers[layer.name] = {layer.name: 1}
+            continue
+        first, second = layer.inputs
+        makers[layer.name] = {
+            name: presence[first] * makers[first].get(name, 0)
+            + (1 - presence[first]) * makers[second].get(name, 0)
+            for name in {**makers[first], **makers[second]}
+        }
+    return makers
+
+
+def place(listed: list[Buffer]) -> list[Count]:
+    """Where TFLM's greedy planner puts each buffer: its first byte.
+
+    Buffers come largest first, of equals the one told last; each goes to the lowest gap among those
+    already placed that live at the same time. The order depends on sizes, so that traced sizes cost
+    one pass per buffer and pair of buffers.
+    """
+    xp = np if all(isinstance(v, int) for b in listed for v in b[1:]) else jnp
+    size = xp.stack([xp.asarray(b.bytes * b.presence) for b in listed])
+    first = xp.stack([xp.asarray(b.first) for b in listed])
+    last = xp.stack([xp.asarray(b.last) for b in listed])
+    together = (first[:, None] <= last[None]) & (first[None] <= last[:, None])
+    index = xp.arange(len(listed))
+    order = xp.lexsort((-index, -size))
+
+    def step(turn: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        start, placed = state
+        mine = index == order[turn]
+        wanted = xp.sum(size * mine)
+        others = placed & xp.any(together & mine[:, None], axis=0) & (size > 0)
+        end = xp.where(others, start + size, 0)
+        at = xp.append(end, 0)  # each end is a candidate, and so is the arena's start
+        clear = (at[:, None] + wanted <= start[None]) | (at[:, None] >= end[None]) | ~others[None]
+        lowest = xp.min(xp.where(xp.all(clear, axis=1), at, xp.sum(size)))
+        return xp.where(mine, lowest, start), placed | mine
+
+    state = xp.zeros_like(size), xp.zeros(len(listed), bool)
+    if xp is jnp:
+        return list(jax.lax.fori_loop(0, len(listed), step, state)[0])
+    for turn in range(len(listed)):
+        state = step(turn, state)
+    return [int(x) for x in state[0]]
+
+
+class _Placed(NamedTuple):
+    """A stretch of the arena that a smaller neighbour must avoid; ``size`` 0 is none."""
+
+    start: Count
+    size: Count
+
+
+_NOWHERE = _Placed(0, 0)
+
+
+def _chain_head(network: Network, scratch: bool) -> Count:
+    """:func:`place` for a chain of operators, where a tensor meets only its two neighbours.
+
+    The larger neighbour goes first, so a tensor's place follows from a run of ever larger ones on
+    its left, another on its right, or both. One pass over the layers in each direction finds them,
+    with no sorting: this is what makes a million architectures a second possible. Scratch comes
+    last, which :func:`_scratch_is_small` allows.
+    """
+    listed = {operator.layer.name: operator for operator in operators(network)}
+    size: dict[str, Count] = {INPUT: padded(math.prod(network.input_shape))}
+    size |= {name: padded(operator.out_bytes) for name, operator in listed.items()}
+
+    # From the output back: where each tensor lies if only its right neighbour is larger.
+    right = dict.fromkeys(size, _NOWHERE)  # the next tensor, by the name of the one before
+    for layer in reversed(network.layers):
+        after = right.get(layer.name, _NOWHERE)
+        if layer.kind == "mix":
+            right |= dict.fromkeys(layer.inputs, after)
+        elif layer.name in listed:
+            own = size[layer.name]
+            start = _lowest(own, _if(after.size >= own, after))
+            (source,) = listed[layer.name].reads
+            right[source] = _select(
+                layer.presence, _Placed(start, own), right.get(source, _NOWHERE)
+            )
+
+    # From the input on: likewise with the left neighbour, then both.
+    own = size[INPUT]
+    left = {INPUT: _Placed(0, own)}
+    final = {INPUT: _Placed(_lowest(own, _if(right[INPUT].size >= own, right[INPUT])), own)}
+    ends = [final[INPUT].start + own]
+    for layer in network:
+        if layer.kind == "mix":
+            first, second = layer.inputs
+            for placed in (left, final):
+                placed[layer.name] = _select(network[first].presence, placed[first], placed[second])
+        elif layer.name in listed:
+            operator, own = listed[layer.name], size[layer.name]
+            (source,) = operator.reads
+            before = _if(left[source].size > own, left[source])
+            after = right[layer.name]
+            left[layer.name] = _Placed(_lowest(own, before), own)
+            start = _lowest(own, before, _if(after.size >= own, after))
+            final[layer.name] = _Placed(start, own)
+            ends.append(layer.presence * (start + own))
+            room = padded(scratch * scratch_bytes(operator))
+            if not (isinstance(room, int) and room == 0):
+                start = _lowest(room, final[source], final[layer.name])
+                ends.append(layer.presence * (start + room))
+    return maximum(ends)
+
+
+def _is_chain(network: Network) -> bool:
+    """Whether each tensor has one reader, not counting branches of which a mix takes one."""
+    readers = consumers(network)
+    allowed = dict.fromkeys(readers, 1)
+    for layer in network:
+        if layer.kind == "mix":
+            branch = layer.inputs[1]
+            only_here = branch != INPUT and len(readers[branch]) == 1
+            if only_here and network[branch].kind != "mix":  # a layer that stands in for the block
+                branch = network[branch].inputs[0]
+            allowed[branch] += 1
+        elif len(layer.inputs) > 1:
+            return False
+    return all(len(names) <= allowed[tensor] for tensor, names in readers.items())
+
+
+def _scratch_is_small(network: Network) -> bool:
+    """Whether placing scratch after tensors comes to the same head.
+
+    True of a pooling, with 4 bytes a channel, that reads more than 4 pixels and makes more than 4
+    or the vectors of the classifier, which are too small to matter.
+    """
+    sizes = output_sizes(network)
+    areas = {name: math.prod(size) for name, size in sizes.items()}
+    followers = {layer.name: network.layers[i:] for i, layer in enumerate(network)}
+    for operator in operators(network):
+        scratch, name = scratch_bytes(operator), operator.layer.name
+        if isinstance(scratch, int) and scratch == 0:
+            continue
+        vectors = all(areas[layer.name] == 1 for layer in followers[name])
+        if operator.kind != "AVERAGE_POOL_2D" or areas[operator.layer.inputs[0]] <= 4:
+            return False
+        if areas[name] <= 4 and not vectors:
+            return False
+    return True
+
+
+def _lowest(size: Count, a: _Placed, b: _Placed = _NOWHERE) -> Count:
+    """The lowest start at which ``size`` bytes overlap neither ``a`` nor ``b``."""
+    end_a, end_b = a.start + a.size, b.start + b.size
+    low, high = minimum(end_a, end_b), maximum([end_a, end_b])
+
+    def clear(start: Count) -> Any:
+        left_of = (start + size <= a.start) | (start >= end_a)
+        return left_of & ((start + size <= b.start) | (start >= end_b))
+
+    return where(clear(0), 0, where(clear(low), low, high))
+
+
+def _if(condition: Any, placed: _Placed) -> _Placed:
+    return _Placed(where(condition, placed.start, 0), where(condition, placed.size, 0))
+
+
+def _select(presence: Count, a: _Placed, b: _Placed) -> _Placed:
+    return _Placed(*(where(presence > 0, x, y) for x, y in zip(a, b, strict=True)))
+
+
+# ---------------------------------------------------------------- for people to look at
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A tensor, or a kernel's scratch, in the arena.
+
+    Attributes:
+        name: the layer that made the tensor, ``"input"``, or ``"<layer> scratch"``.
+        start: first byte.
+        bytes: length, padded to 16.
+        first: index of the operator that makes it.
+        last: index of the last operator that reads it.
+    """
+
+    name: str
+    start: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """An operator that runs: the layer's name, TFLite's kind, and the blocks alive meanwhile."""
+
+    name: str
+    kind: str
+    live: tuple[Block, ...]
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of all blocks alive, gaps between them not counted."""
+        return sum(block.bytes for block in self.live)
+
+
+def timeline(network: Network, scratch: bool = True) -> tuple[Step, ...]:
+    """What lies where while each operator of a decided network runs."""
+    network = prune(network)
+    listed = buffers(network, scratch)
+    blocks = [
+        Block(b.name, start, b.bytes, b.first, b.last)
+        for b, start in zip(listed, place(listed), strict=True)
+    ]
+    return tuple(
+        Step(
+            operator.layer.name,
+            operator.kind,
+            tuple(block for block in blocks if block.first <= i <= block.last),
+        )
+        for i, operator in enumerate(operators(network))
+    )

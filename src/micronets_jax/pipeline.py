@@ -1,0 +1,357 @@
+"""The whole path of one run: search, training, quantisation, export, measurement, report.
+
+Invariant: each stage is a pure function of the plan and of the stages before it, and its last
+finished epoch is kept, so a run that was killed ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import pathlib
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int16
+
+from micronets_jax import (
+    budgets,
+    cost,
+    data,
+    derive,
+    dnas,
+    export,
+    network,
+    quantize,
+    recipes,
+    report,
+    runtimes,
+    supernet,
+    training,
+)
+from micronets_jax.data import MFCC, Augmentation, Dataset
+from micronets_jax.decisions import Choice
+from micronets_jax.devices import Device
+from micronets_jax.network import Network
+from micronets_jax.workdir import Workdir, WorkdirError
+
+NUM_SAMPLES = 64
+"""Test examples written to ``samples.npz``."""
+
+NUM_TFLM = 1000
+"""Test examples at most for TensorFlow Lite Micro, whose portable kernels are slow."""
+
+CALIBRATION_BATCHES = 4
+HELD_OUT_BATCHES = 3
+
+RESULTS = ("model.tflite", "labels.txt", "frontend.json")
+"""What a run leaves that classifying a recording needs."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything that decides a run's result.
+
+    Attributes:
+        dataset: examples and the names of their classes.
+        frontend: from raw examples to what the network reads.
+        augmentation: of training examples.
+        space: what may be chosen.
+        budget: what the result must fit.
+        device: for whom.
+        search, train, quantize: the recipes of the three stages that learn.
+        seed: of all that is random.
+        facts: what else the summary says of the run.
+    """
+
+    dataset: Dataset
+    frontend: MFCC
+    augmentation: Augmentation
+    space: supernet.Space
+    budget: budgets.Budget
+    device: Device
+    search: recipes.Search
+    train: recipes.Training
+    quantize: recipes.Training
+    seed: int
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Display(Protocol):
+    """What shows a run to a person; ``console.Console`` is one."""
+
+    def stage(self, name: str) -> training.Progress:
+        """A stage begins; what it returns is called now and then."""
+        ...
+
+    def epoch(self, stage: str, record: Mapping[str, float]) -> None:
+        """An epoch has ended."""
+        ...
+
+
+def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
+    """Search, train, quantise, export, measure, report; continues what ``workdir`` already holds.
+
+    Returns:
+        What ``summary.json`` says.
+
+    Raises:
+        ValueError: nothing in the space fits; raised before any training.
+    """
+    seconds: dict[str, float] = {}
+
+    def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.monotonic()
+        result = function(*arguments)
+        seconds[stage] = round(time.monotonic() - start, 1)
+        return result
+
+    witness = budgets.feasible(plan.space, plan.budget)
+    found = timed("search", _search, plan, workdir, display, witness)
+    variables = timed("train", _train, plan, workdir, display, found)
+    trained = timed("quantize", _quantize, plan, workdir, display, found, variables)
+    workdir.save_weights({**variables, **trained})
+    model = timed("export", _export, plan, workdir, found, trained)
+    summary = timed("measure", _measure, plan, workdir, found, variables, model)
+    summary["seconds"] = seconds
+    summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    workdir.write("summary.json", json.dumps(summary, indent=2) + "\n")
+    report.write(workdir.path)
+    return summary
+
+
+def inputs(plan: Plan) -> training.Inputs:
+    """Front end and augmentation as one pure function of a key and raw clips."""
+    noise = jnp.asarray(plan.dataset.noise)
+
+    def augmented(key: Array, clips: Array) -> Array:
+        wave_key, feature_key = jax.random.split(key)
+        waves = data.augment.waveforms(wave_key, plan.augmentation, clips, noise)
+        return data.augment.features(feature_key, plan.augmentation, plan.frontend(waves))
+
+    return augmented
+
+
+def decide(plan: Plan, state: dnas.State, held_out: data.Split, witness: Choice) -> Network:
+    """The network that a finished search stands for; ``witness`` fits and is the last resort."""
+    batches = list(_clean_batches(plan, held_out, HELD_OUT_BATCHES))
+    key = jax.random.key(plan.seed)
+    choice = dnas.decide(key, state, plan.space, plan.search, plan.budget, batches, witness)
+    return plan.space.decode(choice)
+
+
+def classify(
+    folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]
+) -> list[tuple[str, float]]:
+    """Classes with their probabilities, the likeliest first, by the model of a finished run.
+
+    Raises:
+        WorkdirError: the folder holds no finished run.
+    """
+    missing = [name for name in RESULTS if not (folder / name).is_file()]
+    if missing:
+        raise WorkdirError(f"workdir={folder} holds no finished run: {missing[0]} is missing")
+    frontend = data.frontends.from_json((folder / "frontend.json").read_text())
+    model = runtimes.LiteRT((folder / "model.tflite").read_bytes())
+    ends = model.input_details, model.output_details
+    x = runtimes.quantize_input(
+        np.asarray(frontend(clip[None])), ends[0].scale, ends[0].zero_point
+    )
+    logits = runtimes.dequantize(model.predict(x), ends[1].scale, ends[1].zero_point)[0]
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    names = (folder / "labels.txt").read_text().splitlines()
+    return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
+
+
+# ---------------------------------------------------------------- stages
+
+
+def _search(plan: Plan, workdir: Workdir, display: Display, witness: Choice) -> Network:
+    space, settings = plan.space, plan.search
+    halves = plan.dataset.train.halves(plan.seed)
+    total = dnas.steps_per_epoch(settings, halves) * settings.epochs
+    start = dnas.init(jax.random.key(plan.seed), space, settings, plan.budget, total)
+    _, state = workdir.restore("search", start)
+    epochs = dnas.search(
+        state, space, settings, plan.budget, halves, inputs(plan),
+        seed=plan.seed, progress=display.stage("search"),
+    )
+    for state, record in epochs:
+        _keep(workdir, display, "search", state, record)
+    found = decide(plan, state, halves[1], witness)
+    workdir.write("network.json", network.to_json(found))
+    return found
+
+
+def _train(plan: Plan, workdir: Workdir, display: Display, found: Network) -> dict[str, Any]:
+    train = plan.dataset.train
+    total = train.num_batches(plan.train.batch_size) * plan.train.epochs
+    fresh = supernet.init(jax.random.key(plan.seed), found)
+    start = training.init(fresh["params"], fresh["batch_stats"], plan.train, total)
+    _, state = workdir.restore("train", start)
+    epochs = training.fit(
+        training.float_model(found), state, train, inputs(plan), plan.train,
+        seed=plan.seed, progress=display.stage("train"),
+    )
+    model = supernet.Supernet(found)
+
+    def logits(state: training.State, x: Array) -> Array:
+        return model.apply({"params": state.trainable, "batch_stats": state.stats}, x)
+
+    for state, record in epochs:
+        record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
+        _keep(workdir, display, "train", state, record)
+    return {"params": state.trainable, "batch_stats": state.stats}
+
+
+def _quantize(
+    plan: Plan, workdir: Workdir, display: Display, found: Network, variables: dict[str, Any]
+) -> dict[str, Any]:
+    train, recipe = plan.dataset.train, plan.quantize
+    total = train.num_batches(recipe.batch_size) * recipe.epochs
+    folded = quantize.fold(found, variables["params"], variables["batch_stats"])
+    ranges = quantize.calibrate(found, folded, _calibration(plan))
+    start = training.init({"folded": folded, "ranges": ranges}, {}, recipe, total)
+    _, state = workdir.restore("quantize", start)
+    epochs = training.fit(
+        training.quantized_model(found), state, train, inputs(plan), recipe,
+        seed=plan.seed + 1, progress=display.stage("quantize"),
+    )
+
+    def logits(state: training.State, x: Array) -> Array:
+        return quantize.apply(found, state.trainable["folded"], state.trainable["ranges"], x)
+
+    for state, record in epochs:
+        record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
+        _keep(workdir, display, "quantize", state, record)
+    return state.trainable
+
+
+def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any]) -> bytes:
+    model = export.to_tflite(found, trained["folded"], trained["ranges"])
+    workdir.write("model.tflite", model)
+    workdir.write("labels.txt", "".join(f"{name}\n" for name in plan.dataset.class_names))
+    workdir.write("frontend.json", data.frontends.to_json(plan.frontend))
+    return model
+
+
+def _measure(
+    plan: Plan, workdir: Workdir, found: Network, variables: dict[str, Any], model: bytes
+) -> dict[str, Any]:
+    dataset, labels = plan.dataset, plan.dataset.test.labels
+    features = data.split_features(dataset, "test", plan.frontend)
+    floats = training.predict(lambda x: supernet.Supernet(found).apply(variables, x), features)
+    desktop, micro = runtimes.LiteRT(model), runtimes.TFLM(model)
+    details = desktop.input_details
+    quantized = runtimes.quantize_input(features, details.scale, details.zero_point)
+    outputs = desktop.predict(quantized)
+    rng = np.random.default_rng(plan.seed)
+    subset = np.sort(rng.permutation(len(labels))[:NUM_TFLM])
+    micro_outputs = micro.predict(quantized[subset])
+    _write_samples(workdir, quantized[subset], labels[subset], micro_outputs)
+    predicted = np.argmax(outputs, axis=-1)
+    confusion = np.zeros((dataset.num_classes, dataset.num_classes), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    arena, expected = micro.arena(), cost.arena(found, "tflm_host")
+    largest = network.prune(plan.space.supernetwork())
+    used, most = plan.budget.used(found), plan.budget.used(largest)
+    return {
+        **plan.facts,
+        "seed": plan.seed,
+        "data": {
+            "name": dataset.name,
+            "classes": list(dataset.class_names),
+            **{name: len(getattr(dataset, name)) for name in ("train", "validation", "test")},
+        },
+        "device": dataclasses.asdict(plan.device),
+        "runtime": plan.budget.runtime,
+        "limits": {
+            name: {"limit": limit, "used": used[name], "largest": most[name]}
+            for name, limit in plan.budget.limits().items()
+        },
+        "accuracy": {
+            "float": training.accuracy(floats, labels),
+            "int8": training.accuracy(outputs, labels),
+            "tflm": training.accuracy(micro_outputs, labels[subset]),
+        },
+        "tflm_examples": len(subset),
+        "confusion": confusion.tolist(),
+        "network": {
+            "macs": cost.macs(found),
+            "weights": cost.weights(found),
+            "layers": len(found),
+        },
+        "prediction": {
+            "flash_bytes": {"predicted": cost.flash_bytes(found), "measured": len(model)},
+            "tflm_host_activation_bytes": {
+                "predicted": expected.activations, "measured": arena.activation_bytes
+            },
+            "tflm_host_persistent_bytes": {
+                "predicted": expected.persistent, "measured": arena.persistent_bytes
+            },
+        },
+        "widths": _widths(found, largest),
+    }
+
+
+# ---------------------------------------------------------------- parts of stages
+
+
+def _keep(
+    workdir: Workdir, display: Display, stage: str, state: Any, record: dict[str, float]
+) -> None:
+    # Metrics first: a record without its checkpoint is dropped on resuming, the other way round
+    # it would be missing.
+    workdir.log(stage, record)
+    workdir.save(stage, int(record["epoch"]), state)
+    display.epoch(stage, record)
+
+
+def _validation_accuracy(
+    plan: Plan, logits: Callable[[training.State, Array], Array], state: training.State
+) -> float:
+    features = data.split_features(plan.dataset, "validation", plan.frontend)
+    outputs = training.predict(lambda x: logits(state, x), features)
+    return training.accuracy(outputs, plan.dataset.validation.labels)
+
+
+def _clean_batches(plan: Plan, split: data.Split, count: int) -> Iterator[tuple[Array, Array]]:
+    compute = jax.jit(plan.frontend)
+    size = min(256, len(split))
+    batches = split.batches(size, plan.seed, 0)
+    for (clips, labels), _ in zip(batches, range(count), strict=False):
+        yield compute(clips), jnp.asarray(labels)
+
+
+def _calibration(plan: Plan) -> Iterator[Array]:
+    for x, _ in _clean_batches(plan, plan.dataset.train, CALIBRATION_BATCHES):
+        yield x
+
+
+def _write_samples(
+    workdir: Workdir, quantized: np.ndarray, labels: np.ndarray, outputs: np.ndarray
+) -> None:
+    buffer = io.BytesIO()
+    few = slice(NUM_SAMPLES)
+    np.savez(buffer, inputs=quantized[few], labels=labels[few], outputs=outputs[few])
+    workdir.write("samples.npz", buffer.getvalue())
+
+
+def _widths(found: Network, largest: Network) -> list[dict[str, Any]]:
+    """Output channels of each convolution that has a width, beside the largest; None if removed."""
+    present = {layer.name: layer.out_channels for layer in found}
+    return [
+        {
+            "name": layer.name.removesuffix("_pointwise"),
+            "found": present.get(layer.name),
+            "largest": layer.out_channels,
+        }
+        for layer in largest
+        if layer.kind == "conv"
+    ]

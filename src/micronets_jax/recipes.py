@@ -1,0 +1,139 @@
+"""How searches and trainings run: every number that can be set, with its default, in one place.
+
+Invariant: plain frozen data, checked at construction; nothing is imported that computes, so a
+command line can show all of it at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How a differentiable search runs.
+
+    The rates, epochs and batch size of the ``paper`` presets are the paper's (MicroNets, section
+    5.2). It is silent on what is marked (ours).
+    """
+
+    epochs: int = 20
+    """Passes over the training data; half of it trains weights, half decisions."""
+    batch_size: int = 128
+    """Examples per step, half for the weights and half for the decisions."""
+    samples: int = 1
+    """Architectures per step, evaluated side by side. (Ours.)"""
+    bits: int = 8
+    """8 simulates quantisation inside the search, 0 searches in float."""
+    learning_rate: float = 0.01
+    """Of the weights (AdamW, ours), falling on a cosine."""
+    final_learning_rate: float = 0.00001
+    """Where the cosine ends."""
+    weight_decay: float = 0.001
+    """Of the kernels, decoupled."""
+    warmup: float = 0.25
+    """Share of the steps in which only weights learn, under random architectures. (Ours.)"""
+    decision_learning_rate: float = 0.03
+    """Of the decisions' logits (Adam). (Ours.)"""
+    temperature: float = 3.0
+    """Of the Gumbel-softmax at first, falling geometrically. (Ours.)"""
+    final_temperature: float = 0.5
+    """Where the temperature ends. (Ours.)"""
+    multiplier_rate: float = 0.05
+    """How fast the price of an exceeded limit rises, per step. (Ours.)"""
+    damping: float = 1.0
+    """Weight of the squared excess beside the price. (Ours.)"""
+    candidates: int = 24
+    """Architectures compared on held-out data at the end. (Ours.)"""
+
+    def __post_init__(self) -> None:
+        _at_least(1, epochs=self.epochs, samples=self.samples, candidates=self.candidates)
+        _at_least(2, batch_size=self.batch_size)
+        _positive(
+            learning_rate=self.learning_rate,
+            decision_learning_rate=self.decision_learning_rate,
+            final_temperature=self.final_temperature,
+        )
+        _at_least(
+            0,
+            final_learning_rate=self.final_learning_rate,
+            weight_decay=self.weight_decay,
+            warmup=self.warmup,
+            multiplier_rate=self.multiplier_rate,
+            damping=self.damping,
+        )
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size={self.batch_size}: give an even number, it is halved")
+        if self.bits not in (0, 8):
+            raise ValueError(f"bits={self.bits}: give 8, or 0 to search in float")
+        if self.warmup >= 1:
+            raise ValueError(f"warmup={self.warmup}: give a share of the steps below 1")
+        if self.temperature < self.final_temperature:
+            raise ValueError(
+                f"temperature={self.temperature} is below "
+                f"final_temperature={self.final_temperature}: it can only fall"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How one network is trained: AdamW, a short warm-up, then a cosine."""
+
+    epochs: int = 40
+    """Passes over the training data."""
+    batch_size: int = 64
+    """Examples per step."""
+    learning_rate: float = 0.01
+    """After a warm-up of one twentieth of all steps."""
+    final_learning_rate: float = 0.00001
+    """Where the cosine ends."""
+    weight_decay: float = 0.001
+    """Of the kernels, decoupled."""
+    label_smoothing: float = 0.0
+    """Weight of the uniform distribution in the targets."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        _positive(learning_rate=self.learning_rate)
+        _at_least(
+            0,
+            final_learning_rate=self.final_learning_rate,
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+        )
+        if self.label_smoothing >= 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: give a share below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits that a person states in place of the device's; None leaves the device's own."""
+
+
+    sram_bytes: int | None = None
+    """Memory for one inference in bytes: activations and the interpreter's structures."""
+    flash_bytes: int | None = None
+    """Storage for the model file in bytes."""
+    mops: float | None = None
+    """Millions of operations per inference, two per multiply-accumulate."""
+    latency_ms: float | None = None
+    """Milliseconds per inference, an estimate for the device."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(Limits):
+            value = getattr(self, field.name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{field.name}={value}: give a limit above 0, or none")
+
+
+def _at_least(least: int, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= least:
+            raise ValueError(f"{name}={value}: must be at least {least}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value}: must be above 0")

@@ -1,0 +1,104 @@
+"""A run's results as one page for people: ``report.html``.
+
+Invariant: the page is one file that loads nothing and runs nothing, the same bytes for the same
+results, and every text in it is escaped where it enters (``markup``).
+
+Figures are HTML bars and small SVG drawings rather than rendered plots: they follow the reader's
+light or dark theme, keep their text readable on a phone, and a screen reader finds numbers in them.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import pathlib
+import string
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+from micronets_jax import export, network
+from micronets_jax.network import Network
+from micronets_jax.report import markup, sections
+from micronets_jax.report.sections import Metrics, Summary
+
+SUMMARY, NETWORK, METRICS, REPORT = "summary.json", "network.json", "metrics.jsonl", "report.html"
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+    """Write ``report.html`` into a results folder, whole or not at all; returns its path.
+
+    Only ``summary.json`` must be there; what else is missing is left out of the page.
+
+    Raises:
+        ValueError: ``summary.json`` is missing, or a file is damaged; the message names it.
+    """
+    if not (workdir / SUMMARY).is_file():
+        raise ValueError(f"workdir={workdir} has no {SUMMARY}: let the run finish (--resume) first")
+    summary = _parse(workdir / SUMMARY, json.loads)
+    found = _parse(workdir / NETWORK, network.from_json)
+    metrics = _parse(workdir / METRICS, _lines)
+    page = render(summary, found, metrics or (), _sizes(workdir))
+    export.save(page.encode(), workdir / REPORT)
+    return workdir / REPORT
+
+
+def render(
+    summary: Summary,
+    found: Network | None = None,
+    metrics: Metrics = (),
+    files: Mapping[str, int] | None = None,
+) -> str:
+    """The page's text.
+
+    Args:
+        summary: what ``summary.json`` says; any of its keys may be missing.
+        found: the network, decided.
+        metrics: what ``metrics.jsonl`` says, in the order of time.
+        files: bytes of each file or folder of :data:`sections.FILES` that is there.
+    """
+    parts = [
+        sections.headline(summary),
+        sections.limits(summary),
+        sections.confusion(summary),
+        markup.tag(
+            "div",
+            sections.widths(summary),
+            sections.memory_over_time(summary, found),
+            class_="pair",
+        ),
+        sections.search(summary, metrics),
+        sections.training(metrics),
+        sections.layers(found),
+        markup.tag("div", sections.prediction(summary), sections.origin(summary), class_="pair"),
+        sections.files(files or {}, summary),
+    ]
+    template = resources.files(__package__).joinpath("page.html.template").read_text()
+    title = " · ".join(["micronets_jax", *sections.names(summary)])
+    return string.Template(template).substitute(title=html.escape(title), body=markup.join(parts))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _parse(path: pathlib.Path, parser: Callable[[str], Any]) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return parser(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); run again with --resume") from error
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _sizes(workdir: pathlib.Path) -> dict[str, int]:
+    sizes = {}
+    for name in sections.FILES:
+        found = sorted(workdir.glob(f"{name}*" if name.startswith("events") else name))
+        inside = [q for p in found for q in ([p] if p.is_file() else sorted(p.rglob("*")))]
+        if found:
+            sizes[name] = sum(q.stat().st_size for q in inside if q.is_file())
+    return sizes

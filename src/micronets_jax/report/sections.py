@@ -1,0 +1,493 @@
+"""The parts of a run's page, each a function of the results that gives markup, or None.
+
+Invariant: a part shows what is there; whatever is missing is left out, or shown as "?".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from micronets_jax import cost, memory, network
+from micronets_jax.network import INPUT, Network
+from micronets_jax.report import markup
+from micronets_jax.report.markup import Html, Number, tag
+
+Summary = Mapping[str, Any]
+Metrics = Sequence[Mapping[str, Any]]
+
+FILES = {
+    "model.tflite": "the int8 model, to be built into firmware or run on a desktop",
+    "labels.txt": "names of the classes, in the order of the model's outputs",
+    "frontend.json": "parameters of the front end that turns a recording into the model's input",
+    "samples.npz": "test inputs and the outputs expected for them, to check a device against",
+    "network.json": "the found network, one layer a line; can be read back",
+    "weights": "trained weights and ranges, an Orbax checkpoint",
+    "summary.json": "every number of this page",
+    "metrics.jsonl": "one line for each epoch",
+    "events.out.tfevents": "the same for TensorBoard",
+    "config.json": "everything that decided this run",
+    "checkpoints": "what --resume continues from; may be deleted",
+}
+"""What a results folder may hold, in the order of use."""
+
+
+# ---------------------------------------------------------------- numbers
+
+
+TIMES = "\u00d7"
+
+
+def _kib(size: Number) -> str:
+    if size < 1024:
+        return f"{size:,.0f}\u00a0bytes"
+    digits = 1 if size % 1024 else 0
+    return f"{size / 1024:,.{digits}f}\u00a0KiB"
+
+
+def _percent(share: Number, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}\u00a0%"
+
+
+def _count(number: Number) -> str:
+    return f"{number:,.0f}"
+
+
+def _shape(numbers: Sequence[int]) -> str:
+    return TIMES.join(map(str, numbers))
+
+
+def _time(seconds: Number) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}\u00a0min {rest}\u00a0s" if minutes else f"{rest}\u00a0s"
+
+
+def _show(value: Any, style: Callable[[Any], str]) -> str:
+    return "?" if value is None else style(value)
+
+
+LIMITS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "sram_bytes": ("SRAM", _kib),
+    "flash_bytes": ("Flash", _kib),
+    "mops": ("Operations", lambda x: f"{x:,.2f}\u00a0million"),
+    "latency_ms": ("Latency, estimated", lambda x: f"{x:,.0f}\u00a0ms"),
+}
+"""What may be limited: its title and how its values are written."""
+
+
+def names(summary: Summary) -> list[str]:
+    """What tells this run from others: experiment, preset, seed."""
+    named = [summary.get("experiment"), summary.get("preset")]
+    seed = [f"seed {summary['seed']}"] if "seed" in summary else []
+    return [str(name) for name in named if name] + seed
+
+
+# ---------------------------------------------------------------- what was found
+
+
+def headline(summary: Summary) -> Html:
+    """What was found, in one line, one sentence and six figures."""
+    accuracy, device = summary.get("accuracy", {}), summary.get("device", {})
+    limits, shape = summary.get("limits", {}), summary.get("network", {})
+    board, best = device.get("name", "device"), accuracy.get("int8", accuracy.get("float"))
+    over = [LIMITS[n][0] if n in LIMITS else n for n, x in limits.items() if _share(x) > 1]
+    verdict = f"fits the {board}" if limits else f"made for the {board}"
+    if over:
+        verdict = f"over the limits of the {board}: {', '.join(over)}"
+    title = verdict if best is None else f"{_percent(best)} right, {verdict}"
+    data = summary.get("data", {})
+    tested = data.get("test")
+    uses = [
+        f"{style(limits[name]['used'])} {text}"
+        for name, style, text in (
+            ("sram_bytes", _kib, "of SRAM"),
+            ("flash_bytes", _kib, "of flash"),
+            ("latency_ms", LIMITS["latency_ms"][1], "an inference (an estimate)"),
+        )
+        if "used" in limits.get(name, {})
+    ]
+    lead = [
+        f"Measured on {_count(tested)} test examples of {data.get('name', 'the data set')}, "
+        f"{len(data.get('classes', ()))} classes. "
+        if tested
+        else "",
+        f"The int8 model takes {', '.join(uses)}." if uses else "",
+    ]
+    examples = summary.get("tflm_examples")
+    error = math.sqrt(best * (1 - best) / tested) if tested and best is not None else None
+    notes = {
+        "float": "as trained",
+        "int8": f"± {_percent(error)} std. error" if error is not None else "the exported file",
+        "tflm": f"on {_count(examples)} of them" if examples else "on the host interpreter",
+    }
+    kinds = {"float": "float", "int8": "int8", "tflm": "TFLM"}
+    tiles = [
+        (f"Accuracy, {kind}", _percent(accuracy[name], 2), notes[name])
+        for name, kind in kinds.items()
+        if accuracy.get(name) is not None
+    ]
+    if "macs" in shape:
+        tiles.append(("MACs", _count(shape["macs"]), "per inference"))
+    if "weights" in shape:
+        tiles.append(("Weights", _count(shape["weights"]), f"in {shape.get('layers', '?')} layers"))
+    if summary.get("seconds"):
+        tiles.append(("Made in", _time(sum(summary["seconds"].values())), "all stages"))
+    return tag(
+        "header",
+        tag("p", " · ".join(["micronets_jax", *names(summary)]), class_="eyebrow"),
+        tag("h1", title[0].upper() + title[1:]),
+        tag("p", lead, class_="lead"),
+        tag(
+            "dl",
+            [
+                tag("div", tag("dt", name), tag("dd", value), tag("dd", sub))
+                for name, value, sub in tiles
+            ],
+            class_="figures",
+        ),
+    )
+
+
+def _share(row: Mapping[str, Any], key: str = "used") -> Number:
+    return row[key] / row["limit"] if row.get(key) is not None and row.get("limit") else 0.0
+
+
+def limits(summary: Summary) -> Html | None:
+    """Each limit, what is used of it, and what the largest network would use."""
+    limits = summary.get("limits", {})
+    if not limits:
+        return None
+    shares = [max(1, _share(row), _share(row, "largest")) for row in limits.values()]
+    end = min(max(shares), 6) * 1.02  # one scale for all, so that the limits are one line
+    rows = []
+    for name in [*(n for n in LIMITS if n in limits), *(n for n in limits if n not in LIMITS)]:
+        row, (title, style) = limits[name], LIMITS.get(name, (name, lambda x: f"{x:,.4g}"))
+        used, largest = _share(row), _share(row, "largest")
+        percent = _percent(used, 0 if used >= 0.1 else 1)
+        state = "over-text" if used > 1 else None
+        compared = (
+            f"largest network {largest:.{1 if largest >= 1 else 2}f}\u00a0{TIMES}"
+            if largest
+            else ""
+        )
+        scaled = [min(100.0, 100 * share / end) for share in (largest, used, 1)]
+        bar = markup.bar(
+            f"{title}: {percent} of the limit, {compared or 'largest network unknown'}",
+            ("largest", 0, scaled[0], f"largest network: {_show(row.get('largest'), style)}"),
+            ("used over" if used > 1 else "used", 0, scaled[1], None),
+            ("limit", scaled[2], scaled[2], None),
+        )
+        text = f"{_show(row.get('used'), style)} of {_show(row.get('limit'), style)}"
+        rows.append(
+            tag(
+                "li",
+                tag("span", title),
+                bar,
+                tag("span", f"{text} ", tag("b", percent, class_=state), class_="end"),
+                tag("span", compared, class_="end unit"),
+            )
+        )
+    device = summary.get("device", {})
+    board = [
+        f"{device.get('name', 'The device')}: {str(device.get('core', '?')).title()} at "
+        f"{device.get('clock_mhz', '?')} MHz, {_show(device.get('sram_bytes'), _kib)} of SRAM, "
+        f"{_show(device.get('flash_bytes'), _kib)} of flash. "
+        if device
+        else "",
+        f"SRAM is counted for the runtime {summary['runtime']}. " if "runtime" in summary else "",
+        "Latency is an estimate from the number of operations. " if "latency_ms" in limits else "",
+        "A limit left to the board is its memory less what runtime, firmware and stack take.",
+    ]
+    key = markup.key(("used", "found"), ("largest", "largest of the space"), ("limit", "limit"))
+    return markup.section("Limits", board, key, markup.rows("limits", rows))
+
+
+def confusion(summary: Summary) -> Html | None:
+    """The confusion matrix with recall and precision, and the worst of it in words."""
+    counts = summary.get("confusion")
+    if not counts:
+        return None
+    size = len(counts)
+    named = list(summary.get("data", {}).get("classes", ()))
+    names = named if len(named) == size else [str(i) for i in range(size)]
+    totals = [sum(row) for row in counts]
+    columns = [sum(row[j] for row in counts) for j in range(size)]
+
+    def rate(right: int, total: int, digits: int = 1) -> str:
+        return f"{100 * right / total:.{digits}f}" if total else "?"
+
+    def cell(i: int, j: int) -> Html:
+        count = counts[i][j]
+        kind = ("hit" if i == j else "miss") if count else "none"
+        share = f"--share:{count / totals[i]:.3f}" if count else None
+        tip = f"{names[i]} taken for {names[j]}: {count} of {totals[i]}"
+        return tag("td", count, class_=kind, style=share, title=tip if kind == "miss" else None)
+
+    head = [tag("th", tag("span", name), scope="col") for name in names]
+    body = [
+        tag(
+            "tr",
+            tag("th", names[i], scope="row"),
+            [cell(i, j) for j in range(size)],
+            tag("td", rate(counts[i][i], totals[i]), class_="rate"),
+        )
+        for i in range(size)
+    ]
+    precision = [tag("td", rate(counts[j][j], columns[j], 0)) for j in range(size)]
+    overall = tag("td", rate(sum(counts[i][i] for i in range(size)), sum(totals)), class_="rate")
+    foot = tag("tr", tag("th", "precision, %", scope="row"), precision, overall)
+    corner, recall = tag("td", ""), tag("th", "recall, %", scope="col", class_="rate")
+    matrix = tag(
+        "table",
+        tag("thead", tag("tr", corner, head, recall)),
+        tag("tbody", body),
+        tag("tfoot", foot),
+        class_="matrix",
+        aria_label="Confusion matrix",
+    )
+    wrong = sorted(
+        ((counts[i][j], i, j) for i in range(size) for j in range(size) if i != j and counts[i][j]),
+        key=lambda row: (-row[0], row[1:]),
+    )
+    listed = [
+        tag("li", tag("b", names[i]), " taken for ", tag("b", names[j]), f": {n} of {totals[i]}")
+        for n, i, j in wrong[:8]
+    ]
+    beside = tag("div", tag("h3", "Most frequent mistakes"), tag("ol", listed))
+    note = "The int8 model on the test split: rows are true classes, columns what the model said."
+    return markup.section(
+        "Confusion matrix",
+        note,
+        tag(
+            "div",
+            markup.scroll("Confusion matrix", matrix),
+            beside if wrong else None,
+            class_="confusions",
+        ),
+    )
+
+
+def widths(summary: Summary) -> Html | None:
+    """Found widths beside the largest ones; removed blocks are empty."""
+    widths = summary.get("widths", [])
+    if not widths:
+        return None
+    most = max(row["largest"] for row in widths)
+    rows = []
+    for row in widths:
+        found, largest = row.get("found"), row["largest"]
+        text = f"{found} of {largest}" if found else "removed"
+        pieces = [("largest", 0, 100 * largest / most, None)]
+        if found:
+            pieces.append(("used", 0, 100 * found / most, None))
+        rows.append(
+            tag(
+                "li",
+                tag("span", row["name"]),
+                markup.bar(None, *pieces),
+                tag("span", text, class_="end"),
+                class_=None if found else "removed",
+            )
+        )
+    removed = sum(row.get("found") is None for row in widths)
+    note = "Output channels of each convolution that had a choice, beside the largest in the space."
+    left_out = f" Blocks removed: {removed}." if removed else ""
+    return markup.section("Found widths", note + left_out, markup.rows("widths", rows))
+
+
+def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
+    """Which tensors are alive, layer by layer, and where the planner puts them."""
+    if found is None:
+        return None
+    name = summary.get("runtime", "tflm_cortex_m")
+    runtime = cost.RUNTIMES.get(name)
+    steps = memory.timeline(found, runtime.scratch if runtime else True)
+    end = max(block.start + block.bytes for step in steps for block in step.live)
+    peak = max(step.live_bytes for step in steps)
+    read = {operator.layer.name: operator.reads for operator in memory.operators(found)}
+    rows, seen = [], set()
+    for i, step in enumerate(steps):
+        pieces, spoken = [], []
+        for block in sorted(step.live, key=lambda b: b.start):
+            kind = "waits"
+            if block.name.endswith(" scratch"):
+                kind = "scratch"
+            elif block.first == i and block.name != INPUT:
+                kind = "makes"
+            elif block.name in read[step.name]:
+                kind = "reads"
+            seen.add(kind)
+            where = f"{_count(block.bytes)} bytes at {_count(block.start)}"
+            spoken.append(f"{kind} {block.name}, {where}")
+            place = (100 * block.start / end, 100 * (block.start + block.bytes) / end)
+            pieces.append((kind, *place, spoken[-1]))
+        mark = "peak" if step.live_bytes == peak else None
+        rows.append(
+            tag(
+                "li",
+                tag("span", step.name),
+                markup.bar("; ".join(spoken), *pieces),
+                tag("span", _kib(step.live_bytes), class_="end"),
+                class_=mark,
+            )
+        )
+    note = f"What is alive while each layer runs, where it lies in the arena's {_kib(end)}."
+    if runtime:
+        arena = cost.arena(found, name)
+        note += f" With {_kib(arena.persistent)} of the runtime's own: {_kib(arena.total)} of SRAM."
+    texts = {"reads": "read", "makes": "made", "waits": "kept for later", "scratch": "scratch"}
+    key = markup.key(*((kind, text) for kind, text in texts.items() if kind in seen))
+    return markup.section("Memory over time", note, key, markup.rows("memory", rows))
+
+
+def layers(found: Network | None) -> Html | None:
+    """The found network, one layer a row."""
+    if found is None:
+        return None
+    sizes = network.output_sizes(found)
+    macs = {x.name: math.prod(sizes[x.name]) * cost.kernel_elements(x) for x in found}
+    share = {name: 100 * count / max(1, *macs.values()) for name, count in macs.items()}
+    rows = [
+        (
+            layer.name,
+            layer.kind.replace("_", " "),
+            _shape(layer.kernel),
+            _shape(layer.stride),
+            layer.activation,
+            _shape((*sizes[layer.name], layer.out_channels)),
+            _count(cost.kernel_elements(layer)),
+            _count(macs[layer.name]),
+            tag("div", markup.bar(None, ("used", 0, share[layer.name], None)), class_="share"),
+        )
+        for layer in found
+    ]
+    head = ("layer", "kind", "kernel", "stride", "activation", "output", "weights", "MACs", "")
+    note = f"Input {_shape(found.input_shape)}; outputs are rows {TIMES} columns {TIMES} channels."
+    return markup.section("Layers", note, markup.table("Layers", head, rows, 6))
+
+
+# ---------------------------------------------------------------- how it came about
+
+
+def search(summary: Summary, metrics: Metrics) -> Html | None:
+    """Cost and accuracy along the search."""
+    records = [row for row in metrics if row.get("stage") == "search"]
+    if not records:
+        return None
+    limited = [name for name in LIMITS if any(name in row for row in records)]
+    shares = {LIMITS[name][0]: markup.series(records, name) for name in limited}
+    note = (
+        "Each epoch of the search: what the drawn networks use as a share of each limit, and what "
+        "the shared weights reach."
+    )
+    charts = [
+        markup.chart("Share of each limit (1 is the limit)", shares, "{:.2f}", line=1.0),
+        markup.chart(
+            "Accuracy while searching", {"training": markup.series(records, "accuracy")}, "{:.1%}"
+        ),
+    ]
+    return markup.section("Search", note, tag("div", charts, class_="pair"))
+
+
+def training(metrics: Metrics) -> Html | None:
+    """Accuracy and loss while the found network learns."""
+    records = [row for row in metrics if row.get("stage") in ("train", "quantize")]
+    if not records:
+        return None
+    quantized = [i for i, row in enumerate(records, 1) if row["stage"] == "quantize"]
+    span = (quantized[0] - 0.5, len(records)) if quantized else None
+    accuracy = {
+        "validation": markup.series(records, "validation_accuracy"),
+        "training": markup.series(records, "accuracy"),
+    }
+    charts = [
+        markup.chart("Accuracy", accuracy, "{:.1%}", span=span),
+        markup.chart(
+            "Training loss", {"training": markup.series(records, "loss")}, "{:.3f}", span=span
+        ),
+    ]
+    note = "The found network, trained in float"
+    note += "; shaded: continued with 8-bit weights and activations." if quantized else "."
+    augmented = " Training examples are augmented, so they can be the harder ones."
+    return markup.section("Training", note + augmented, tag("div", charts, class_="pair"))
+
+
+def prediction(summary: Summary) -> Html | None:
+    """Bytes predicted from the layers alone beside what was measured."""
+    prediction = summary.get("prediction", {})
+    titles = {
+        "flash_bytes": "model file",
+        "tflm_host_activation_bytes": "arena, tensors",
+        "tflm_host_persistent_bytes": "arena, structures",
+    }
+    rows = []
+    for name, row in prediction.items():
+        predicted, measured = row.get("predicted"), row.get("measured")
+        known = predicted is not None and bool(measured)
+        off = "?"
+        if known:
+            percent = f"{100 * (predicted / measured - 1):+.2f}\u00a0%".replace("-", "\u2212")
+            off = "exact" if predicted == measured else percent
+        figures = (_show(predicted, _count), _show(measured, _count), off)
+        rows.append((titles.get(name, name), *figures))
+    if not rows:
+        return None
+    note = (
+        "Bytes foretold from the list of layers, and found: the exported file, and the arena of "
+        "TensorFlow Lite Micro on this computer (64-bit, so its structures are larger)."
+    )
+    head = ("", "predicted", "measured", "off by")
+    return markup.section(
+        "Predicted and measured", note, markup.table("Predicted and measured", head, rows, 1)
+    )
+
+
+def origin(summary: Summary) -> Html | None:
+    """Command, data, seed, time: how to make this run again."""
+    data, seconds = summary.get("data", {}), summary.get("seconds", {})
+    splits = [f"{_count(data[k])} {k}" for k in ("train", "validation", "test") if k in data]
+    rows = [
+        ("data", ", ".join([str(data.get("name", "?")), *splits]) if data else None),
+        ("seed", summary.get("seed")),
+        ("time", ", ".join(f"{name} {_time(s)}" for name, s in seconds.items()) or None),
+        (
+            "peak memory",
+            f"{_count(summary['peak_memory_mb'])}\u00a0MB" if "peak_memory_mb" in summary else None,
+        ),
+    ]
+    rows = [(name, value) for name, value in rows if value is not None]
+    command = summary.get("command")
+    shown = markup.command(command) if command else None
+    if not rows and not shown:
+        return None
+    table = markup.table("How it was made", ("", ""), rows, 2) if rows else None
+    return markup.section("How it was made", None, shown, table)
+
+
+def files(files: Mapping[str, int], summary: Summary) -> Html | None:
+    """The files of the folder and how to use them."""
+    if not files:
+        return None
+    rows = [
+        (
+            tag("code", name if name != "events.out.tfevents" else f"{name}.*"),
+            _kib(files[name]),
+            FILES[name],
+        )
+        for name in FILES
+        if name in files
+    ]
+    experiment = summary.get("experiment")
+    usage = f"python -m experiments.{experiment} --predict FILE.wav --workdir RUN"
+    return markup.section(
+        "Files beside this page",
+        None,
+        markup.table("Files", ("file", "size", "what it is"), rows, 3),
+        [
+            tag("p", "To classify a recording, with RUN the folder of this page:"),
+            markup.command(usage),
+        ]
+        if experiment and "model.tflite" in files
+        else None,
+    )

@@ -1,0 +1,227 @@
+"""Training of one network: float, fine-tuned, distilled or quantisation-aware, by one loop.
+
+Invariant: a state and the seed determine everything that follows, so a run continued from any
+epoch's state ends with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, Num
+
+from micronets_jax import quantize, recipes
+from micronets_jax.network import Network
+from micronets_jax.supernet import Supernet
+
+Variables = dict[str, Any]
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called with steps done, steps in all and the latest metrics."""
+
+
+class Examples(Protocol):
+    """Labelled raw examples; ``data.Split`` is one."""
+
+    def __len__(self) -> int: ...
+
+    def num_batches(self, batch_size: int) -> int:
+        """Whole batches in an epoch."""
+        ...
+
+    def batches(
+        self, batch_size: int, seed: int, epoch: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The whole batches of one epoch, an order made from seed and epoch alone."""
+        ...
+
+
+Inputs = Callable[[Key[Array, ""], Num[Array, "batch ..."]], Float[Array, "batch ..."]]
+"""From raw examples to what the network reads, augmentation included; pure and jittable."""
+
+Loss = Callable[[Array, Array, Array], Float[Array, ""]]
+"""Of logits, labels and inputs."""
+
+
+class Model(NamedTuple):
+    """What is trained: ``forward(trainable, stats, x) -> logits, stats`` in training mode."""
+
+    forward: Callable[[Variables, Variables, Array], tuple[Array, Variables]]
+
+
+class State(NamedTuple):
+    """Everything a training step reads and writes."""
+
+    step: Int[Array, ""]
+    trainable: Variables
+    stats: Variables
+    optimizer: optax.OptState
+
+
+def float_model(network: Network, bits: int | None = None) -> Model:
+    """The network in float32 with batch norm; ``bits`` as of ``supernet.Supernet``."""
+
+    def forward(trainable: Variables, stats: Variables, x: Array) -> tuple[Array, Variables]:
+        logits, changed = Supernet(network, bits).apply(
+            {"params": trainable, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+        )
+        return logits, changed["batch_stats"]
+
+    return Model(forward)
+
+
+def quantized_model(network: Network) -> Model:
+    """The int8 network simulated: ``trainable`` holds ``folded`` weights and ``ranges``."""
+
+    def forward(trainable: Variables, stats: Variables, x: Array) -> tuple[Array, Variables]:
+        return quantize.apply(network, trainable["folded"], trainable["ranges"], x), stats
+
+    return Model(forward)
+
+
+def kernels_only(trainable: Variables) -> Variables:
+    """True at kernels, False at all else, for weight decay."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) == "kernel", trainable
+    )
+
+
+def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_steps: int) -> State:
+    """The state before the first step."""
+    optimizer = _optimizer(recipe, num_steps).init(trainable)
+    return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Mean over the batch of the cross entropy with smoothed one-hot targets, in nats."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def distilled(
+    teacher: Callable[[Array], Float[Array, "batch classes"]],
+    coefficient: float = 0.5,
+    temperature: float = 4.0,
+) -> Loss:
+    """A loss that also follows a teacher's logits (Hinton et al., 2015).
+
+    ``(1 - coefficient) * cross entropy + coefficient * temperature**2 * KL(teacher || student)``,
+    both softened by the temperature.
+    """
+
+    def loss(logits: Array, labels: Array, x: Array) -> Array:
+        soft = jax.nn.softmax(jax.lax.stop_gradient(teacher(x)) / temperature)
+        student = jax.nn.log_softmax(logits / temperature)
+        divergence = optax.kl_divergence(student, soft).mean() * temperature**2
+        return (1 - coefficient) * cross_entropy(logits, labels) + coefficient * divergence
+
+    return loss
+
+
+def make_step(
+    model: Model,
+    inputs: Inputs,
+    recipe: recipes.Training,
+    num_steps: int,
+    key: Key[Array, ""],
+    loss: Loss | None = None,
+) -> Callable[[State, Array, Array], tuple[State, Float[Array, "2"]]]:
+    """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, to be jitted by the caller."""
+    optimizer = _optimizer(recipe, num_steps)
+
+    def objective(trainable: Variables, stats: Variables, x: Array, labels: Array):
+        logits, stats = model.forward(trainable, stats, x)
+        if loss is None:
+            value = cross_entropy(logits, labels, recipe.label_smoothing)
+        else:
+            value = loss(logits, labels, x)
+        return value, (stats, jnp.mean(jnp.argmax(logits, -1) == labels))
+
+    def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
+        x = inputs(jax.random.fold_in(key, state.step), raw)
+        (value, (stats, accuracy)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.trainable, state.stats, x, labels
+        )
+        updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return State(state.step + 1, trainable, stats, opt_state), jnp.stack([value, accuracy])
+
+    return step
+
+
+def fit(
+    model: Model,
+    state: State,
+    examples: Examples,
+    inputs: Inputs,
+    recipe: recipes.Training,
+    *,
+    seed: int,
+    loss: Loss | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[State, dict[str, float]]]:
+    """Train from ``state`` to the end of the recipe; yields the state and metrics of each epoch.
+
+    Args:
+        model: what is trained.
+        state: from :func:`init`, or yielded by an earlier, interrupted call.
+        examples: raw training examples.
+        inputs: front end and augmentation.
+        recipe: how.
+        seed: of the order of examples and of augmentation.
+        loss: of ``(logits, labels, inputs)``; cross entropy where not given, distillation by
+            :func:`distilled`.
+        progress: called now and then.
+    """
+    num_batches = examples.num_batches(recipe.batch_size)
+    total = num_batches * recipe.epochs
+    step = jax.jit(make_step(model, inputs, recipe, total, jax.random.key(seed), loss))
+    for epoch in range(int(state.step) // num_batches, recipe.epochs):
+        seen = []
+        batches = examples.batches(recipe.batch_size, seed, epoch)
+        for i, (raw, labels) in enumerate(batches, 1):
+            state, metrics = step(state, raw, labels)
+            seen.append(metrics)
+            if progress and (i % 10 == 0 or i == num_batches):
+                value, accuracy = np.asarray(seen[-1])
+                done = epoch * num_batches + i
+                progress(done, total, {"loss": float(value), "accuracy": float(accuracy)})
+        value, accuracy = np.mean(np.asarray(seen), axis=0)
+        yield state, {"epoch": epoch + 1, "loss": float(value), "accuracy": float(accuracy)}
+
+
+def predict(
+    apply: Callable[[Array], Float[Array, "batch classes"]],
+    x: Float[np.ndarray, "n ..."],
+    batch_size: int = 256,
+) -> Float[np.ndarray, "n classes"]:
+    """``apply`` over all of ``x`` in batches of one shape."""
+    compiled = jax.jit(apply)
+    out = []
+    for start in range(0, len(x), batch_size):
+        part = x[start : start + batch_size]
+        padded = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * (x.ndim - 1))
+        out.append(np.asarray(compiled(padded))[: len(part)])
+    return np.concatenate(out)
+
+
+def accuracy(logits: Num[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
+    """Share of examples whose largest logit is at their label, in [0, 1]."""
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def _optimizer(recipe: recipes.Training, num_steps: int) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        recipe.learning_rate,
+        max(num_steps // 20, 1),
+        max(num_steps, 2),
+        recipe.final_learning_rate,
+    )
+    return optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=kernels_only)

@@ -1,0 +1,235 @@
+"""The folder of one run: its configuration, checkpoints, metrics and results.
+
+Invariant: a file or checkpoint that is there is whole, and belongs to the configuration beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+CONFIGURATION = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+
+
+class WorkdirError(ValueError):
+    """A folder that cannot be used as asked; the message says why and what to do."""
+
+
+class Workdir:
+    """An opened run folder.
+
+    Args:
+        path: made if absent.
+        configuration: everything that decides the run's result, as JSON data.
+        resume: continue the run that the folder holds.
+
+    Raises:
+        WorkdirError: the folder holds something else, or a run of another configuration, or a run
+            while ``resume`` is False. Nothing in it is changed then.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], configuration: Mapping[str, Any], resume: bool
+    ) -> None:
+        self.path = pathlib.Path(path).absolute()
+        check(self.path, configuration, resume)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._discard_temporary()
+        self.write(CONFIGURATION, json.dumps(configuration, indent=2) + "\n")
+        self._managers: dict[str, Any] = {}
+        self._events: Any = None
+
+    def __enter__(self) -> Workdir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for manager in self._managers.values():
+            manager.close()
+        if self._events is not None:
+            self._events.close()
+
+    def write(self, name: str, content: str | bytes) -> pathlib.Path:
+        """Write a file whole or not at all: under a temporary name first, then renamed."""
+        return write(self.path / name, content)
+
+    def save(self, stage: str, epoch: int, state: Any) -> None:
+        """Keep ``state`` as it is after an epoch of a stage, instead of the one before."""
+        from orbax import checkpoint
+
+        self._manager(stage).save(epoch, args=checkpoint.args.StandardSave(state))
+
+    def restore(self, stage: str, like: Any) -> tuple[int, Any]:
+        """The epochs done and the state after them, or ``(0, like)`` where nothing is kept yet.
+
+        Metrics logged by epochs that have to be run again are dropped.
+
+        Raises:
+            WorkdirError: the checkpoint cannot be read.
+        """
+        from orbax import checkpoint
+
+        manager = self._manager(stage)
+        epoch = manager.latest_step()
+        self._forget_metrics(stage, epoch or 0)
+        if epoch is None:
+            return 0, like
+        abstract = jax.tree.map(checkpoint.utils.to_shape_dtype_struct, like)
+        try:
+            state = manager.restore(epoch, args=checkpoint.args.StandardRestore(abstract))
+        except (ValueError, KeyError, OSError) as error:
+            raise WorkdirError(
+                f"the checkpoint in {self.path / CHECKPOINTS / stage} cannot be read "
+                f"({str(error).splitlines()[0]}); delete that folder to run the stage again, "
+                "or give another --workdir"
+            ) from error
+        return epoch, state
+
+    def save_weights(self, weights: Any) -> None:
+        """Final weights, as one Orbax checkpoint."""
+        from orbax import checkpoint
+
+        _quiet()
+        with checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(self.path / WEIGHTS, jax.tree.map(np.asarray, weights), force=True)
+
+    def log(self, stage: str, record: Mapping[str, float]) -> None:
+        """Append one epoch's metrics to ``metrics.jsonl`` and to the TensorBoard events."""
+        with open(self.path / METRICS, "a") as file:
+            file.write(json.dumps({"stage": stage, **record}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path))
+        for name, value in record.items():
+            if name != "epoch":
+                self._events.add_scalar(f"{stage}/{name}", value, int(record["epoch"]))
+
+    def _manager(self, stage: str) -> Any:
+        from orbax import checkpoint
+
+        if stage not in self._managers:
+            _quiet()
+            options = checkpoint.CheckpointManagerOptions(
+                max_to_keep=1, enable_async_checkpointing=False
+            )
+            folder = self.path / CHECKPOINTS / stage
+            self._managers[stage] = checkpoint.CheckpointManager(folder, options=options)
+        return self._managers[stage]
+
+    def _forget_metrics(self, stage: str, epoch: int) -> None:
+        path = self.path / METRICS
+        if not path.exists():
+            return
+        kept = [
+            json.dumps(record) + "\n"
+            for record in read_metrics(path)
+            if record["stage"] != stage or record["epoch"] <= epoch
+        ]
+        self.write(METRICS, "".join(kept))
+
+    def _discard_temporary(self) -> None:
+        for leftover in self.path.glob(f".{_TEMPORARY}*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+_TEMPORARY = "partial-"
+
+
+def write(path: pathlib.Path, content: str | bytes) -> pathlib.Path:
+    """Write a file whole or not at all."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(prefix=f".{_TEMPORARY}", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def check(
+    path: pathlib.Path, configuration: Mapping[str, Any] | None = None, resume: bool = False
+) -> None:
+    """Refuse, before any work is done, a folder that :class:`Workdir` would refuse.
+
+    Without a configuration, everything but the configuration is looked at.
+    """
+    if path.exists() and not path.is_dir():
+        raise WorkdirError(f"workdir={path} is a file; give the name of a folder")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if not (path / CONFIGURATION).exists():
+        leftovers = [p for p in path.iterdir() if not p.name.startswith(f".{_TEMPORARY}")]
+        if not leftovers:
+            return
+        raise WorkdirError(
+            f"workdir={path} holds files that are not a run's, such as {leftovers[0].name}; "
+            "give an empty or a new folder"
+        )
+    if not resume:
+        raise WorkdirError(
+            f"workdir={path} holds another run; add --resume to continue it, "
+            "or give another --workdir"
+        )
+    try:
+        before = json.loads((path / CONFIGURATION).read_text())
+    except json.JSONDecodeError as error:
+        raise WorkdirError(
+            f"{path / CONFIGURATION} is damaged ({error}); give another --workdir"
+        ) from error
+    if configuration is None:
+        return
+    changed = _differences(before, json.loads(json.dumps(configuration)))
+    if changed:
+        name, was, now = changed[0]
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise WorkdirError(
+            f"workdir={path} holds a run of another configuration: {name} was {was}, "
+            f"now {now}{more}; resume with the same options, or give another --workdir"
+        )
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``, without a last line cut short."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted({*before, *now})
+            for difference in _differences(
+                before.get(key), now.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if before == now else [(name, before, now)]
+
+
+def _quiet() -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)

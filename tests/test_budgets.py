@@ -1,0 +1,127 @@
+"""Budgets: whole-number decisions, what a board leaves, what cannot be met."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from micronets_jax import budgets, cost, devices, zoo
+from micronets_jax.budgets import Budget, Limits
+from micronets_jax.spaces import DSCNN
+
+SPACE = DSCNN(max_width=60, strides=(2, 1, 2))
+BOARD = devices.device("STM32F446RE")
+NETWORK = zoo.network("MicroNet-KWS-S")
+
+
+def test_what_a_board_leaves():
+    budget = Budget.of(BOARD)
+    assert budget.limits() == {
+        "sram_bytes": 128 * 1024 - 4000 - 4000 - 4096,
+        "flash_bytes": 512 * 1024 - 37_000 - 38_000,
+    }
+    # The paper runs its small and medium networks on the small board, the large ones not.
+    assert budget.fits(NETWORK) and budget.fits(zoo.network("MicroNet-KWS-M"))
+    assert not budget.fits(zoo.network("MicroNet-KWS-L"))
+
+
+def test_stated_limits_replace_the_boards():
+    budget = Budget.of(BOARD, Limits(sram_bytes=50_000, mops=20.0))
+    assert budget.limits() == {"sram_bytes": 50_000, "flash_bytes": 449_288, "mops": 20.0}
+    assert Budget(mops=1.5).limits() == {"mops": 1.5}
+
+
+def test_used_by_hand():
+    budget = Budget.of(BOARD, Limits(mops=20.0, latency_ms=300.0), runtime="tflm_paper")
+    used = budget.used(NETWORK)
+    assert used["mops"] == pytest.approx(16.653504)
+    assert used["latency_ms"] == pytest.approx(12.387 * 16.653504 + 42.27)
+    assert used["sram_bytes"] == cost.sram_bytes(NETWORK, "tflm_paper")
+    assert budget.usage(NETWORK)["mops"] == pytest.approx(0.8326752)
+
+
+@pytest.mark.parametrize("name", ["sram_bytes", "flash_bytes", "mops", "latency_ms"])
+def test_a_limit_is_met_up_to_its_last_unit(name):
+    used = Budget(mops=1e9, device=BOARD, sram_bytes=1, flash_bytes=1, latency_ms=1e9).used(NETWORK)
+    assert Budget(**{name: used[name]}, device=BOARD).fits(NETWORK)
+    step = 1 if name.endswith("bytes") else 2e-6
+    tight = Budget(**{name: used[name] - step}, device=BOARD)
+    assert not tight.fits(NETWORK)
+    assert tight.violations(NETWORK) == {name: pytest.approx(step, rel=1e-3)}
+    assert Budget(**{name: used[name]}, device=BOARD).violations(NETWORK) == {}
+
+
+def test_traced_and_concrete_networks_are_judged_alike():
+    budget = Budget.of(BOARD, Limits(sram_bytes=20_000, mops=1.2, latency_ms=55.0))
+    rng = np.random.default_rng(0)
+    choices = [
+        SPACE.choice([int(w) for w in rng.choice(SPACE.widths, 4)], [bool(k) for k in keep])
+        for keep in rng.integers(0, 2, (40, 3))
+    ]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *choices)
+    traced = jax.jit(jax.vmap(lambda choice: budget.fits(SPACE.network(choice))))(stacked)
+    concrete = [budget.fits(SPACE.decode(choice)) for choice in choices]
+    assert traced.tolist() == concrete
+    assert 0 < sum(concrete) < 40
+
+
+def test_usage_has_gradients_inside_jit():
+    budget = Budget.of(BOARD, Limits(mops=2.0, latency_ms=60.0))
+    choice = {name: jnp.full(shape, 1 / shape[1]) for name, shape in SPACE.options().items()}
+    slopes = jax.jit(jax.jacrev(lambda c: budget.usage(SPACE.network(c))))(choice)
+    assert set(slopes) == set(budget.limits())
+    for name in slopes:
+        assert jnp.isfinite(slopes[name]["width"]).all()
+        assert slopes[name]["width"][0, -1] > slopes[name]["width"][0, 0] > 0
+
+
+def test_smallest_is_reached_and_below_it_is_refused():
+    budget = Budget.of(BOARD, Limits(mops=100.0, latency_ms=1000.0))
+    least = budgets.smallest(SPACE, budget)
+    assert least["mops"] == pytest.approx(
+        min(cost.ops(SPACE.decode(choice)) for choice in SPACE.lightest()) / 1e6
+    )
+    for name in ("sram_bytes", "flash_bytes", "mops", "latency_ms"):
+        exact = Budget(**{name: least[name]}, device=BOARD)
+        assert exact.fits(SPACE.decode(budgets.feasible(SPACE, exact)))
+        too_low = Budget(**{name: type(least[name])(least[name] * 0.99)}, device=BOARD)
+        with pytest.raises(ValueError, match=f"can meet {name}=.*smallest achievable is "):
+            budgets.feasible(SPACE, too_low)
+
+
+class TwoMembers:
+    """A space where memory and storage pull apart."""
+
+    def decode(self, choice):
+        return zoo.dscnn((8, 8), (1,)) if choice["first"][0] else zoo.dscnn((4, 40), (2,))
+
+    def lightest(self):
+        return [{"first": np.array([1, 0])}, {"first": np.array([0, 1])}]
+
+
+def test_limits_that_only_together_cannot_be_met():
+    space = TwoMembers()
+    narrow, short = map(space.decode, space.lightest())
+    assert cost.sram_bytes(narrow) > cost.sram_bytes(short)
+    assert cost.flash_bytes(narrow) < cost.flash_bytes(short)
+    budget = Budget(sram_bytes=cost.sram_bytes(short), flash_bytes=cost.flash_bytes(narrow))
+    with pytest.raises(ValueError, match="together, though each alone can be met"):
+        budgets.feasible(space, budget)
+    roomy = budgets.feasible(space, Budget(sram_bytes=10**6))
+    assert space.decode(roomy) == short  # it has more weights
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"mops": 0.0}, "mops=0.0"),
+        ({"sram_bytes": -1}, "sram_bytes=-1"),
+        ({"latency_ms": float("nan")}, "latency_ms=nan"),
+        ({"latency_ms": 10.0}, "without a device"),
+        ({"latency_ms": 10.0, "device": BOARD}, "every inference takes an estimated 42.27 ms"),
+        ({"runtime": "tflm"}, "runtime='tflm' is unknown"),
+    ],
+)
+def test_senseless_budgets_are_refused(arguments, reason):
+    with pytest.raises(ValueError, match=reason):
+        Budget(**arguments)

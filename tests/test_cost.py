@@ -1,0 +1,254 @@
+"""Costs: published numbers, real files and arenas, one formula for ints, arrays and floats."""
+
+import dataclasses
+import json
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from micronets_jax import cost, decisions, zoo
+from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.spaces import DSCNN
+
+SPACE = DSCNN()
+SMALL = DSCNN(max_width=40, strides=(2, 1, 2, 1))
+
+
+def all_costs(network):
+    """Every cost there is, by name."""
+    runtimes = {name: cost.sram_bytes(network, name) for name in cost.RUNTIMES}
+    return {
+        "macs": cost.macs(network),
+        "weights": cost.weights(network),
+        "flash": cost.flash_bytes(network),
+        **runtimes,
+    }
+
+
+def random_choices(space, count, seed=0):
+    """Int32 one-hot choices [count, ...]."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
+        for name, (taken, options) in space.options().items()
+    }
+
+
+def at(choices, i):
+    return jax.tree.map(lambda leaf: leaf[i], choices)
+
+
+# ---------------------------------------------------------------- numbers from outside
+
+
+@pytest.fixture(scope="module")
+def paper(reference):
+    return json.loads((reference / "reference/micronets.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def measured(reference):
+    return json.loads((reference / "reference/tflm_cmsisnn.json").read_text())
+
+
+def test_operations_as_listed_with_true_sizes(paper):
+    listed = re.findall(r"(KWS-\w|DSCNN-\w) (?:is )?([\d.]+\d)", paper["counting_rules"]["mops"])
+    assert len(listed) == 6
+    for name, mops in listed:
+        name = f"MicroNet-{name}" if name.startswith("KWS") else name
+        assert f"{cost.ops(zoo.network(name)) / 1e6:.2f}" == mops
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_memory_as_in_the_paper(name, paper):
+    published = {row[1]: row[4] for row in paper["results"]}[name]
+    network = zoo.network(name, num_classes=8 if "AD" in name else 12)
+    arena = cost.arena(network, "tflm_paper")
+    if name == "MicroNet-KWS-S":  # published without the persistent part, says the rule
+        assert arena.total == pytest.approx(64_200, rel=0.002)
+    else:
+        assert arena.total == pytest.approx(1000 * published, rel=0.002)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_memory_as_measured_on_a_cortex_m(name, measured):
+    row = {row[0]: row for row in measured["published"]}[name]
+    arena = cost.arena(zoo.network(name, num_classes=8 if "AD" in name else 12))
+    assert (arena.total, arena.activations) == (row[4], row[5])
+
+
+def test_memory_of_models_by_others(measured):
+    rows = {row[0]: row for row in measured["rows"]}
+    assert cost.sram_bytes(zoo.network("MicroNet-KWS-M")) == pytest.approx(
+        rows["micronet_kws_m"][4], rel=0.01
+    )
+    # MLPerf Tiny's DS-CNN: its stem has stride 2, its blocks have none.
+    network = zoo.dscnn((64,) * 5, (1,) * 4)
+    stem = dataclasses.replace(network["stem"], stride=(2, 2))
+    pool = dataclasses.replace(network["pool"], kernel=(25, 5), stride=(25, 5))
+    layers = [{"stem": stem, "pool": pool}.get(layer.name, layer) for layer in network]
+    network = Network(network.input_shape, tuple(layers))
+    arena, row = cost.arena(network), rows["mlperf_kws_dscnn"]
+    assert cost.macs(network) == pytest.approx(row[1], rel=1e-3)
+    assert arena.activations == row[5]
+    assert arena.total == pytest.approx(row[4], rel=0.01)
+
+
+# Exported by `export`, arenas reported by the tflite-micro wheel: file, activations, persistent.
+SEEN = {
+    "small": (zoo.dscnn((8, 8), (1,)), 2992, 7840, 2176),
+    "medium": (zoo.dscnn((64, 60, 12, 4, 32, 24, 60), (2, 1, 1, 1, 2, 1)), 24336, 39360, 8032),
+    "large": (zoo.dscnn((140, 192, 220, 28), (1, 2, 2)), 107584, 162688, 12016),
+    "no block": (zoo.dscnn((16,), ()), 2480, 8336, 1616),
+    "skips only": (SMALL.member([4] * 5, [False] * 4), 2000, 2480, 1840),
+    "a skip": (SMALL.member([4, 20, 8, 28, 20], [False, False, True, True]), 5536, 2480, 3296),
+    "colours, reshape": (
+        Network(
+            (8, 8, 3),
+            (
+                Layer("a", "conv", (INPUT,), 3, 16, (3, 3), (2, 2), activation="relu"),
+                Layer("f", "reshape", ("a",), 16, 256),
+                Layer("h", "dense", ("f",), 256, 32, activation="relu"),
+                Layer("o", "dense", ("h",), 32, 5),
+            ),
+        ),
+        11072, 512, 2080,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_files_and_arenas_as_seen(name):
+    network, file_bytes, activations, persistent = SEEN[name]
+    assert cost.flash_bytes(network) == pytest.approx(file_bytes, rel=0.02)
+    arena = cost.arena(network, "tflm_host")
+    assert arena.activations == activations
+    assert arena.persistent == pytest.approx(persistent, rel=0.05)
+
+
+def exported_networks():
+    rng = np.random.default_rng(7)
+    for space in (SPACE, SMALL):
+        for choice in (at(random_choices(space, 3, seed=rng.integers(99)), i) for i in range(3)):
+            yield space.decode(choice)
+    for widest in (8, 64):
+        widths = rng.integers(1, widest // 4 + 1, 5) * 4
+        yield zoo.dscnn([int(w) for w in widths], (2, 1, 1, 2))
+    yield zoo.dscnn((84, 276, 28), (2, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", list(exported_networks()))
+def test_files_and_arenas_of_the_exporter(network):
+    from test_quantize import trained
+
+    from micronets_jax import export, runtimes
+
+    data = export.to_tflite(network, *trained(network, seed=0))
+    assert cost.flash_bytes(network) == pytest.approx(len(data), rel=0.02)
+    seen, predicted = runtimes.TFLM(data).arena(), cost.arena(network, "tflm_host")
+    assert predicted.activations == seen.activation_bytes
+    assert predicted.persistent == pytest.approx(seen.persistent_bytes, rel=0.05)
+
+
+# ---------------------------------------------------------------- one formula
+
+
+@pytest.mark.parametrize(
+    ("space", "dtype"),
+    [(SPACE, np.int32), (SMALL, np.float32)],
+    ids=["paper", "small, floats"],
+)
+def test_choices_cost_what_their_networks_cost(space, dtype):
+    choices = jax.tree.map(dtype, random_choices(space, 24))
+    traced = jax.jit(jax.vmap(lambda choice: all_costs(space.network(choice))))(choices)
+    for i in range(24):
+        exact = all_costs(space.decode(at(choices, i)))
+        assert all(type(value) is int for value in exact.values())
+        assert all(values.dtype == dtype for values in traced.values())
+        if dtype == np.int32:
+            assert {name: int(values[i]) for name, values in traced.items()} == exact
+        else:
+            for name, values in traced.items():
+                np.testing.assert_allclose(values[i], exact[name], rtol=1e-6, err_msg=name)
+
+
+def test_one_trace_for_all_choices():
+    measure = jax.jit(chex.assert_max_traces(lambda c: all_costs(SMALL.network(c)), n=1))
+    for i in range(3):
+        measure(at(random_choices(SMALL, 3), i))
+
+
+def test_absent_layers_cost_nothing():
+    network = SMALL.supernetwork()
+    absent = {"block2_depthwise", "block2_pointwise", "block1_skip", "block3_skip"}
+    network = Network(
+        network.input_shape,
+        tuple(
+            dataclasses.replace(layer, presence=int(layer.name not in absent)) for layer in network
+        ),
+    )
+    assert all_costs(network) == all_costs(SMALL.member([40] * 5, [True, False, True, True]))
+
+
+def test_gradients_are_slopes():
+    """Of products: differences between neighbouring widths; of memory: live bytes per channel."""
+
+    def with_stem(channels):
+        def swap(layer):
+            made = channels if layer.name == "stem" else layer.out_channels
+            read = channels if layer.inputs[0] == "stem" else layer.in_channels
+            both = layer.name == "block1_depthwise"
+            return dataclasses.replace(
+                layer, in_channels=read, out_channels=channels if both else made
+            )
+
+        def read_after(layer):
+            return layer.inputs[0] == "block1_depthwise"
+
+        layers = [swap(layer) for layer in zoo.network("DSCNN-S")]
+        layers = [
+            dataclasses.replace(n, in_channels=channels) if read_after(n) else n for n in layers
+        ]
+        return Network((49, 10, 1), tuple(layers))
+
+    for measure in (cost.macs, cost.weights):
+        slope = jax.grad(lambda x, f=measure: f(with_stem(x)) * 1.0)(64.0)
+        assert slope == (measure(with_stem(80)) - measure(with_stem(48))) / 32
+    for measure in (cost.flash_bytes, cost.sram_bytes):
+        slope = jax.grad(lambda x, f=measure: f(with_stem(x)))(64.0)
+        assert slope == pytest.approx((measure(with_stem(80)) - measure(with_stem(48))) / 32)
+
+
+def test_sampled_memory_is_exact_and_has_a_gradient():
+    logits = {name: jnp.zeros(shape) for name, shape in SMALL.options().items()}
+
+    def used(logits, key):
+        choice = decisions.straight_through(decisions.gumbel_softmax(key, logits, 1.0))
+        return cost.sram_bytes(SMALL.network(choice)), choice
+
+    (value, choice), gradient = jax.jit(jax.value_and_grad(used, has_aux=True))(
+        logits, jax.random.key(3)
+    )
+    assert float(value) == pytest.approx(cost.sram_bytes(SMALL.decode(choice)), rel=1e-5)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert float(jnp.abs(gradient["width"][0]).max()) > 0  # the stem's tensor is the largest
+
+
+def test_the_mean_network_costs_less_memory_than_the_mean():
+    """A maximum is convex: this is why the search has to sample."""
+    space = DSCNN(strides=(2, 1))
+    logits = {name: jnp.zeros(shape) for name, shape in space.options().items()}
+    mean_network = space.network(decisions.expected(logits))
+    choices = random_choices(space, 2000)
+    sampled = jax.jit(jax.vmap(lambda c: cost.arena(space.network(c)).activations))(choices)
+    assert float(cost.arena(mean_network).activations) < 0.98 * float(sampled.mean())
+
+
+def test_unknown_runtime_is_refused():
+    with pytest.raises(ValueError, match="'tflm' is unknown; use one of tflm_cortex_m"):
+        cost.sram_bytes(zoo.network("DSCNN-S"), "tflm")

@@ -1,0 +1,94 @@
+"""Augmentation: what may change, what must not, and that every clip draws its own change."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from micronets_jax.data import Augmentation, augment
+
+KEY = jax.random.key(3)
+
+shift = jax.jit(augment.shift, static_argnums=2)
+add_noise = jax.jit(augment.add_noise, static_argnums=(3, 4))
+waveforms = jax.jit(augment.waveforms, static_argnums=1)
+features = jax.jit(augment.features, static_argnums=1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 50]))
+def test_a_shift_moves_samples_and_lets_zeros_in(seed, largest):
+    x = jnp.arange(1.0, 201.0)[None].repeat(8, axis=0)
+    moved = np.asarray(shift(jax.random.key(seed), x, largest))
+    for row in moved:
+        kept = row[row > 0]
+        assert len(kept) >= 200 - largest
+        np.testing.assert_array_equal(np.diff(kept), 1)  # in order, nothing missing inside
+        assert (row == 0).sum() == 200 - len(kept)
+
+
+def test_shifts_differ_between_clips():
+    x = jnp.ones((64, 400))
+    moved = np.asarray(shift(KEY, x, 100))
+    starts, ends = (moved[:, 0] == 0).sum(), (moved[:, -1] == 0).sum()
+    assert starts > 10 and ends > 10
+
+
+def test_noise_comes_with_its_probability_and_below_its_volume():
+    noise = jnp.full((2, 500), 16_384, jnp.int16)  # half of full scale
+    added = np.asarray(add_noise(KEY, jnp.zeros((2000, 100)), noise, 0.8, 0.1))
+    assert (added == added[:, :1]).all()
+    level = added[:, 0]
+    assert np.mean(level > 0) == pytest.approx(0.8, abs=0.03)
+    assert level.max() <= 0.05 and level.min() >= 0
+    assert level[level > 0].mean() == pytest.approx(0.025, abs=0.002)
+
+
+def test_masks_hide_whole_stretches_with_the_mean():
+    x = jax.random.normal(KEY, (256, 49, 10, 1))
+    how = Augmentation(time_masks=1, time_mask_frames=8, frequency_masks=1, frequency_mask_bins=2)
+    hidden = np.asarray(features(KEY, how, x))
+    mean = np.broadcast_to(np.asarray(x).mean(axis=1, keepdims=True), x.shape)
+    changed = (hidden != np.asarray(x))[..., 0]
+    np.testing.assert_allclose(hidden[..., 0][changed], mean[..., 0][changed], atol=1e-6)
+    rows, columns = changed.all(axis=2), changed.all(axis=1)
+    assert rows.sum(axis=1).max() == 8 and rows.sum(axis=1).min() == 0
+    assert columns.sum(axis=1).max() == 2
+    np.testing.assert_array_equal(changed, rows[:, :, None] | columns[:, None, :])
+    for row in rows:
+        assert np.abs(np.diff(np.pad(row.astype(int), 1))).sum() in (0, 2)
+
+
+def test_zero_switches_everything_off():
+    off = Augmentation(shift_ms=0.0, noise_probability=0.0, time_masks=0, frequency_masks=0)
+    clips = jnp.arange(-8000, 8000, dtype=jnp.int16).reshape(1, -1)
+    noise = jnp.ones((1, 20_000), jnp.int16)
+    np.testing.assert_array_equal(waveforms(KEY, off, clips, noise), np.asarray(clips) / 32768)
+    x = jax.random.normal(KEY, (2, 49, 10, 1))
+    np.testing.assert_array_equal(features(KEY, off, x), x)
+
+
+def test_one_trace_one_result_per_key():
+    clips = jnp.ones((4, 16_000), jnp.int16)
+    noise = jax.random.randint(KEY, (3, 20_000), -9000, 9000).astype(jnp.int16)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def change(key):
+        return augment.waveforms(key, Augmentation(), clips, noise)
+
+    first, again, other = change(KEY), change(KEY), change(jax.random.key(4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[0], first[1])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shift_ms": -1.0}, {"noise_probability": 1.5}, {"shift_ms": 2000.0}]
+)
+def test_impossible_settings_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Augmentation(**wrong)

@@ -1,0 +1,142 @@
+"""Memory: TFLM's planner by hand, against a twin, and against what the interpreter showed."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_network import decisions_of
+
+from micronets_jax import memory, zoo
+from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.spaces import DSCNN
+
+SMALL = DSCNN(input_shape=(9, 2, 1), max_width=60, strides=(1, 2, 1, 2))
+PAPER = DSCNN()
+
+
+def greedy(buffers):
+    """TFLM's greedy planner in plain words: the twin of ``memory.place``."""
+    order = sorted(range(len(buffers)), key=lambda i: (-buffers[i].bytes, -i))
+    start = {}
+    for i in order:
+        mine, offset = buffers[i], 0
+        taken = sorted(
+            (start[j], start[j] + buffers[j].bytes)
+            for j in start
+            if buffers[j].first <= mine.last and mine.first <= buffers[j].last
+        )
+        for begin, end in taken:
+            if begin - offset >= mine.bytes:
+                break
+            offset = max(offset, end)
+        start[i] = offset
+    return [start[i] for i in range(len(buffers))]
+
+
+def head(buffers, starts):
+    return max(start + b.bytes for b, start in zip(buffers, starts, strict=True))
+
+
+def test_by_hand():
+    steps = memory.timeline(zoo.network("DSCNN-S"))
+    assert [step.name for step in steps][:3] == ["stem", "block1_depthwise", "block1_pointwise"]
+    assert (steps[0].kind, steps[2].kind) == ("DEPTHWISE_CONV_2D", "CONV_2D")
+    assert steps[1].live_bytes == 49 * 10 * 64 + 25 * 5 * 64 == 39360
+    assert {block.name: block.bytes for block in steps[-2].live} == {
+        "block4_pointwise": 8000, "pool": 64, "pool scratch": 256,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("widths", "strides", "head_bytes"),
+    [
+        ((64, 64, 64, 64, 64), (2, 1, 1, 1), 39360),
+        ((84, 276, 276), (2, 1), 69024),
+        # The planner puts both tensors of the widest layer first and has to put one more above.
+        ((84, 276, 28), (2, 1), 79536),
+        ((84, 276, 28, 248, 28, 220), (2, 1, 1, 1, 1), 79536),
+        ((40, 100, 28, 96, 64), (1, 1, 1, 1), 98016),
+        ((4, 8), (2,), 2480),
+    ],
+)
+def test_heads_as_the_interpreter_reported_them(widths, strides, head_bytes):
+    assert memory.head_bytes(zoo.dscnn(widths, strides), scratch=False) == head_bytes
+
+
+@pytest.mark.parametrize("space", [SMALL, PAPER, DSCNN(strides=(1, 2))], ids=lambda s: s.strides)
+@settings(max_examples=12, deadline=None)
+@given(st.data(), st.booleans())
+def test_chain_formula_planner_and_twin_agree(space, data, scratch):
+    network = space.member(*data.draw(decisions_of(space)))
+    buffers = memory.buffers(network, scratch)
+    starts = memory.place(buffers)
+    assert starts == greedy(buffers)
+    assert memory.head_bytes(network, scratch) == head(buffers, starts)
+
+
+@settings(max_examples=10, deadline=None)
+@given(decisions_of(PAPER))
+def test_blocks_of_a_moment_do_not_overlap(decisions):
+    network = PAPER.member(*decisions)
+    for step in memory.timeline(network):
+        blocks = sorted(step.live, key=lambda block: block.start)
+        for below, above in itertools.pairwise(blocks):
+            assert below.start + below.bytes <= above.start
+
+
+# The stem is read again after two other layers have run.
+TWO_READERS = Network(
+    (8, 8, 1),
+    (
+        Layer("stem", "conv", (INPUT,), 1, 16),
+        Layer("one", "depthwise", ("stem",), 16, 16, (3, 3)),
+        Layer("two", "conv", ("one",), 16, 32),
+        Layer("again", "depthwise", ("stem",), 16, 16, (3, 3), (2, 2)),
+    ),
+)
+
+
+def test_a_tensor_waits_for_its_last_reader():
+    live = [{block.name for block in step.live} for step in memory.timeline(TWO_READERS)]
+    assert live[2] == {"stem", "one", "two"}
+    assert live[3] == {"stem", "again"}
+    assert memory.head_bytes(TWO_READERS, scratch=True) == 64 * (16 + 16 + 32)
+
+
+def test_any_wiring_inside_jit():
+    traced = jax.tree.map(jnp.int32, TWO_READERS)
+    assert jax.jit(lambda n: memory.head_bytes(n, scratch=True))(traced) == 4096
+    # The general planner on a traced space, where blocks come and go.
+    choices = [
+        SMALL.choice([8, 12, 60, 36, 24], [True, False, True, True]),
+        SMALL.choice([60, 12, 20, 36, 60], [False, True, False, False]),
+    ]
+
+    def planned(choice):
+        buffers = memory.buffers(SMALL.network(choice), scratch=True)
+        ends = [s + b.bytes for s, b in zip(memory.place(buffers), buffers, strict=True)]
+        return jnp.stack([e * b.presence for e, b in zip(ends, buffers, strict=True)]).max()
+
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *choices)
+    expected = [memory.head_bytes(SMALL.decode(choice), scratch=True) for choice in choices]
+    assert jax.jit(jax.vmap(planned))(stacked).tolist() == expected
+
+
+def test_one_pixel_before_a_dense_layer_is_not_reshaped():
+    kinds = [operator.kind for operator in memory.operators(zoo.network("DSCNN-S"))]
+    assert "RESHAPE" not in kinds and kinds[-2:] == ["AVERAGE_POOL_2D", "FULLY_CONNECTED"]
+    network = Network(
+        (4, 4, 3),
+        (
+            Layer("stem", "conv", (INPUT,), 3, 8),
+            Layer("flatten", "reshape", ("stem",), 8, 128),
+            Layer("logits", "dense", ("flatten",), 128, 2),
+        ),
+    )
+    assert [operator.kind for operator in memory.operators(network)] == [
+        "CONV_2D", "RESHAPE", "FULLY_CONNECTED",
+    ]  # fmt: skip

@@ -1,0 +1,54 @@
+"""The project's own promises: light imports, and a lock file that fits and names no place."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = pathlib.Path(__file__).parents[1]
+LOCKED = re.compile(r"^([\w.-]+)==([\w.]+)", re.MULTILINE)
+
+
+def imported(*arguments: str) -> set[str]:
+    """Top-level modules that ``python`` with these arguments imports."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    lines = (line for line in done.stderr.splitlines() if line.startswith("import time:"))
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+@pytest.mark.parametrize("experiment", ["kws"])
+def test_help_is_light(experiment):
+    modules = imported("-m", f"experiments.{experiment}", "--help")
+    assert "tyro" in modules
+    assert not modules & {"flax", "jax", "matplotlib", "numpy", "scipy", "tensorflow"}
+
+
+def test_the_package_imports_no_tensorflow():
+    modules = imported("-c", "import micronets_jax")
+    assert "micronets_jax" in modules and "tensorflow" not in modules
+
+
+def test_the_lock_pins_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = {
+        name.lower().replace("_", "-"): version
+        for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())
+    }
+    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        asked = Requirement(text)
+        name = asked.name.lower().replace("_", "-")
+        assert name in locked, f"{text} is not locked; run make lock"
+        assert asked.specifier.contains(locked[name], prereleases=True), f"{text}: run make lock"
+
+
+def test_the_lock_names_no_place_and_hashes_everything():
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"://|^\s*-(?!-hash)|@", text, re.MULTILINE)
+    entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert entries and all("--hash=sha256:" in entry for entry in entries)

@@ -1,0 +1,312 @@
+import html.parser
+import json
+import pathlib
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from micronets_jax import memory, network, report
+from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.report import markup
+
+NET = Network(
+    (4, 4, 1),
+    (
+        Layer("stem", "conv", (INPUT,), 1, 8, (3, 3), activation="relu"),
+        Layer("pool", "avg_pool", ("stem",), 8, 8, (4, 4), (4, 4), "VALID"),
+        Layer("flatten", "reshape", ("pool",), 8, 8),
+        Layer("logits", "dense", ("flatten",), 8, 2),
+    ),
+)
+
+SUMMARY = {
+    "experiment": "kws",
+    "preset": "tiny",
+    "seed": 3,
+    "command": "python -m experiments.kws --seed 3",
+    "data": {
+        "name": "words",
+        "classes": ["yes", "<no>&"],
+        "train": 80,
+        "validation": 10,
+        "test": 20,
+    },
+    "device": {
+        "name": "STM32F446RE",
+        "core": "cortex-m4",
+        "clock_mhz": 180,
+        "sram_bytes": 131072,
+        "flash_bytes": 524288,
+    },
+    "runtime": "tflm_cortex_m",
+    "limits": {
+        "sram_bytes": {"limit": 2048, "used": 1024, "largest": 8192},
+        "latency_ms": {"limit": 100.0, "used": 80.0, "largest": 300.0},
+    },
+    "accuracy": {"float": 0.9, "int8": 0.85, "tflm": 0.85},
+    "tflm_examples": 20,
+    "confusion": [[9, 1], [2, 8]],
+    "network": {"macs": 1168, "weights": 88, "layers": 4},
+    "prediction": {"flash_bytes": {"predicted": 1010, "measured": 1000}},
+    "widths": [
+        {"name": "stem", "found": 8, "largest": 64},
+        {"name": "block1", "found": None, "largest": 64},
+    ],
+    "seconds": {"search": 61.0, "train": 4.2},
+    "peak_memory_mb": 900,
+}
+
+METRICS = [
+    {"stage": "search", "epoch": 1, "loss": 2.0, "accuracy": 0.3, "sram_bytes": 1.4},
+    {"stage": "search", "epoch": 2, "loss": 1.0, "accuracy": 0.6, "sram_bytes": 0.95},
+    {"stage": "train", "epoch": 1, "loss": 1.0, "accuracy": 0.7, "validation_accuracy": 0.75},
+    {"stage": "train", "epoch": 2, "loss": 0.5, "accuracy": 0.8, "validation_accuracy": 0.85},
+    {"stage": "quantize", "epoch": 1, "loss": 0.4, "accuracy": 0.82, "validation_accuracy": 0.84},
+]
+
+
+class Page(html.parser.HTMLParser):
+    """Text, tags and attributes; fails where elements do not nest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("style", "title"):
+            self.words.append(data)
+
+    def labels(self) -> list[str]:
+        return [a["aria-label"] or "" for _, a in self.tags if "aria-label" in a]
+
+    def headings(self) -> list[str]:
+        return [w for w in self.words if w in HEADINGS]
+
+
+HEADINGS = [
+    "Limits",
+    "Confusion matrix",
+    "Found widths",
+    "Memory over time",
+    "Search",
+    "Training",
+    "Layers",
+    "Predicted and measured",
+    "How it was made",
+    "Files beside this page",
+]
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(report.render(SUMMARY, NET, METRICS, {"model.tflite": 1000}))
+
+
+@pytest.fixture
+def run(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    (tmp_path / "network.json").write_text(network.to_json(NET))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in METRICS))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "part").write_bytes(bytes(3072))
+    return tmp_path
+
+
+def test_shows_every_part_and_its_numbers(page: Page) -> None:
+    assert page.headings() == HEADINGS
+    text = page.text.replace("\u00a0", " ").replace("\u00d7", "x")
+    for expected in (
+        "85.0 % right, fits the STM32F446RE",
+        "± 8.0 % std. error",  # sqrt(0.85 * 0.15 / 20)
+        "1 KiB of 2 KiB 50 % largest network 4.0 x",
+        "Latency, estimated",
+        "yes 9 1 90.0",
+        "precision, % 82 89 85.0",
+        "<no>& taken for yes : 2 of 10",
+        "stem 8 of 64",
+        "block1 removed",
+        "stem conv 3x3 1x1 relu 4x4x8 72 1,152",
+        "model file 1,010 1,000 +1.00 %",
+        "words, 80 train, 10 validation, 20 test",
+        "search 1 min 1 s, train 4 s",
+        "python -m experiments.kws --predict FILE.wav --workdir RUN",
+    ):
+        assert expected in text
+
+
+def test_memory_rows_are_the_planner_s(page: Page) -> None:
+    # By hand: the input's 16 bytes and the stem's 128 while the stem runs.
+    steps = memory.timeline(NET)
+    labels = [label for label in page.labels() if "bytes at" in label]
+    assert len(labels) == len(steps)
+    assert "reads input, 16 bytes at" in labels[0]
+    assert "makes stem, 128 bytes at" in labels[0]
+    for label, step in zip(labels, steps, strict=True):
+        sizes = re.findall(r"([\d,]+) bytes at", label)
+        assert sum(int(size.replace(",", "")) for size in sizes) == step.live_bytes
+
+
+def test_a_tensor_read_later_is_kept() -> None:
+    wired = Network(
+        (4, 4, 8),
+        (
+            Layer("a", "conv", (INPUT,), 8, 8),
+            Layer("b", "conv", ("a",), 8, 8),
+            Layer("c", "conv", ("a",), 8, 8),
+            Layer("d", "conv", ("b",), 8, 8),
+        ),
+    )
+    assert "kept for later" in report.render({}, wired)
+    assert "kept for later" not in report.render({}, NET)
+
+
+def test_loads_nothing_and_runs_nothing(page: Page) -> None:
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not {"src", "href", "onload", "onclick"} & set(attributes)
+        assert "url(" not in (attributes.get("style") or "")
+
+
+def test_drawings_can_be_read_aloud(page: Page) -> None:
+    drawings = [a for tag, a in page.tags if tag == "svg" and "aria-hidden" not in a]
+    assert len(drawings) == 4
+    assert all(a["role"] == "img" and a["aria-label"] for a in drawings)
+    label = drawings[0]["aria-label"]
+    assert label == "Share of each limit (1 is the limit): SRAM from 1.40 to 0.95"
+
+
+def test_over_a_limit_is_said_first() -> None:
+    limits = {"flash_bytes": {"limit": 100, "used": 120, "largest": 400}}
+    text = Page(report.render({**SUMMARY, "limits": limits})).text
+    assert "over the limits of the STM32F446RE: Flash" in text
+
+
+@pytest.mark.parametrize("key", [*SUMMARY, None])
+def test_missing_keys_leave_parts_out(key: str | None) -> None:
+    summary = {k: v for k, v in SUMMARY.items() if k != key} if key else {}
+    Page(report.render(summary, NET if key else None))
+
+
+@pytest.mark.parametrize("key", [k for k, v in SUMMARY.items() if isinstance(v, dict)])
+def test_missing_details_do_not_matter(key: str) -> None:
+    Page(report.render({**SUMMARY, key: {}}, NET))
+    for name, value in SUMMARY[key].items():
+        Page(report.render({**SUMMARY, key: {k: v for k, v in SUMMARY[key].items() if k != name}}))
+        if isinstance(value, dict):
+            Page(report.render({**SUMMARY, key: {name: {}}}))
+
+
+def test_numbers_that_are_none_or_nan_are_gaps() -> None:
+    metrics = [
+        {"stage": "train", "epoch": 1, "loss": float("nan"), "accuracy": None},
+        {"stage": "train", "epoch": 2, "loss": float("inf"), "accuracy": 0.5},
+    ]
+    page = Page(report.render(SUMMARY, metrics=metrics))
+    assert "Accuracy: training from 50.0% to 50.0%" in page.labels()
+    assert not any("nan" in (a.get("points") or "") for _, a in page.tags)
+    classes = {"confusion": [[0, 0], [0, 0]], "data": {"classes": ["one"]}}
+    Page(report.render({**SUMMARY, **classes}))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12))
+def test_text_is_escaped_wherever_it_enters(text: str) -> None:
+    text = f"<b title='{text}\">${{body}}&amp;"
+    summary = {
+        **SUMMARY,
+        "experiment": text,
+        "command": text,
+        "preset": text,
+        "data": {**SUMMARY["data"], "name": text, "classes": [text, "b"]},
+        "device": {**SUMMARY["device"], "name": text},
+        "widths": [{"name": text, "found": 8, "largest": 64}],
+        "limits": {text: {"limit": 1, "used": 2, "largest": 3}},
+        "prediction": {text: {"predicted": 1, "measured": 0}},
+    }
+    plain = Page(report.render(SUMMARY, files={"model.tflite": 1}))
+    page = Page(report.render(summary, files={"model.tflite": 1}))
+    assert " ".join(text.split()) in page.text
+    assert sum(tag == "b" for tag, _ in page.tags) == sum(tag == "b" for tag, _ in plain.tags) - 1
+    assert all(set(a) <= {"class", "title", *KNOWN} for _, a in page.tags)
+
+
+KNOWN = {
+    "lang",
+    "charset",
+    "name",
+    "content",
+    "http-equiv",
+    "role",
+    "style",
+    "scope",
+    "tabindex",
+    "aria-label",
+    "aria-hidden",
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.integers(2, 8))
+def test_ticks_enclose_the_range_and_are_few(a: float, b: float, count: int) -> None:
+    low, high = min(a, b), max(a, b)
+    ticks = markup.ticks(low, high, count)
+    slack = 1e-6 * max(1e-3, high - low, abs(low), abs(high))
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
+    assert 2 <= len(ticks) <= count + 3
+    assert ticks == sorted(set(ticks))
+
+
+def test_ticks_by_hand() -> None:
+    assert markup.ticks(0.1, 0.93, 5) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert markup.ticks(0.95, 1.4, 5) == [0.9, 1.0, 1.1, 1.2, 1.3, 1.4]
+    assert markup.ticks(1, 40, 6) == [0, 10, 20, 30, 40]
+
+
+def test_write_reads_the_folder_and_gives_the_same_bytes_again(run: pathlib.Path) -> None:
+    path = report.write(run)
+    first = path.read_bytes()
+    assert path == run / "report.html"
+    page = Page(first.decode())
+    assert page.headings() == HEADINGS
+    assert "weights 3 KiB" in page.text.replace("\u00a0", " ")
+    assert report.write(run).read_bytes() == first
+    assert sorted(p.name for p in run.iterdir()) == [
+        "metrics.jsonl",
+        "network.json",
+        "report.html",
+        "summary.json",
+        "weights",
+    ]
+
+
+def test_write_needs_only_the_summary(run: pathlib.Path) -> None:
+    for name in ("network.json", "metrics.jsonl"):
+        (run / name).unlink()
+    assert Page(report.write(run).read_text()).headings()[0] == "Limits"
+
+
+def test_write_names_what_is_missing_or_damaged(run: pathlib.Path) -> None:
+    (run / "metrics.jsonl").write_text('{"stage": "se')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
+        report.write(run)
+    (run / "summary.json").unlink()
+    with pytest.raises(ValueError, match=r"has no summary\.json"):
+        report.write(run)
+    assert not (run / "report.html").exists()
