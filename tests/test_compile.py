@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
-from micronets_jax.compile import arithmetic, emit, graph, kernels, planner, verify
+from micronets_jax.compile import arithmetic, emit, kernels, operators, planner, verify
 
 # Arithmetic -------------------------------------------------------------------------------------
 
@@ -139,11 +139,14 @@ def test_no_byte_holds_two_buffers(buffers):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(1, 30), st.integers(1, 8), st.integers(1, 8), st.integers(1, 4), st.integers(0, 3)
+    st.integers(1, 30),
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.integers(0, 3),
 )
-def test_sharing_survives_execution(steps, reads, writes, group, ahead):
-    """Runs a made-up kernel byte by byte on the planned addresses: it reads ``reads`` bytes per step
-    (and looks back ``ahead`` steps), then writes ``writes``."""
+def test_sharing_survives_execution(steps, reads, writes, ahead):
+    """Runs a made-up kernel byte by byte on the planned addresses: per step it reads ``reads``
+    bytes, looks back ``ahead`` steps, then writes ``writes``."""
     i = np.arange(steps)
     spans = kernels.Spans(
         np.maximum(0, i - ahead) * reads, (i + 1) * reads, i * writes, (i + 1) * writes
@@ -191,7 +194,7 @@ def test_peaks_of_published_networks(reference):
     """At or below TinyEngine's arena, scratch included, for every network with a published peak."""
     compared = 0
     for name, model, peak, rule in mcunets(reference):
-        built = graph.build(model)
+        built = operators.build(model)
         buffers, sharings, *_ = compiler.compiler.arena(built, kernels.lower(built))
         plan = planner.plan(buffers, sharings)
         if peak is not None:

@@ -41,9 +41,10 @@ def test_int4_is_unpacked():
         (b"", "an empty file"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
         (b"\x10\0\0\0TFL3", "offset"),
-        (small()[:-700], ""),
-        (small()[:100], ""),
+        (small()[:-700], "TFLite file"),
+        (small()[:100], "TFLite file"),
     ],
+    ids=["empty", "png", "header", "cut", "stump"],
 )
 def test_not_a_model(data, says):
     with pytest.raises(tflite.TFLiteError, match=says):
@@ -63,7 +64,7 @@ def test_float_model_is_refused():
     w = m.tensor([2, 4], "float32", data=np.ones((2, 4), np.float32))
     y = m.tensor([1, 2], "float32")
     m.operator("FULLY_CONNECTED", [x, w], [y], "FullyConnectedOptions")
-    with pytest.raises(tflite.TFLiteError, match="operator 0 .FULLY_CONNECTED.*full integer"):
+    with pytest.raises(tflite.TFLiteError, match=r"operator 0 .FULLY_CONNECTED.*full integer"):
         compiler.compile_model(m.build([x], [y]))
 
 
@@ -72,7 +73,7 @@ def test_unsupported_operator_is_named():
     x, y = m.tensor([1, 4], scale=0.1), m.tensor([1, 4], scale=0.1)
     m.operator("TANH", [x], [y])
     with pytest.raises(
-        tflite.TFLiteError, match="operator 0 .TANH. is not supported: use LOGISTIC"
+        tflite.TFLiteError, match=r"operator 0 .TANH. is not supported: use LOGISTIC"
     ):
         compiler.compile_model(m.build([x], [y]))
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 BOARD = pathlib.Path(__file__).parent / "csrc" / "board"
-CORES = {
-    "cortex-m4": ("mps2-an386", ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")),
-    "cortex-m7": ("mps2-an500", ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16")),
-}  # fmt: skip
+_THUMB = ("-mthumb", "-mfloat-abi=hard")
+CORES = {  # name -> board of qemu, options of the compiler
+    "cortex-m4": ("mps2-an386", (*_THUMB, "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16")),
+    "cortex-m7": ("mps2-an500", (*_THUMB, "-mcpu=cortex-m7", "-mfpu=fpv5-d16")),
+}
 INSTRUCTIONS_PER_TICK = 40
 TIMEOUT_SECONDS = 300
 
@@ -90,7 +91,8 @@ def load_input(source: str, manifest: dict[str, Any]) -> bytes:
         loaded = np.load(source, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise EmulatorError(f"--input {source}: not a readable NumPy file ({error})") from error
-    arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[k] for k in sorted(loaded)]
+    named: Any = loaded
+    arrays = [loaded] if isinstance(loaded, np.ndarray) else [named[n] for n in sorted(named.files)]
     if len(arrays) != len(entries):
         raise EmulatorError(
             f"--input {source} holds {len(arrays)} arrays; the model has {len(entries)} inputs "

@@ -1,4 +1,4 @@
-"""The reference's fixed-point arithmetic on Python integers, for everything decided before run time.
+"""The reference's fixed-point arithmetic on Python integers, for all that is decided beforehand.
 
 Invariant: every function here equals, bit for bit, what TensorFlow Lite Micro does when it prepares
 or runs an operator (double rounding; the scheme of Jacob et al., 2018, section 2.2).
@@ -61,11 +61,11 @@ def activation_range(activation: int, out_scale: float, zero_point: int) -> tupl
 
     low, high = -128, 127
     if activation in (1, 3):
-        low = max(low, level(0))
+        low = max(low, level(0.0))
     if activation == 3:
-        high = min(high, level(6))
+        high = min(high, level(6.0))
     if activation == 2:
-        low, high = max(low, level(-1)), min(high, level(1))
+        low, high = max(low, level(-1.0)), min(high, level(1.0))
     return min(low, high), high
 
 

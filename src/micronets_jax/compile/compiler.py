@@ -11,8 +11,10 @@ import shutil
 import tempfile
 from typing import Any
 
+import numpy as np
+
 from micronets_jax import tflite
-from micronets_jax.compile import emit, graph, kernels, planner, report, schedule
+from micronets_jax.compile import emit, graph, kernels, operators, planner, report, schedule
 from micronets_jax.tflite import TFLiteError
 
 
@@ -107,20 +109,17 @@ class Compiled:
             "interface": self.interface(),
             "layers": [
                 {
-                    "name": call.name, "kind": call.kind, "macs": 0 if call.continues else call.macs,
-                    "operator": call.operator,
+                    "name": call.name, "kind": call.kind, "operator": call.operator,
+                    "macs": 0 if call.continues else call.macs,
                 }
                 for call in self.calls
             ],
         }  # fmt: skip
 
-    def _operands(self):
-        return {
-            tensor: self.graph.values[tensor].data
-            for call in self.calls
-            for tensor in call.inputs
-            if self.graph.values[tensor].data is not None
-        }
+    def _operands(self) -> dict[int, np.ndarray]:
+        """Constants that calls read as they read tensors."""
+        values = {tensor: self.graph.values[tensor] for c in self.calls for tensor in c.inputs}
+        return {tensor: v.data for tensor, v in values.items() if v.data is not None}
 
 
 def compile_model(
@@ -134,7 +133,7 @@ def compile_model(
     Raises:
         TFLiteError: the model cannot be read or is not supported; the sentence says what and why.
     """
-    built = graph.build(tflite.read(source))
+    built = operators.build(tflite.read(source))
     candidates = [_plan(built)]
     reordered = schedule.best_order(built)
     if reordered != built.nodes:

@@ -36,17 +36,10 @@ def structs() -> dict[str, list[Field]]:
     text = re.sub(r"/\*.*?\*/", "", (CSRC / "kernels.h").read_text(), flags=re.S)
     found: dict[str, list[Field]] = {}
     for name, body in re.findall(r"struct (mn_\w+) \{(.*?)\};", text, flags=re.S):
-        fields = []
-        for declaration in body.split(";"):
-            if not declaration.strip():
-                continue
-            ctype, names = re.match(
-                r"\s*((?:const )?(?:struct )?\w+)\s+(.*)", declaration, re.S
-            ).groups()
-            for part in names.split(","):
-                star, field, length = re.match(r"\s*(\*?)(\w+)(?:\[(\d+)\])?", part).groups()
-                fields.append(Field(field, ctype.strip(), bool(star), int(length or 1)))
-        found[name] = fields
+        found[name] = []
+        for ctype, names in re.findall(r"\s*((?:const )?(?:struct )?\w+)\s+(.*?);", body, re.S):
+            for star, field, length in re.findall(r"(\*?)(\w+)(?:\[(\d+)\])?", names):
+                found[name].append(Field(field, ctype, bool(star), int(length or 1)))
     return found
 
 

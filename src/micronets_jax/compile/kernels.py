@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -216,7 +216,7 @@ def _conv_spans(f: dict[str, Any], size: tuple[int, int]) -> Spans:
 
 
 def _inside(n: int, start: np.ndarray, kernel: int, dilation: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last index inside 0..n-1 that windows from ``start`` touch; first > last if none."""
+    """First and last index inside 0..n-1 that windows from ``start`` touch, or first > last."""
     first = start + np.maximum(0, -(start // dilation)) * dilation
     taps = np.minimum(kernel - 1, (n - 1 - start) // dilation)
     return first, start + taps * dilation
@@ -353,7 +353,7 @@ def _pool_spans(f: dict[str, Any]) -> Spans:
     return Spans(low.reshape(-1), high.reshape(-1), write, write + 1)
 
 
-def _merge(shape: list[int], *steps: list[int]) -> tuple[list[int], list[list[int]]]:
+def _merge(shape: Sequence[int], *steps: list[int]) -> tuple[list[int], list[list[int]]]:
     """Neighbouring dimensions that every operand walks without a jump, merged."""
     dims: list[int] = []
     merged: list[list[int]] = [[] for _ in steps]
@@ -398,7 +398,7 @@ def _broadcast(graph: Graph, node: Node) -> tuple[dict[str, Any], list[int]]:
         steps = _strides(shape)
         walks.append([0 if n == 1 else s for n, s in zip(shape, steps, strict=True)])
     dims, merged = _merge(list(output.shape), *walks)
-    fields = {
+    fields: dict[str, Any] = {
         "dims": _fill(node, dims, 4, 1),
         "left_steps": _fill(node, merged[0], 4, 0),
         "right_steps": _fill(node, merged[1], 4, 0),
@@ -412,8 +412,8 @@ def _broadcast(graph: Graph, node: Node) -> tuple[dict[str, Any], list[int]]:
 
 
 def _operand(multiplier: int, exponent: int, zero_point: int) -> list[int]:
-    """Fields of mn_operand. Exponent 0 only comes with a multiplier of exactly 1/2, where nothing is
-    rounded: there the kernel doubles the operand and halves the result."""
+    """Fields of mn_operand. Exponent 0 only comes with a multiplier of exactly 1/2, where nothing
+    is rounded: there the kernel doubles the operand and halves the result."""
     shift = max(1, -exponent)
     return [multiplier, 1 << (shift - 1), shift, zero_point, 1 << (21 if exponent < 0 else 22)]
 
@@ -428,7 +428,8 @@ def _add(graph: Graph, node: Node) -> list[Call]:
         "left": _operand(*o["left"], left.zero_point),
         "right": _operand(*o["right"], right.zero_point),
         "multiplier": multiplier, "offset": 1 << (shift - 1), "shift": shift,
-        "zero_point": zero_out, **shapes, "min": o["min"], "max": o["max"], "subtract": int(o["subtract"]),
+        "zero_point": zero_out, **shapes, "min": o["min"], "max": o["max"],
+        "subtract": int(o["subtract"]),
     }  # fmt: skip
     call = _call(node, "mn_add", "binary.c", struct="mn_add", fields=fields)
     order = _elementwise(1, 1, graph.values[node.output].elements)

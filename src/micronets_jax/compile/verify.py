@@ -92,7 +92,7 @@ class Host:
         return results
 
     def run_poisoned(self, cases: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-        """Like :meth:`run`, with every byte that the plan calls dead overwritten after each layer."""
+        """Like :meth:`run`, with every dead byte overwritten after each layer."""
         plan = self.compiled.plan
         with tempfile.NamedTemporaryFile(suffix=".dead") as file:
             for step in range(-1, len(self.compiled.calls)):
