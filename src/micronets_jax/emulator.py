@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -88,11 +88,13 @@ def load_input(source: str, manifest: dict[str, Any]) -> bytes:
             raise EmulatorError(f"--input {source}: the seed is not an integer") from error
         return lcg_bytes(sum(e["bytes"] for e in entries), seed).tobytes()
     try:
-        loaded = np.load(source, allow_pickle=False)
+        loaded = cast(Any, np.load(source, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise EmulatorError(f"--input {source}: not a readable NumPy file ({error})") from error
-    named: Any = loaded
-    arrays = [loaded] if isinstance(loaded, np.ndarray) else [named[n] for n in sorted(named.files)]
+    if isinstance(loaded, np.ndarray):
+        arrays = [loaded]
+    else:
+        arrays = [loaded[name] for name in sorted(loaded.files)]
     if len(arrays) != len(entries):
         raise EmulatorError(
             f"--input {source} holds {len(arrays)} arrays; the model has {len(entries)} inputs "

@@ -411,9 +411,10 @@ def _broadcast(graph: Graph, node: Node) -> tuple[dict[str, Any], list[int]]:
     return fields, in_order
 
 
-def _operand(multiplier: int, exponent: int, zero_point: int) -> list[int]:
+def _operand(scale: tuple[int, int], zero_point: int) -> list[int]:
     """Fields of mn_operand. Exponent 0 only comes with a multiplier of exactly 1/2, where nothing
     is rounded: there the kernel doubles the operand and halves the result."""
+    multiplier, exponent = scale
     shift = max(1, -exponent)
     return [multiplier, 1 << (shift - 1), shift, zero_point, 1 << (21 if exponent < 0 else 22)]
 
@@ -425,8 +426,8 @@ def _add(graph: Graph, node: Node) -> list[Call]:
     multiplier, exponent = o["result"]
     shift = -exponent
     fields = {
-        "left": _operand(*o["left"], left.zero_point),
-        "right": _operand(*o["right"], right.zero_point),
+        "left": _operand(o["left"], left.zero_point),
+        "right": _operand(o["right"], right.zero_point),
         "multiplier": multiplier, "offset": 1 << (shift - 1), "shift": shift,
         "zero_point": zero_out, **shapes, "min": o["min"], "max": o["max"],
         "subtract": int(o["subtract"]),
