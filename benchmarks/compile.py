@@ -3,8 +3,8 @@
     MICRONETS_REFERENCE=DIR python -m benchmarks.compile [--flash-budget BYTES]
 
 Instructions of one inference on emulated cores (arm-none-eabi-gcc 12.2.1 -O2, qemu 7.2), all
-outputs equal byte by byte; RAM is arena and stack against TFLM's arena. The numbers are exact and do
-not depend on the machine.
+outputs equal byte by byte; RAM is arena and stack against TFLM's arena. The numbers are exact and
+do not depend on the machine.
 
     core       model              instructions   of TFLM    RAM   of TFLM   code   weights
     cortex-m4  mlperf_kws_dscnn        3481640     0.452   8796     0.384   6472     32476

@@ -278,3 +278,43 @@ def test_ends_and_branches(ends):
     s = m.tensor([1, 6, 6, 8], **q)
     m.operator("SUB", [i, a], [s], "SubOptions")
     check(m.build([x], [o, s]))
+
+
+@drawn
+@given(seeds)
+def test_operators_see_their_own_view(seed):
+    """A vector seen as a picture, a picture seen as another, an activation behind a reshape."""
+    rng = np.random.default_rng(seed)
+    m, q = fm.Models(), {"scale": 0.1, "zero_point": int(rng.integers(-128, 100))}
+    x = m.tensor([1, 96], **q)
+
+    def reshape(source, *shape):
+        y = m.tensor(shape, **q)
+        target = m.tensor([len(shape)], "int32", data=np.array(shape, "i4"))
+        m.operator("RESHAPE", [source, target], [y])
+        return y
+
+    picture = reshape(x, 1, 4, 6, 4)
+    depthwise = bool(rng.integers(2))
+    shape = (1, 3, 3, 4) if depthwise else (4, 3, 3, 4)
+    w = m.tensor(shape, "int8", 0.01, 0, rng.integers(-127, 128, shape, np.int8))
+    c = m.tensor([1, 4, 6, 4], **q)
+    m.operator(
+        "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [picture, w], [c],
+        "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions", padding=0, strideH=1, strideW=1,
+        **({"depthMultiplier": 1} if depthwise else {}),
+    )  # fmt: skip
+    other = reshape(c, 1, 6, 2, 8)
+    row = m.tensor([8], **q, data=rng.integers(-128, 128, 8, np.int8))
+    a = m.tensor([1, 6, 2, 8], **q)
+    m.operator("ADD", [other, row], [a], "AddOptions")
+    flat = reshape(a, 2, 48)
+    r = m.tensor([2, 48], **q)
+    m.operator("RELU", [flat], [r])
+    deep = reshape(r, 1, 2, 6, 8)
+    p = m.tensor([1, 1, 3, 8], **q)
+    m.operator(
+        "AVERAGE_POOL_2D", [deep], [p], "Pool2DOptions", padding=0, strideH=2, strideW=2,
+        filterHeight=2, filterWidth=2,
+    )  # fmt: skip
+    check(m.build([x], [p, r]))

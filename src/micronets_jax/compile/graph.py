@@ -41,7 +41,9 @@ class Value:
 @dataclasses.dataclass
 class Node:
     """One operation: ``kind`` is conv, depthwise, average_pool, max_pool, add, mul, reduce, table,
-    softmax, copy, pad, resize, quantize or dequantize; ``options`` are that kind's parameters."""
+    softmax, pad, transpose, concatenation, resize, quantize or dequantize; ``options`` are that
+    kind's parameters. Shapes are those the operator sees: the tensors named are roots, whose own
+    shape may be another."""
 
     kind: str
     inputs: list[int]  # tensor indices of roots
@@ -50,6 +52,8 @@ class Node:
     operator: int  # index in the file
     name: str
     macs: int = 0
+    in_shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+    out_shape: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -88,13 +92,12 @@ def _fold_padding(graph: Graph) -> None:
     """Rows and columns of padding become the padding of the convolutions that read them: both pad
     with the zero point, so the sums are the same."""
     for pad in [node for node in graph.nodes if node.kind == "pad"]:
-        before, shape = pad.options["before"], graph.values[pad.output].shape
-        source = graph.values[pad.inputs[0]]
+        before, shape, source = pad.options["before"], pad.out_shape, pad.in_shapes[0]
         readers = graph.consumers(pad.output)
         spatial = (
             len(before) == 4
             and before[0] == before[3] == 0
-            and (shape[0], shape[3]) == (source.shape[0], source.shape[3])
+            and (shape[0], shape[3]) == (source[0], source[3])
         )
         aliased = any(root == pad.output != alias for alias, root in graph.roots.items())
         if not spatial or aliased or pad.output in graph.outputs:
@@ -104,7 +107,7 @@ def _fold_padding(graph: Graph) -> None:
         for node in readers:
             top, left = node.options["pads"]
             node.options["pads"] = (top + before[1], left + before[2])
-            node.inputs = [pad.inputs[0]]
+            node.inputs, node.in_shapes = [pad.inputs[0]], [source]
         graph.nodes.remove(pad)
 
 
@@ -133,7 +136,11 @@ def _fold_tables(graph: Graph) -> None:
                 before.options["table"] = tuple(table[byte] for byte in first)
                 before.output = node.output
                 graph.nodes.remove(node)
-            elif before.kind in _CLAMPING and (bounds := _as_clamp(table)):
+            elif (
+                before.kind in _CLAMPING
+                and _same_scale(graph, source, node.output)
+                and (bounds := _as_clamp(table))
+            ):
                 low, high = bounds
                 o = before.options
                 o["min"] = max(low, min(high, o["min"]))
@@ -144,6 +151,11 @@ def _fold_tables(graph: Graph) -> None:
                 continue
             changed = True
             break
+
+
+def _same_scale(graph: Graph, a: int, b: int) -> bool:
+    x, y = graph.values[a], graph.values[b]
+    return (x.scale, x.zero_point) == (y.scale, y.zero_point)
 
 
 def _as_clamp(table: arithmetic.Table) -> tuple[int, int] | None:

@@ -159,9 +159,10 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
     value = graph.values[node.inputs[0]]
     count, (kr, kc), depth = len(weights), o["kernel"], weights.shape[3]
     table, rounding = _channels(graph, node, weights)
-    rows, columns = value.shape[1:3] if len(value.shape) == 4 else (1, 1)
-    if (kr, kc) == (1, 1) and o["size"] == (1, value.elements // depth):
-        rows, columns = 1, value.elements // depth
+    if o.get("dense"):  # every row of inputs is a pixel
+        rows, columns = o["size"]
+    else:
+        rows, columns = node.in_shapes[0][1:3]
     quads = -(-weights[0].size // 4)
     pixels = o["size"][0] * o["size"][1]
     fields = {
@@ -228,7 +229,7 @@ def _inside(n: int, start: np.ndarray, kernel: int, dilation: int) -> tuple[np.n
 def _depthwise(graph: Graph, node: Node) -> list[Call]:
     o = node.options
     value = graph.values[node.inputs[0]]
-    rows, columns, depth = value.shape[1:]
+    rows, columns, depth = node.in_shapes[0][1:]
     weights = o["weights"][0]  # [kernel rows, kernel columns, channels]
     count = weights.shape[2]
     table, rounding = _channels(graph, node, np.moveaxis(weights, 2, 0))
@@ -292,7 +293,7 @@ def _depthwise_any(
 ) -> Call:
     o = node.options
     value = graph.values[node.inputs[0]]
-    rows, columns, depth = value.shape[1:]
+    rows, columns, depth = node.in_shapes[0][1:]
     fields = {
         "weights": np.ascontiguousarray(weights).reshape(-1),
         "channels": table,
@@ -324,8 +325,8 @@ def _elementwise(read: int, write: int, count: int) -> Order:
 
 
 def _pool(graph: Graph, node: Node) -> list[Call]:
-    o, value = node.options, graph.values[node.inputs[0]]
-    rows, columns, depth = value.shape[1:]
+    o, _value = node.options, graph.values[node.inputs[0]]
+    rows, columns, depth = node.in_shapes[0][1:]
     fields = {
         **_int16(
             node, in_rows=rows, in_columns=columns, channels=depth, out_rows=o["size"][0],
@@ -392,12 +393,11 @@ def _broadcast(graph: Graph, node: Node) -> tuple[dict[str, Any], list[int]]:
     """Dimensions and steps of a binary operation; inputs that are walked in order."""
     output = graph.values[node.output]
     walks = []
-    for index in node.inputs:
-        shape = graph.values[index].shape
-        shape = (1,) * (len(output.shape) - len(shape)) + shape
+    for shape in node.in_shapes:
+        shape = (1,) * (len(node.out_shape) - len(shape)) + shape
         steps = _strides(shape)
         walks.append([0 if n == 1 else s for n, s in zip(shape, steps, strict=True)])
-    dims, merged = _merge(list(output.shape), *walks)
+    dims, merged = _merge(node.out_shape, *walks)
     fields: dict[str, Any] = {
         "dims": _fill(node, dims, 4, 1),
         "left_steps": _fill(node, merged[0], 4, 0),
@@ -456,11 +456,12 @@ def _mul(graph: Graph, node: Node) -> list[Call]:
 
 def _reduce(graph: Graph, node: Node) -> list[Call]:
     o, value = node.options, graph.values[node.inputs[0]]
-    steps = _strides(value.shape)
+    shape = node.in_shapes[0]
+    steps = _strides(shape)
     parts = []
     for wanted in (False, True):
         axes = [i for i in range(len(steps)) if (i in o["axes"]) == wanted]
-        dims, (walk,) = _merge([value.shape[i] for i in axes], [steps[i] for i in axes])
+        dims, (walk,) = _merge([shape[i] for i in axes], [steps[i] for i in axes])
         parts += [_fill(node, dims, 4, 1), _fill(node, walk, 4, 0)]
     fields = {
         "zero_point_sum": value.zero_point * o["count"], "multiplier": o["multiplier"],
@@ -483,7 +484,7 @@ def _table(graph: Graph, node: Node) -> list[Call]:
 
 
 def _softmax(graph: Graph, node: Node) -> list[Call]:
-    shape = graph.values[node.output].shape
+    shape = node.out_shape
     columns = shape[-1] if shape else 1
     table = np.array(node.options["exponentials"], np.int32)
     fields = {
@@ -496,7 +497,12 @@ def _softmax(graph: Graph, node: Node) -> list[Call]:
 
 
 def _copy_call(
-    node: Node, index: int, shape: list[int], in_steps: list[int], out_steps: list[int], at: int
+    node: Node,
+    index: int,
+    shape: tuple[int, ...],
+    in_steps: list[int],
+    out_steps: list[int],
+    at: int,
 ) -> Call:
     dims, (source, target) = _merge(shape, in_steps, out_steps)
     if not dims or source[-1] != 1 or target[-1] != 1:  # bytes, then, one by one
@@ -511,7 +517,7 @@ def _copy_call(
 
 
 def _pad(graph: Graph, node: Node) -> list[Call]:
-    value, output = graph.values[node.inputs[0]], graph.values[node.output]
+    _value, output = graph.values[node.inputs[0]], graph.values[node.output]
     fill = _call(
         node,
         "mn_fill",
@@ -520,37 +526,36 @@ def _pad(graph: Graph, node: Node) -> list[Call]:
         trailing=[str(output.elements)],
     )
     fill.inputs = []
-    out_steps = _strides(output.shape)
+    out_steps = _strides(node.out_shape)
     at = sum(b * s for b, s in zip(node.options["before"], out_steps, strict=True))
-    shape = list(value.shape)
-    return [fill, _copy_call(node, value.tensor, shape, _strides(value.shape), out_steps, at)]
+    shape = node.in_shapes[0]
+    return [fill, _copy_call(node, node.inputs[0], shape, _strides(shape), out_steps, at)]
 
 
 def _transpose(graph: Graph, node: Node) -> list[Call]:
-    value, output = graph.values[node.inputs[0]], graph.values[node.output]
-    steps = _strides(value.shape)
+    _value, _output = graph.values[node.inputs[0]], graph.values[node.output]
+    steps = _strides(node.in_shapes[0])
     walk = [steps[axis] for axis in node.options["order"]]
-    return [_copy_call(node, node.inputs[0], list(output.shape), walk, _strides(output.shape), 0)]
+    return [_copy_call(node, node.inputs[0], node.out_shape, walk, _strides(node.out_shape), 0)]
 
 
 def _concatenation(graph: Graph, node: Node) -> list[Call]:
-    output = graph.values[node.output]
-    steps, axis = _strides(output.shape), node.options["axis"]
+    graph.values[node.output]
+    steps, axis = _strides(node.out_shape), node.options["axis"]
     calls, at = [], 0
-    for index in node.inputs:
-        shape = graph.values[index].shape
-        calls.append(_copy_call(node, index, list(shape), _strides(shape), steps, at))
+    for index, shape in zip(node.inputs, node.in_shapes, strict=True):
+        calls.append(_copy_call(node, index, shape, _strides(shape), steps, at))
         at += shape[axis] * steps[axis]
     return calls
 
 
 def _resize(graph: Graph, node: Node) -> list[Call]:
-    o, value = node.options, graph.values[node.inputs[0]]
+    o, _value = node.options, graph.values[node.inputs[0]]
     fields = {
         "rows": np.array(o["rows"], np.int16), "columns": np.array(o["columns"], np.int16),
         **_int16(
             node, out_rows=len(o["rows"]), out_columns=len(o["columns"]),
-            in_columns=value.shape[2], channels=value.shape[3],
+            in_columns=node.in_shapes[0][2], channels=node.in_shapes[0][3],
         ),
     }  # fmt: skip
     return [_call(node, "mn_resize", "resize.c", struct="mn_resize", fields=fields)]

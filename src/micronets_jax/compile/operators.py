@@ -198,7 +198,10 @@ class _Builder:
     ) -> None:
         roots = [v.tensor if v.data is not None else self.root(v.tensor) for v in inputs]
         name = (output.name.split(";")[0] or f"{kind}_{operator.index}")[:80]
-        self.nodes.append(Node(kind, roots, output.tensor, kw, operator.index, name, macs))
+        shapes = [value.shape for value in inputs]
+        self.nodes.append(
+            Node(kind, roots, output.tensor, kw, operator.index, name, macs, shapes, output.shape)
+        )
 
     def check_shape(self, operator: Operator, came: tuple[int, ...], want: tuple[int, ...]) -> None:
         if tuple(came) != tuple(want):
@@ -354,7 +357,7 @@ class _Builder:
         self.add(
             operator, "conv", [value], output, batch * weights.size,
             weights=weights.reshape(count, 1, 1, depth), bias=self.bias(operator, count),
-            kernel=(1, 1), stride=(1, 1), dilation=(1, 1), pads=(0, 0), size=(1, batch),
+            kernel=(1, 1), stride=(1, 1), dilation=(1, 1), pads=(0, 0), size=(1, batch), dense=True,
             **self.scales(operator, value, tensor, output, count),
             **self.activation(operator, output),
         )  # fmt: skip
