@@ -4,6 +4,8 @@ import functools
 import json
 import math
 import pathlib
+import shutil
+import subprocess
 import tempfile
 
 import flatbuffer_models as fm
@@ -121,3 +123,50 @@ def test_kernels_of_the_dsp_extension(kind, kernel, stride, activation, core, tm
         ran = emulator.run(folder, core, str(source), layers=False)
         want = verify.Reference(model).run([[np.load(source)]], compiled.interface())
         np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL", "MEAN", "SUM", "SOFTMAX", "LOGISTIC"])
+def test_other_kernels_on_cores(kind, core, tmp_path):
+    """Whatever has no assembly still uses single instructions of the extension."""
+    rng = np.random.default_rng(len(kind))
+    m = fm.Models()
+    x = m.tensor([1, 5, 6, 7], scale=0.07, zero_point=-9)
+    inputs, shape, q = [x], [1, 5, 6, 7], {"scale": 0.09, "zero_point": 4}
+    if kind in ("ADD", "SUB", "MUL"):
+        data = rng.integers(-128, 128, shape, np.int8)
+        inputs.append(m.tensor(shape, scale=0.04, zero_point=3, data=data))
+    elif kind in ("MEAN", "SUM"):
+        inputs.append(m.tensor([2], "int32", data=np.array([1, 2], np.int32)))
+        shape = [1, 7]
+    else:
+        q = {"scale": 1 / 256, "zero_point": -128}
+    y = m.tensor(shape, **q)
+    options = {"MEAN": "Reducer", "SUM": "Reducer", "LOGISTIC": ""}.get(kind, kind.title())
+    m.operator(
+        kind, inputs, [y], *([options + "Options"] if options else []),
+        **({"beta": 1.0} if kind == "SOFTMAX" else {}),
+    )  # fmt: skip
+    model = m.build([x], [y])
+    compiled = compiler.compile_model(model)
+    compiler.write(compiled, tmp_path / "out")
+    ran = emulator.run(tmp_path / "out", core, "lcg:5", layers=False)
+    case = emulator.lcg_bytes(210, 5).view(np.int8).reshape(1, 5, 6, 7)
+    want = verify.Reference(model).run([[case]], compiled.interface())
+    np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+
+
+def test_generated_build_files(reference, tmp_path):
+    """The Makefile and CMakeLists.txt of the folder, with this machine's tools."""
+    folder = tmp_path / "out"
+    compiler.write(compiler.compile_model(load(reference, "mlperf_kws_dscnn")), folder)
+    subprocess.run(["make", "-s", "-C", folder], check=True)
+    plain = subprocess.run([folder / "build" / "example"], check=True, capture_output=True)
+    assert len(plain.stdout.split()) == 12
+    if shutil.which("cmake"):
+        quiet = {"check": True, "capture_output": True}
+        subprocess.run(["cmake", "-S", folder, "-B", tmp_path / "cmake"], **quiet)
+        subprocess.run(["cmake", "--build", tmp_path / "cmake"], **quiet)
+        built = subprocess.run([tmp_path / "cmake" / "example"], **quiet)
+        assert built.stdout == plain.stdout
+    compiler.write(compiler.compile_model(load(reference, "mlperf_kws_dscnn")), folder)

@@ -91,10 +91,8 @@ def load_input(source: str, manifest: dict[str, Any]) -> bytes:
         loaded = cast(Any, np.load(source, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise EmulatorError(f"--input {source}: not a readable NumPy file ({error})") from error
-    if isinstance(loaded, np.ndarray):
-        arrays = [loaded]
-    else:
-        arrays = [loaded[name] for name in sorted(loaded.files)]
+    archive = hasattr(loaded, "files")
+    arrays = [loaded[name] for name in sorted(loaded.files)] if archive else [loaded]
     if len(arrays) != len(entries):
         raise EmulatorError(
             f"--input {source} holds {len(arrays)} arrays; the model has {len(entries)} inputs "
@@ -138,7 +136,7 @@ def run(
             pathlib.Path(folder), manifest, core, data, optimise, pathlib.Path(temporary)
         )
         lines = build.execute(marks=False)
-        marked = build.execute(marks=True) if layers and manifest["layers"] else []
+        marked = build.execute(marks=True) if layers and manifest["layers"] else {}
     entries = [e for e in manifest["interface"] if e["way"] == "output"]
     outputs = [
         np.frombuffer(bytes.fromhex(lines[f"output {e['index']}"]), e["dtype"]).reshape(e["shape"])

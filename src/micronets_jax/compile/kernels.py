@@ -499,7 +499,7 @@ def _softmax(graph: Graph, node: Node) -> list[Call]:
 def _copy_call(
     node: Node,
     index: int,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     in_steps: list[int],
     out_steps: list[int],
     at: int,
