@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from micronets_jax import compile as compiler
-from micronets_jax import emulator
+from micronets_jax import emulator, tflite
 from micronets_jax.compile import verify
 
 pytestmark = pytest.mark.slow
@@ -45,6 +45,14 @@ def test_bytes_on_this_machine(reference, name, budget):
     model = load(reference, name)
     compiled = compiler.compile_model(model, name, budget)
     assert verify.verify(compiled, model, 6, ("-O1", *verify.SANITIZE)) == 10
+
+
+def test_a_wrong_layer_is_named(reference):
+    model = load(reference, "mlperf_kws_dscnn")
+    compiled = compiler.compile_model(model)
+    compiled.calls[3].fields["channels"]["bias"] += 100_000
+    with pytest.raises(tflite.TFLiteError, match=r"first layer that differs: 3 \(depthwise"):
+        verify.verify(compiled, model)
 
 
 @pytest.mark.parametrize("cc", ["gcc", "clang"])

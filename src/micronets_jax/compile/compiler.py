@@ -190,9 +190,9 @@ def write(compiled: Compiled, folder: str | pathlib.Path) -> None:
     Raises:
         TFLiteError: the folder holds something else, which is never touched.
     """
-    target = pathlib.Path(folder)
+    target = pathlib.Path(folder).resolve()
     files = compiled.files()
-    if target.exists() or target.is_symlink():
+    if target.exists():
         if not target.is_dir():
             raise TFLiteError(f"{target} is a file; name a folder to write to")
         present = {str(path.relative_to(target)) for path in target.rglob("*") if not path.is_dir()}
@@ -218,9 +218,11 @@ def write(compiled: Compiled, folder: str | pathlib.Path) -> None:
             path = staging / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
+        before = staging.with_name(staging.name + "-before")
+        if target.is_dir():
+            os.replace(target, before)
         os.replace(staging, target)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise TFLiteError(f"cannot write to {target}: {error.strerror or error}") from error
     finally:

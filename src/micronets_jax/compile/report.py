@@ -31,9 +31,9 @@ def model_h(title: str, arena_bytes: int, interface: list[dict[str, Any]]) -> st
             prefix = f"#define MODEL_{way.upper()}_{entry['index']}_"
             shape = " x ".join(map(str, entry["shape"])) or "1"
             lines.append(f"{prefix}BYTES {entry['bytes']} /* {entry['dtype']} {shape} */")
-            if entry["dtype"] != "float32":
-                lines.append(f"{prefix}SCALE {entry['scale']!r}f")
-                lines.append(f"{prefix}ZERO_POINT ({entry['zero_point']})")
+            scale = 1.0 if entry["dtype"] == "float32" else entry["scale"]
+            lines.append(f"{prefix}SCALE {scale!r}f")
+            lines.append(f"{prefix}ZERO_POINT ({entry['zero_point']})")
     lines += [
         "",
         "#ifdef __cplusplus",
