@@ -5,6 +5,16 @@
 Plain DS-CNNs of four blocks, float, trained with augmentation as the keyword-spotting experiment
 trains a found network. What a search can gain lies on this curve: were it flat, no choice of
 widths would matter.
+
+Measured on two shared cores, size quick, 30 epochs, seed 0; per cent, and one seed of one
+population: a test accuracy has a standard error of 0.7 to 1.3 points.
+
+    width   train  valid.    test
+        8    65.3    75.1    74.2
+       16    79.4    88.1    86.5
+       32    86.2    91.8    90.7
+       64    90.6    92.5    91.5
+      128    93.2    93.2    92.9
 """
 
 from __future__ import annotations
@@ -59,7 +69,7 @@ def main(options: Options) -> None:
         start = time.monotonic()
         network = zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=dataset.num_classes)
         variables, train_accuracy = train(network, dataset.train, inputs, options)
-        predict = functools.partial(supernet.Supernet(network).apply, variables)
+        predict: Any = functools.partial(supernet.Supernet(network).apply, variables)
         scores = [
             training.accuracy(training.predict(predict, x), labels)
             for x, labels in held_out.values()

@@ -78,7 +78,9 @@ def measure(options: Options, mops: float, seed: int) -> None:
     for i in range(NUM_RANDOM):
         drawn = random_member(plan, rng)
         rows.append(kept(options, plan, mops, seed, f"random{i}", lambda drawn=drawn: (drawn, 0.0)))
-    print(f"{mops} Mops, seed {seed}: " + ", ".join(f"{r['accuracy']:.1%}" for r in rows), flush=True)
+    print(
+        f"{mops} Mops, seed {seed}: " + ", ".join(f"{r['accuracy']:.1%}" for r in rows), flush=True
+    )
 
 
 def kept(options: Options, plan: pipeline.Plan, mops: float, seed: int, name: str, make) -> dict:
@@ -106,11 +108,14 @@ def train(plan: pipeline.Plan, subject: Network) -> float:
     total = examples.num_batches(recipe.batch_size) * recipe.epochs
     state = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
     epochs = training.fit(
-        training.float_model(subject), state, examples, pipeline.inputs(plan), recipe,
+        training.float_model(subject),
+        state,
+        examples,
+        pipeline.inputs(plan),
+        recipe,
         seed=plan.seed,
     )
-    for state, _ in epochs:
-        pass
+    *_, (state, _) = epochs
     variables = {"params": state.trainable, "batch_stats": state.stats}
     features = data.split_features(plan.dataset, "test", plan.frontend)
     outputs = training.predict(lambda x: supernet.Supernet(subject).apply(variables, x), features)
@@ -126,11 +131,8 @@ def search(plan: pipeline.Plan) -> tuple[Network, float]:
     epochs = dnas.search(
         state, plan.space, plan.search, plan.budget, halves, pipeline.inputs(plan), seed=plan.seed
     )
-    for state, _ in epochs:
-        pass
-    found = pipeline.decide(
-        plan, state, halves[1], budgets.feasible(plan.space, plan.budget)
-    )
+    *_, (state, _) = epochs
+    found = pipeline.decide(plan, state, halves[1], budgets.feasible(plan.space, plan.budget))
     return found, time.monotonic() - start
 
 
@@ -159,7 +161,9 @@ def table(options: Options) -> None:
     for mops in options.mops:
         here = []
         for seed in options.seeds:
-            paths = {p.stem.rsplit("-", 1)[1]: p for p in options.folder.glob(f"{name}-{mops}-{seed}-*")}
+            paths = {
+                p.stem.rsplit("-", 1)[1]: p for p in options.folder.glob(f"{name}-{mops}-{seed}-*")
+            }
             if len(paths) < NUM_RANDOM + 2:
                 continue
             rows = {key: json.loads(path.read_text()) for key, path in paths.items()}

@@ -1,7 +1,8 @@
 """What does one search step cost beside a plain training step?
 
-    python -m benchmarks.search_step             # PyTorch rows need: pip install 'micronets_jax[peers]'
+    python -m benchmarks.search_step
 
+The PyTorch rows need the extra `peers`: pip install -e '.[peers]'.
 Both sides see the same number of examples (a search step: half for weights, half for decisions), in
 float32, one architecture per step, AdamW. Sides alternate within one process and the ratio is that
 of the medians. The shape of the PyTorch comparison: seven blocks of 276 channels at 25 x 5.
@@ -50,7 +51,8 @@ def main() -> None:
     for name, space in SPACES.items():
         for bits in (0, 8):
             plain, search = compare(
-                [plain_step(space, options, bits), search_step(space, options, bits)], options.rounds
+                [plain_step(space, options, bits), search_step(space, options, bits)],
+                options.rounds,
             )
             print(f"{name:20} {bits or '-':>5} {plain:8.3f} {search:9.3f} {search / plain:6.2f}")
     if options.torch:
@@ -86,7 +88,10 @@ def plain_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]:
     state = training.init(fresh["params"], fresh["batch_stats"], recipe, 1000)
     step = jax.jit(
         training.make_step(
-            training.float_model(network, bits or None), lambda key, x: x, recipe, 1000,
+            training.float_model(network, bits or None),
+            lambda key, x: x,
+            recipe,
+            1000,
             jax.random.key(0),
         )
     )
@@ -135,7 +140,8 @@ def versus_torch(options: Options) -> None:
     x, labels = x.permute(0, 3, 1, 2), labels.long()
     rows = {}
     for name, layout in (
-        ("channels first", torch.contiguous_format), ("channels last", torch.channels_last)
+        ("channels first", torch.contiguous_format),
+        ("channels last", torch.channels_last),
     ):
         model = nn.Sequential(*block(1, 3, 1), *body, *head).to(memory_format=layout)
         optimizer = torch.optim.AdamW(model.parameters(), 0.01)

@@ -1,6 +1,6 @@
 """Keyword spotting: find a DS-CNN that fits a board, train it, quantise it, check it.
 
-Paper: MicroNets (Banbury et al., MLSys 2021), section 5.2: enlarged DS-CNN space, Speech Commands V2.
+Paper: MicroNets (Banbury et al., MLSys 2021), section 5.2, enlarged DS-CNN on Speech Commands V2.
 
     python -m experiments.kws                                 # embedded data, this machine
     python -m experiments.kws --data ./my_words --device STM32F446RE
@@ -13,6 +13,7 @@ Nothing heavy is imported before the command line has been read.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import sys
@@ -41,7 +42,7 @@ class Options:
     """Find a keyword spotter that fits a board: search, train, quantise, export, check."""
 
     preset: Literal["tiny", "quick", "paper"] = "quick"
-    """Defaults of everything below: tiny tests the path, quick takes minutes, paper is the paper's."""
+    """Defaults of all below: tiny tests the path, quick takes minutes, paper is the paper's."""
     data: str = "embedded"
     """embedded (synthesised words), tfds (Speech Commands), or a folder of <word>/*.wav."""
     words: tuple[str, ...] = ()
@@ -83,11 +84,14 @@ PRESETS = {
     ),
     "paper": Options(
         preset="paper",
-        budget=Limits(latency_ms=250),
+        budget=Limits(latency_ms=250.0),
         space=Space(max_width=276, blocks=9),
         search=Search(epochs=100, batch_size=512),
         train=Training(
-            epochs=100, batch_size=256, learning_rate=0.02, final_learning_rate=0.00008,
+            epochs=100,
+            batch_size=256,
+            learning_rate=0.02,
+            final_learning_rate=0.00008,
             weight_decay=0.002,
         ),
         quantize=Training(epochs=10, batch_size=256, learning_rate=0.0005),
@@ -116,12 +120,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str]) -> Options:
     """Options from words; the preset among them decides the defaults of the others."""
-    first = dict(zip(arguments, arguments[1:], strict=False))
+    first = dict(itertools.pairwise(arguments))
     single = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
     name = (single or [first.get("--preset", "quick")])[-1]
     default = PRESETS.get(name, PRESETS["quick"])
     return tyro.cli(
-        Options, args=arguments, default=default, description=Options.__doc__,
+        Options,
+        args=arguments,
+        default=default,
+        description=Options.__doc__,
         prog="python -m experiments.kws",
     )
 

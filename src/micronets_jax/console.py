@@ -91,7 +91,7 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
 
 @contextlib.contextmanager
 def errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn errors of these kinds, a full disk and an interruption into one sentence and a status."""
+    """Turn errors of these kinds, a full disk, an interruption into a sentence and a status."""
     try:
         yield
     except KeyboardInterrupt:
@@ -113,7 +113,9 @@ def _line(metrics: Mapping[str, float]) -> str:
     parts = [f"loss {metrics['loss']:.3f}", f"accuracy {metrics['accuracy']:.1%}"]
     if "validation_accuracy" in metrics:
         parts.append(f"validation {metrics['validation_accuracy']:.1%}")
-    parts += [f"{LABELS[name].split()[0]} {metrics[name]:.0%}" for name in SHARES if name in metrics]
+    parts += [
+        f"{LABELS[name].split()[0]} {metrics[name]:.0%}" for name in SHARES if name in metrics
+    ]
     return "  ".join(parts)
 
 

@@ -2,9 +2,9 @@
 
 Invariant: what :func:`decide` returns fits every limit by the exact costs.
 
-Follows MicroNets (Banbury et al., 2021, section 5) where it speaks: Gumbel-softmax decisions, widths
-as masks, skips, limits on memory and operations. It is silent on temperatures, optimisers and how
-limits are weighed; those choices are ours and marked so in ``recipes.Search``.
+Follows MicroNets (Banbury et al., 2021, section 5) where it speaks: Gumbel-softmax decisions,
+widths as masks, skips, limits on memory and operations. It is silent on temperatures, optimisers
+and how limits are weighed; those choices are ours and marked so in ``recipes.Search``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from micronets_jax import decisions, recipes
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits
 from micronets_jax.network import Network
-from micronets_jax.supernet import Space, Supernet, architecture
+from micronets_jax.spaces import Space
+from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
 from micronets_jax.training import Examples, Inputs, Progress, cross_entropy, kernels_only
 
@@ -158,8 +159,13 @@ def make_step(
         )
         return (
             State(
-                state.step + 1, params, batch_stats, logits, multipliers,
-                weight_optimizer, decision_optimizer,
+                state.step + 1,
+                params,
+                batch_stats,
+                logits,
+                multipliers,
+                weight_optimizer,
+                decision_optimizer,
             ),
             metrics,
         )
@@ -286,7 +292,7 @@ def _candidates(
 
 
 def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
-    """Used share of each limit: expected where decisions multiply, sampled where a maximum rules."""
+    """Used share of each limit: expected, but sampled where a maximum rules."""
     expected = budget.usage(space.network(decisions.expected(logits)))
     decided = decisions.straight_through(choice)
     sampled = jax.vmap(lambda one: budget.usage(space.network(one)))(decided)

@@ -19,10 +19,13 @@ from micronets_jax.network import Activation, Padding
 BATCH_NORM_EPSILON = 1e-3
 
 Images = Float[Array, "batch rows columns channels"]
+Outputs = Float[Array, "batch new_rows new_columns out"]
 Steps = tuple[int, int]
 
 
-def _by_platform(cpu: Callable[..., Array], accelerator: Callable[..., Array]) -> Callable[..., Array]:
+def _by_platform(
+    cpu: Callable[..., Array], accelerator: Callable[..., Array]
+) -> Callable[..., Array]:
     def dispatch(*operands: Array) -> Array:
         return lax.platform_dependent(*operands, cpu=cpu, default=accelerator)
 
@@ -37,7 +40,9 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
     return total // 2, total - total // 2
 
 
-def conv(x: Images, kernel: Float[Array, "kh kw in out"], stride: Steps, padding: Padding) -> Images:
+def conv(
+    x: Images, kernel: Float[Array, "kh kw in out"], stride: Steps, padding: Padding
+) -> Outputs:
     """Convolution without bias. On a CPU it runs as one matrix product over gathered patches."""
     return _by_platform(
         lambda x, kernel: _conv_as_product(x, kernel, stride, padding),
@@ -47,7 +52,7 @@ def conv(x: Images, kernel: Float[Array, "kh kw in out"], stride: Steps, padding
 
 def depthwise(
     x: Images, kernel: Float[Array, "kh kw 1 channels"], stride: Steps, padding: Padding
-) -> Images:
+) -> Float[Array, "batch new_rows new_columns channels"]:
     """One filter per channel, without bias. On a CPU it runs as a sum of shifted products."""
     return _by_platform(
         lambda x, kernel: _depthwise_as_sum(x, kernel, stride, padding),
@@ -118,7 +123,6 @@ def _depthwise_backward(
     x, kernel = saved
     size = kernel.shape[:2]
     taps = _depthwise_kernel_gradient(_pad(x, size, stride, padding), g, size, stride)
-    (kh, kw), (sh, sw) = size, stride
     spread = []
     for n, k, s, m in zip(x.shape[1:3], size, stride, g.shape[1:3], strict=True):
         before = k - 1 - pads(n, k, s, padding)[0]
@@ -150,12 +154,16 @@ def _depthwise_kernel_gradient(padded: Array, g: Array, size: Steps, stride: Ste
 _depthwise_as_sum.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def avg_pool(x: Images, window: Steps, stride: Steps, padding: Padding) -> Images:
+def avg_pool(
+    x: Images, window: Steps, stride: Steps, padding: Padding
+) -> Float[Array, "batch new_rows new_columns channels"]:
     """Mean over each window; under ``SAME`` over the real pixels only, as TensorFlow Lite does."""
     if padding == "VALID" and window == x.shape[1:3]:
         return x.mean(axis=(1, 2), keepdims=True)
     windows = _windows(_pad(x, window, stride, padding), window, stride)
-    ones = _windows(_pad(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride, padding), window, stride)
+    ones = _windows(
+        _pad(jnp.ones((1, *x.shape[1:3], 1), x.dtype), window, stride, padding), window, stride
+    )
     return functools.reduce(jnp.add, windows) / functools.reduce(jnp.add, ones)
 
 

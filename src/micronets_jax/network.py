@@ -29,8 +29,8 @@ class Layer:
     Attributes:
         name: unique in its network.
         kind: ``conv``, ``depthwise`` (multiplier 1), ``dense``, ``avg_pool``, ``reshape`` (to a
-            vector), or ``mix``: one of two tensors, the first if the layer that makes it is present.
-            A mix computes nothing once decided and decoding removes it.
+            vector), or ``mix``: one of two tensors, the first if the layer that makes it is
+            present. A mix computes nothing once decided and decoding removes it.
         inputs: names of the tensors read, ``"input"`` for the network's own.
         in_channels: channels read, a Python int or their traced expectation.
         out_channels: channels made, likewise.
@@ -96,7 +96,9 @@ def output_sizes(network: Network) -> dict[str, tuple[int, int]]:
             raise ValueError(f"layer name {layer.name!r} is used twice; names must be unique")
         missing = [name for name in layer.inputs if name not in sizes]
         if missing:
-            raise ValueError(f"layer {layer.name!r} reads {missing[0]!r}, which no earlier layer makes")
+            raise ValueError(
+                f"layer {layer.name!r} reads {missing[0]!r}, which no earlier layer makes"
+            )
         sizes[layer.name] = _output_size(layer, sizes[layer.inputs[0]])
     return sizes
 
@@ -156,7 +158,8 @@ def to_json(network: Network) -> str:
         del fields["presence"]
         layers.append("    " + json.dumps(fields))
     shape = json.dumps(network.input_shape)
-    return '{\n  "input_shape": %s,\n  "layers": [\n%s\n  ]\n}\n' % (shape, ",\n".join(layers))
+    body = ",\n".join(layers)
+    return f'{{\n  "input_shape": {shape},\n  "layers": [\n{body}\n  ]\n}}\n'
 
 
 def from_json(text: str) -> Network:

@@ -13,7 +13,7 @@ import pathlib
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from micronets_jax import (
     budgets,
     cost,
     data,
-    derive,
     dnas,
     export,
     network,
@@ -39,6 +38,7 @@ from micronets_jax.data import MFCC, Augmentation, Dataset
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
 from micronets_jax.network import Network
+from micronets_jax.spaces import Space
 from micronets_jax.workdir import Workdir, WorkdirError
 
 NUM_SAMPLES = 64
@@ -73,7 +73,7 @@ class Plan:
     dataset: Dataset
     frontend: MFCC
     augmentation: Augmentation
-    space: supernet.Space
+    space: Space
     budget: budgets.Budget
     device: Device
     search: recipes.Search
@@ -83,6 +83,7 @@ class Plan:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
 class Display(Protocol):
     """What shows a run to a person; ``console.Console`` is one."""
 
@@ -146,9 +147,7 @@ def decide(plan: Plan, state: dnas.State, held_out: data.Split, witness: Choice)
     return plan.space.decode(choice)
 
 
-def classify(
-    folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]
-) -> list[tuple[str, float]]:
+def classify(folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]) -> list[tuple[str, float]]:
     """Classes with their probabilities, the likeliest first, by the model of a finished run.
 
     Raises:
@@ -160,9 +159,7 @@ def classify(
     frontend = data.frontends.from_json((folder / "frontend.json").read_text())
     model = runtimes.LiteRT((folder / "model.tflite").read_bytes())
     ends = model.input_details, model.output_details
-    x = runtimes.quantize_input(
-        np.asarray(frontend(clip[None])), ends[0].scale, ends[0].zero_point
-    )
+    x = runtimes.quantize_input(np.asarray(frontend(clip[None])), ends[0].scale, ends[0].zero_point)
     logits = runtimes.dequantize(model.predict(x), ends[1].scale, ends[1].zero_point)[0]
     probabilities = np.asarray(jax.nn.softmax(logits))
     names = (folder / "labels.txt").read_text().splitlines()
@@ -179,8 +176,14 @@ def _search(plan: Plan, workdir: Workdir, display: Display, witness: Choice) -> 
     start = dnas.init(jax.random.key(plan.seed), space, settings, plan.budget, total)
     _, state = workdir.restore("search", start)
     epochs = dnas.search(
-        state, space, settings, plan.budget, halves, inputs(plan),
-        seed=plan.seed, progress=display.stage("search"),
+        state,
+        space,
+        settings,
+        plan.budget,
+        halves,
+        inputs(plan),
+        seed=plan.seed,
+        progress=display.stage("search"),
     )
     for state, record in epochs:
         _keep(workdir, display, "search", state, record)
@@ -196,8 +199,13 @@ def _train(plan: Plan, workdir: Workdir, display: Display, found: Network) -> di
     start = training.init(fresh["params"], fresh["batch_stats"], plan.train, total)
     _, state = workdir.restore("train", start)
     epochs = training.fit(
-        training.float_model(found), state, train, inputs(plan), plan.train,
-        seed=plan.seed, progress=display.stage("train"),
+        training.float_model(found),
+        state,
+        train,
+        inputs(plan),
+        plan.train,
+        seed=plan.seed,
+        progress=display.stage("train"),
     )
     model = supernet.Supernet(found)
 
@@ -220,8 +228,13 @@ def _quantize(
     start = training.init({"folded": folded, "ranges": ranges}, {}, recipe, total)
     _, state = workdir.restore("quantize", start)
     epochs = training.fit(
-        training.quantized_model(found), state, train, inputs(plan), recipe,
-        seed=plan.seed + 1, progress=display.stage("quantize"),
+        training.quantized_model(found),
+        state,
+        train,
+        inputs(plan),
+        recipe,
+        seed=plan.seed + 1,
+        progress=display.stage("quantize"),
     )
 
     def logits(state: training.State, x: Array) -> Array:
@@ -290,10 +303,12 @@ def _measure(
         "prediction": {
             "flash_bytes": {"predicted": cost.flash_bytes(found), "measured": len(model)},
             "tflm_host_activation_bytes": {
-                "predicted": expected.activations, "measured": arena.activation_bytes
+                "predicted": expected.activations,
+                "measured": arena.activation_bytes,
             },
             "tflm_host_persistent_bytes": {
-                "predicted": expected.persistent, "measured": arena.persistent_bytes
+                "predicted": expected.persistent,
+                "measured": arena.persistent_bytes,
             },
         },
         "widths": _widths(found, largest),

@@ -110,7 +110,6 @@ class Training:
 class Limits:
     """Limits that a person states in place of the device's; None leaves the device's own."""
 
-
     sram_bytes: int | None = None
     """Memory for one inference in bytes: activations and the interpreter's structures."""
     flash_bytes: int | None = None
@@ -127,13 +126,13 @@ class Limits:
                 raise ValueError(f"{field.name}={value}: give a limit above 0, or none")
 
 
-def _at_least(least: int, **values: float) -> None:
+def _at_least(least: int, **values: int | float) -> None:
     for name, value in values.items():
         if not value >= least:
             raise ValueError(f"{name}={value}: must be at least {least}")
 
 
-def _positive(**values: float) -> None:
+def _positive(**values: int | float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name}={value}: must be above 0")

@@ -7,7 +7,7 @@ under ``vmap`` over architectures the weights stay shared.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from micronets_jax import layers, quantize
 from micronets_jax.decisions import Choice
 from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.spaces import Space
 
 MOMENTUM = 0.9
 """Share of the old running moment that a training step keeps."""
@@ -35,30 +36,6 @@ class Architecture(NamedTuple):
     presence: dict[str, Float[Array, ""]]
 
 
-class Space(Protocol):
-    """What the searches ask of a search space; ``spaces.DSCNN`` is one."""
-
-    def options(self) -> dict[str, tuple[int, int]]:
-        """Shape of each decision."""
-        ...
-
-    def network(self, choice: Choice) -> Network:
-        """Expected or exact network of a choice."""
-        ...
-
-    def masks(self, choice: Choice) -> dict[str, Array]:
-        """Which channels of which convolution exist."""
-        ...
-
-    def decode(self, choice: Choice) -> Network:
-        """Concrete network of a choice."""
-        ...
-
-    def supernetwork(self) -> Network:
-        """The largest network, skips and mixes included."""
-        ...
-
-
 def architecture(space: Space, choice: Choice) -> Architecture:
     """The masks and mixing weights that a choice stands for; differentiable."""
     network = space.network(choice)
@@ -73,7 +50,8 @@ class Supernet(nn.Module):
 
     Attributes:
         network: the layers; with mixes and largest widths for a search.
-        bits: 8 simulates 8-bit weights and activations, ranges taken from each batch; None is float.
+        bits: 8 simulates 8-bit weights and activations, ranges taken from each batch; None does
+            not.
     """
 
     network: Network

@@ -7,7 +7,7 @@ epoch's state ends with the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 """Called with steps done, steps in all and the latest metrics."""
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Labelled raw examples; ``data.Split`` is one."""
 
@@ -131,8 +132,8 @@ def make_step(
     num_steps: int,
     key: Key[Array, ""],
     loss: Loss | None = None,
-) -> Callable[[State, Array, Array], tuple[State, Float[Array, "2"]]]:
-    """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, to be jitted by the caller."""
+) -> Callable[[State, Array, Array], tuple[State, Float[Array, 2]]]:
+    """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, not yet jitted."""
     optimizer = _optimizer(recipe, num_steps)
 
     def objective(trainable: Variables, stats: Variables, x: Array, labels: Array):

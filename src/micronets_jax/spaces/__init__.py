@@ -1,5 +1,45 @@
-"""What may be chosen: each space maps a choice to the network it stands for."""
+"""What may be chosen: each space maps a choice to the network it stands for.
 
-from micronets_jax.spaces.dscnn import DSCNN as DSCNN
+Invariant: a space is frozen data; the searches know it by :class:`Space` alone.
+"""
 
-__all__ = ["DSCNN"]
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from jax import Array
+
+from micronets_jax.decisions import Choice
+from micronets_jax.network import Network
+from micronets_jax.spaces.dscnn import DSCNN
+
+__all__ = ["DSCNN", "Space"]
+
+
+@runtime_checkable
+class Space(Protocol):
+    """What the searches ask of a search space."""
+
+    def options(self) -> dict[str, tuple[int, int]]:
+        """Shape of each decision: how many are taken, among how many options."""
+        ...
+
+    def network(self, choice: Choice) -> Network:
+        """The expected or exact network of a choice, skips included."""
+        ...
+
+    def masks(self, choice: Choice) -> dict[str, Array]:
+        """For each convolution with a width decision, which of its channels exist."""
+        ...
+
+    def decode(self, choice: Choice) -> Network:
+        """The concrete network of a choice's likeliest options."""
+        ...
+
+    def supernetwork(self) -> Network:
+        """The largest network, skips and mixes included: what a supernet computes."""
+        ...
+
+    def lightest(self) -> Choice:
+        """Choices [n, ...] among which each cost is least, and all limits are met if any can."""
+        ...

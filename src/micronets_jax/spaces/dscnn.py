@@ -61,9 +61,13 @@ class DSCNN:
     def __post_init__(self) -> None:
         width_grid(self.max_width)
         if self.num_classes < 2:
-            raise ValueError(f"num_classes={self.num_classes}: a classifier needs at least 2 classes")
+            raise ValueError(
+                f"num_classes={self.num_classes}: a classifier needs at least 2 classes"
+            )
         if not self.strides or any(s not in (1, 2) for s in self.strides):
-            raise ValueError(f"strides={self.strides}: give one 1 or 2 per block, at least one block")
+            raise ValueError(
+                f"strides={self.strides}: give one 1 or 2 per block, at least one block"
+            )
         if min(self.input_shape) < 1:
             raise ValueError(f"input_shape={self.input_shape}: every side must be at least 1")
 
@@ -154,21 +158,40 @@ class DSCNN:
     def _build(self, widths: list[Any], keeps: list[Any]) -> Network:
         layers = [
             Layer(
-                "stem", "conv", (INPUT,), self.input_shape[2], widths[0], self.stem_kernel,
+                "stem",
+                "conv",
+                (INPUT,),
+                self.input_shape[2],
+                widths[0],
+                self.stem_kernel,
                 activation="relu",
             )
         ]
         rows, columns = self.input_shape[:2]
         tensor, channels = "stem", widths[0]
-        for i, (stride, width, keep) in enumerate(zip(self.strides, widths[1:], keeps, strict=True), 1):
+        for i, (stride, width, keep) in enumerate(
+            zip(self.strides, widths[1:], keeps, strict=True), 1
+        ):
             block, steps = f"block{i}", (stride, stride)
             depthwise = Layer(
-                f"{block}_depthwise", "depthwise", (tensor,), channels, channels, (3, 3), steps,
-                activation="relu", presence=keep,
+                f"{block}_depthwise",
+                "depthwise",
+                (tensor,),
+                channels,
+                channels,
+                (3, 3),
+                steps,
+                activation="relu",
+                presence=keep,
             )
             pointwise = Layer(
-                f"{block}_pointwise", "conv", (depthwise.name,), channels, width,
-                activation="relu", presence=keep,
+                f"{block}_pointwise",
+                "conv",
+                (depthwise.name,),
+                channels,
+                width,
+                activation="relu",
+                presence=keep,
             )
             layers += [depthwise, pointwise]
             skip = tensor
@@ -176,7 +199,13 @@ class DSCNN:
                 skip = f"{block}_skip"
                 layers.append(
                     Layer(
-                        skip, "avg_pool", (tensor,), channels, channels, steps, steps,
+                        skip,
+                        "avg_pool",
+                        (tensor,),
+                        channels,
+                        channels,
+                        steps,
+                        steps,
                         presence=1 - keep,
                     )
                 )

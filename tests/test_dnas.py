@@ -1,0 +1,141 @@
+"""The search: limits are met, decisions follow the data, nothing depends on where it was stopped."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_training import DATA, jittered
+
+from micronets_jax import budgets, cost, decisions, dnas
+from micronets_jax.budgets import Budget
+from micronets_jax.recipes import Search
+from micronets_jax.spaces import DSCNN
+
+SPACE = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2, 1))
+LARGEST = SPACE.largest()
+BUDGET = Budget(
+    sram_bytes=cost.sram_bytes(LARGEST) // 2,
+    flash_bytes=cost.flash_bytes(LARGEST),
+    mops=cost.ops(LARGEST) * 0.4e-6,
+)
+SETTINGS = Search(
+    epochs=12, batch_size=32, warmup=0.2, candidates=4, decision_learning_rate=0.1, bits=0
+)
+HALVES = (DATA, DATA)
+STEPS = dnas.steps_per_epoch(SETTINGS, HALVES) * SETTINGS.epochs
+
+
+def start(settings=SETTINGS, budget=BUDGET):
+    return dnas.init(jax.random.key(0), SPACE, settings, budget, STEPS)
+
+
+def search(state, settings=SETTINGS, budget=BUDGET):
+    return list(dnas.search(state, SPACE, settings, budget, HALVES, jittered, seed=1))
+
+
+@pytest.fixture(scope="module")
+def finished():
+    return search(start())
+
+
+def decide(state, budget=BUDGET, settings=SETTINGS):
+    batches = [(jnp.asarray(DATA.x), jnp.asarray(DATA.labels))]
+    witness = budgets.feasible(SPACE, budget)
+    return SPACE.decode(
+        dnas.decide(jax.random.key(0), state, SPACE, settings, budget, batches, witness)
+    )
+
+
+def test_limits_are_met_in_expectation_and_exactly_in_the_end(finished):
+    state, last = finished[-1]
+    assert last["mops"] < 1.15 < finished[0][1]["mops"]
+    found = decide(state)
+    assert BUDGET.fits(found)
+    assert max(BUDGET.usage(found).values()) > 0.8
+
+
+def test_the_search_learns(finished):
+    assert finished[-1][1]["accuracy"] > 0.8
+
+
+def test_a_search_continued_from_any_epoch_ends_with_the_same_bits(finished):
+    again = search(finished[4][0])
+    chex.assert_trees_all_equal(again[-1][0], finished[-1][0])
+    assert again[-1][1] == finished[-1][1]
+
+
+def test_decisions_wait_for_the_warm_up():
+    settings = Search(epochs=1, batch_size=32, warmup=0.99, bits=0)
+    state, _ = search(start(settings), settings)[-1]
+    chex.assert_trees_all_equal(state.logits, start(settings).logits)
+
+
+def test_where_nothing_likely_fits_the_answer_still_does():
+    tight = Budget(mops=1.05 * budgets.smallest(SPACE, Budget(mops=1.0))["mops"])
+    state = start(budget=tight)
+    sure = {
+        name: leaf.at[..., -1 if name == "width" else 0].add(50.0)
+        for name, leaf in state.logits.items()
+    }
+    assert tight.fits(decide(state._replace(logits=sure), tight))
+
+
+def test_sampled_memory_agrees_with_monte_carlo_where_the_mean_network_does_not():
+    """Of uniform choices: the mean of the maximum, not the maximum of the mean."""
+    logits = {name: jnp.zeros(shape) for name, shape in SPACE.options().items()}
+    keys = jax.random.split(jax.random.key(0), 4096)
+
+    def memory(choice):
+        return cost.sram_bytes(SPACE.network(choice)).astype(jnp.float32)
+
+    def straight(key):
+        return decisions.straight_through(decisions.gumbel_softmax(key, logits, 1.0))
+
+    def exact(key):
+        pick = {
+            name: jax.random.categorical(jax.random.fold_in(key, i), logits[name])
+            for i, name in enumerate(sorted(logits))
+        }
+        return {
+            name: jax.nn.one_hot(index, logits[name].shape[-1], dtype=jnp.int32)
+            for name, index in pick.items()
+        }
+
+    sampled = np.mean(jax.jit(jax.vmap(lambda key: memory(straight(key))))(keys))
+    truth = np.mean(jax.jit(jax.vmap(lambda key: memory(exact(key))))(keys))
+    mean_network = memory(decisions.expected(logits))
+    assert abs(sampled - truth) / truth < 0.02
+    assert abs(mean_network - truth) / truth > 0.05
+    gradient = jax.grad(
+        lambda logits: memory(
+            decisions.straight_through(decisions.gumbel_softmax(keys[0], logits, 1.0))
+        )
+    )(logits)
+    assert np.abs(gradient["width"]).max() > 0
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_step_is_traced_once_for_any_number_of_samples(samples):
+    settings = Search(epochs=2, batch_size=32, samples=samples, warmup=0)
+    calls = []
+
+    def counted(key, x):
+        calls.append(x.shape)
+        return x
+
+    state = start(settings)
+    *_, (state, _) = dnas.search(state, SPACE, settings, BUDGET, HALVES, counted, seed=0)
+    assert len(calls) == 2  # one trace, two halves
+    for leaf in jax.tree.leaves(state.logits):
+        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_step_lowers_for_accelerators(platform):
+    settings = Search(batch_size=32, samples=2)
+    step = dnas.make_step(SPACE, settings, BUDGET, STEPS, jittered, jax.random.key(0))
+    x, labels = jnp.asarray(DATA.x[:16]), jnp.asarray(DATA.labels[:16])
+    batch = dnas.Batch(x, labels, x, labels)
+    exported = jax.export.export(jax.jit(step), platforms=[platform])(start(settings), batch)
+    assert "convolution" in exported.mlir_module()

@@ -1,0 +1,90 @@
+"""Layers: the CPU's own lowering against XLA's convolution, values and gradients."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from micronets_jax import layers
+
+SHAPES = [((2, 7, 5, 3), s) for s in (1, 2)] + [((3, 8, 6, 3), s) for s in (1, 2)]
+
+
+def xla(x, kernel, stride, padding, groups):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, stride, padding, dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+def draws(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("shape", "stride"), SHAPES)
+@pytest.mark.parametrize("kind", ["depthwise", "conv3", "conv1"])
+def test_convolutions_and_gradients_equal_xlas(kind, shape, stride, padding):
+    size = (1, 1) if kind == "conv1" else (3, 3)
+    groups = shape[-1] if kind == "depthwise" else 1
+    out = shape[-1] if kind == "depthwise" else 4
+    x, kernel = draws(shape, (*size, shape[-1] // groups, out))
+    ours = layers.depthwise if kind == "depthwise" else layers.conv
+    steps = (stride, stride)
+    y = ours(x, kernel, steps, padding)
+    expected = xla(x, kernel, steps, padding, groups)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    (weights,) = draws(expected.shape)
+    gradients = jax.grad(lambda *a: jnp.sum(weights * ours(*a, steps, padding)), (0, 1))
+    twins = jax.grad(lambda *a: jnp.sum(weights * xla(*a, steps, padding, groups)), (0, 1))
+    chex.assert_trees_all_close(gradients(x, kernel), twins(x, kernel), rtol=1e-4, atol=1e-4)
+
+
+def test_depthwise_under_vmap_shares_its_kernel():
+    x, kernel = draws((4, 2, 7, 5, 3), (3, 3, 1, 3))
+    many = jax.vmap(lambda one: layers.depthwise(one, kernel, (2, 2), "SAME"))(x)
+    one = jnp.stack([layers.depthwise(part, kernel, (2, 2), "SAME") for part in x])
+    np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "relu6"])
+def test_batch_norm_equals_its_definition(activation):
+    x, scale, offset = draws((4, 5, 3, 6), (6,), (6,))
+    x = 3 * x + 1
+
+    def definition(x, scale, offset):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        normal = (x - mean) / jnp.sqrt(var + layers.BATCH_NORM_EPSILON)
+        return layers.activate(normal * scale + offset, activation)
+
+    y, mean, var = layers.batch_norm(x, scale, offset, activation)
+    np.testing.assert_allclose(y, definition(x, scale, offset), atol=1e-4)
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-4)
+    (weights,) = draws(x.shape)
+    gradients = jax.grad(
+        lambda *a: jnp.sum(weights * layers.batch_norm(*a, activation)[0]), (0, 1, 2)
+    )
+    twins = jax.grad(lambda *a: jnp.sum(weights * definition(*a)), (0, 1, 2))
+    arguments = x, scale, offset
+    chex.assert_trees_all_close(gradients(*arguments), twins(*arguments), atol=2e-3)
+
+
+def test_average_pooling_at_the_edge_divides_by_real_pixels():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    pooled = layers.avg_pool(x, (2, 2), (2, 2), "SAME")
+    np.testing.assert_allclose(pooled[0, :, :, 0], [[2, 3.5], [6.5, 8]])
+    np.testing.assert_allclose(layers.avg_pool(x, (3, 3), (3, 3), "VALID")[0, 0, 0, 0], 4)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_gradients_lower_for_accelerators(platform):
+    def loss(x, kernel):
+        return jnp.sum(layers.depthwise(x, kernel, (1, 1), "SAME") ** 2)
+
+    x, kernel = draws((2, 7, 5, 3), (3, 3, 1, 3))
+    exported = jax.export.export(jax.jit(jax.grad(loss, (0, 1))), platforms=[platform])(x, kernel)
+    assert "convolution" in exported.mlir_module()

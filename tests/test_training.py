@@ -1,0 +1,131 @@
+"""Training: a loop that learns, repeats itself bit for bit, and starts again anywhere."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from micronets_jax import quantize, supernet, training
+from micronets_jax.recipes import Training
+from micronets_jax.spaces import DSCNN
+
+SPACE = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2,))
+NETWORK = SPACE.member([8, 12], [True])
+RECIPE = Training(epochs=4, batch_size=16)
+
+
+class Blobs:
+    """Three classes told apart by the mean of a third of the picture; easy on purpose."""
+
+    def __init__(self, n: int = 96):
+        rng = np.random.default_rng(0)
+        self.labels = rng.integers(0, 3, n)
+        self.x = rng.normal(size=(n, *SPACE.input_shape)).astype(np.float32)
+        for row, label in zip(self.x, self.labels, strict=True):
+            row[3 * label : 3 * label + 3] += 1.5
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def num_batches(self, batch_size: int) -> int:
+        return len(self) // batch_size
+
+    def batches(self, batch_size: int, seed: int, epoch: int):
+        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        for i in range(self.num_batches(batch_size)):
+            rows = order[i * batch_size : (i + 1) * batch_size]
+            yield self.x[rows], self.labels[rows]
+
+
+DATA = Blobs()
+
+
+def jittered(key, x):
+    return x + 0.1 * jax.random.normal(key, x.shape)
+
+
+def start(network=NETWORK, recipe=RECIPE):
+    fresh = supernet.init(jax.random.key(0), network)
+    steps = DATA.num_batches(recipe.batch_size) * recipe.epochs
+    return training.init(fresh["params"], fresh["batch_stats"], recipe, steps)
+
+
+def fit(state, **kwargs):
+    model = training.float_model(NETWORK)
+    return list(training.fit(model, state, DATA, jittered, RECIPE, seed=3, **kwargs))
+
+
+@pytest.fixture(scope="module")
+def finished():
+    return fit(start())
+
+
+def test_it_learns_and_its_running_moments_serve_evaluation(finished):
+    state, last = finished[-1]
+    assert last["accuracy"] > 0.9 > finished[0][1]["accuracy"]
+    variables = {"params": state.trainable, "batch_stats": state.stats}
+    logits = training.predict(lambda x: supernet.Supernet(NETWORK).apply(variables, x), DATA.x, 40)
+    assert logits.shape == (96, 3)
+    assert training.accuracy(logits, DATA.labels) > 0.9
+
+
+def test_a_run_continued_from_any_epoch_ends_with_the_same_bits(finished):
+    again = fit(finished[1][0])
+    assert [record["epoch"] for _, record in again] == [3, 4]
+    chex.assert_trees_all_equal(again[-1][0], finished[-1][0])
+    assert again[-1][1] == finished[-1][1]
+
+
+def test_weight_decay_acts_on_kernels_only():
+    decayed = training.kernels_only(start().trainable)
+    assert decayed["stem"] == {"kernel": True, "scale": False, "offset": False}
+    assert decayed["logits"] == {"kernel": True, "bias": False}
+
+
+def test_quantised_training_moves_ranges_and_keeps_accuracy(finished):
+    state, _ = finished[-1]
+    folded = quantize.fold(NETWORK, state.trainable, state.stats)
+    ranges = quantize.calibrate(NETWORK, folded, [DATA.x])
+    recipe = Training(epochs=2, batch_size=16, learning_rate=0.001)
+    first = training.init({"folded": folded, "ranges": ranges}, {}, recipe, 12)
+    *_, (last, record) = training.fit(
+        training.quantized_model(NETWORK), first, DATA, jittered, recipe, seed=0
+    )
+    assert record["accuracy"] > 0.9
+    before, after = (
+        jnp.asarray(s.trainable["ranges"]["activation"]["stem"]["max"]) for s in (first, last)
+    )
+    assert before != after
+
+
+def test_distillation_by_hand():
+    logits = jnp.array([[2.0, 0.0]])
+    teacher = jnp.array([[0.0, 2.0]])
+    labels = jnp.array([0])
+    loss = training.distilled(lambda x: teacher, coefficient=0.5, temperature=2.0)
+    p = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum()
+    divergence = np.sum(p * np.log(p / p[::-1]))
+    expected = 0.5 * np.log(1 + np.exp(-2.0)) + 0.5 * 4 * divergence
+    np.testing.assert_allclose(loss(logits, labels, jnp.zeros(1)), expected, rtol=1e-5)
+
+
+def test_the_step_is_traced_once():
+    calls = []
+
+    def counted(key, x):
+        calls.append(x.shape)
+        return x
+
+    list(training.fit(training.float_model(NETWORK), start(), DATA, counted, RECIPE, seed=0))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_step_lowers_for_accelerators(platform):
+    step = training.make_step(
+        training.float_model(NETWORK), jittered, RECIPE, 24, jax.random.key(0)
+    )
+    x, labels = jnp.asarray(DATA.x[:16]), jnp.asarray(DATA.labels[:16])
+    exported = jax.export.export(jax.jit(step), platforms=[platform])(start(), x, labels)
+    assert exported.platforms == (platform,)

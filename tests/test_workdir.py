@@ -1,0 +1,73 @@
+"""The run folder: nothing half-written is taken for whole, nothing of another run is touched."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from micronets_jax import workdir
+from micronets_jax.workdir import Workdir, WorkdirError
+
+CONFIGURATION = {"seed": 0, "search": {"epochs": 3}}
+
+
+def test_a_state_comes_back_and_later_metrics_are_forgotten(tmp_path):
+    state = {"w": jnp.arange(3.0), "step": jnp.zeros((), jnp.int32)}
+    with Workdir(tmp_path / "run", CONFIGURATION, resume=False) as place:
+        assert place.restore("search", state)[0] == 0
+        for epoch in (1, 2):
+            place.log("search", {"epoch": epoch, "loss": 1.0 / epoch})
+            place.save("search", epoch, {"w": state["w"] * epoch, "step": state["step"] + epoch})
+        place.log("search", {"epoch": 3, "loss": 0.1})  # killed before its checkpoint
+    with open(tmp_path / "run" / workdir.METRICS, "a") as file:
+        file.write('{"stage": "sea')  # and while writing
+    with Workdir(tmp_path / "run", CONFIGURATION, resume=True) as place:
+        epoch, restored = place.restore("search", state)
+        assert epoch == 2
+        np.testing.assert_array_equal(restored["w"], [0.0, 2.0, 4.0])
+        records = workdir.read_metrics(place.path / workdir.METRICS)
+        assert [record["epoch"] for record in records] == [1, 2]
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
+    state = {"w": jnp.arange(3.0)}
+    with Workdir(tmp_path, CONFIGURATION, resume=False) as place:
+        place.save("train", 1, state)
+    half = tmp_path / workdir.CHECKPOINTS / "train" / "2.orbax-checkpoint-tmp-1"
+    half.mkdir()
+    with Workdir(tmp_path, CONFIGURATION, resume=True) as place:
+        assert place.restore("train", state)[0] == 1
+
+
+def test_another_runs_folder_is_refused_and_left_alone(tmp_path):
+    with Workdir(tmp_path, CONFIGURATION, resume=False):
+        pass
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(WorkdirError, match="add --resume"):
+        Workdir(tmp_path, CONFIGURATION, resume=False)
+    changed = {"seed": 0, "search": {"epochs": 4}}
+    with pytest.raises(WorkdirError, match=r"search\.epochs was 3, now 4"):
+        Workdir(tmp_path, changed, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_folders_that_are_no_runs_are_refused(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(WorkdirError, match=r"letter\.txt"):
+        Workdir(tmp_path, CONFIGURATION, resume=False)
+    with pytest.raises(WorkdirError, match="is a file"):
+        Workdir(tmp_path / "letter.txt", CONFIGURATION, resume=False)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = workdir.write(tmp_path / "a.json", json.dumps({"old": True}))
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workdir.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        workdir.write(path, "new")
+    assert json.loads(path.read_text()) == {"old": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
