@@ -178,3 +178,16 @@ def test_generated_build_files(reference, tmp_path):
         built = subprocess.run([tmp_path / "cmake" / "example"], **quiet)
         assert built.stdout == plain.stdout
     compiler.write(compiler.compile_model(load(reference, "mlperf_kws_dscnn")), folder)
+
+
+@pytest.mark.parametrize("name", ["all blocks", "first skipped", "mixed", "convolutional"])
+def test_exported_networks(name):
+    """Networks of the house's own space and format, from folded weights to C."""
+    from test_export import NETWORKS
+    from test_quantize import trained
+
+    from micronets_jax import export
+
+    model = export.to_tflite(NETWORKS[name], *trained(NETWORKS[name], seed=len(name)))
+    compiled = compiler.compile_model(model)
+    assert verify.verify(compiled, model, 4, ("-O1", *verify.SANITIZE)) == 8
