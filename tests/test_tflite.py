@@ -128,17 +128,58 @@ def fuzz(models: list[bytes], rounds: int) -> int:
     return compiled
 
 
-def test_mutations_of_small_models():
+def single(kind, options, before, after, constants=(), **fields) -> bytes:
+    """A model of one operator with integer constants."""
     m = fm.Models()
-    q = {"scale": 0.1, "zero_point": 3}
-    x, y, z = (m.tensor([1, 4, 4, 4], **q) for _ in range(3))
-    m.operator("ADD", [x, x], [y], "AddOptions")
-    m.operator("AVERAGE_POOL_2D", [y], [z], "Pool2DOptions", strideH=1, strideW=1, filterHeight=2,
-               filterWidth=2)  # fmt: skip
-    flat = m.tensor([64], **q)
-    m.operator("RESHAPE", [z], [flat])
-    models = [small(), small(depthwise=True), m.build([x], [flat])]
-    assert fuzz(models, 1500) > 100
+    x = m.tensor(before, scale=0.1, zero_point=3)
+    unit = kind in ("SOFTMAX", "LOGISTIC")
+    y = m.tensor(after, scale=1 / 256 if unit else 0.1, zero_point=-128 if unit else 3)
+    more = [m.tensor(np.shape(c), "int32", data=np.array(c, "i4")) for c in constants]
+    m.operator(kind, [x, *more], [y], *([options] if options else []), **fields)
+    return m.build([x], [y])
+
+
+def folded_shape() -> bytes:
+    """RESHAPE to a shape that SHAPE, STRIDED_SLICE and PACK compute."""
+    m = fm.Models()
+    x, y = (m.tensor([1, 4], scale=0.1) for _ in range(2))
+    shape, first, target = (m.tensor(s, "int32") for s in ([2], [], [2]))
+    zero, one = (m.tensor([1], "int32", data=np.array([n], "i4")) for n in (0, 1))
+    four = m.tensor([], "int32", data=np.array(4, "i4"))
+    m.operator("SHAPE", [x], [shape], "ShapeOptions")
+    m.operator(
+        "STRIDED_SLICE", [shape, zero, one, one], [first], "StridedSliceOptions", shrinkAxisMask=1
+    )
+    m.operator("PACK", [first, four], [target], "PackOptions", valuesCount=2)
+    m.operator("RESHAPE", [x, target], [y])
+    return m.build([x], [y])
+
+
+def small_models() -> list[bytes]:
+    window = {"strideH": 1, "strideW": 1, "filterHeight": 2, "filterWidth": 2}
+    return [
+        small(),
+        small(depthwise=True),
+        small(bits=4),
+        single("AVERAGE_POOL_2D", "Pool2DOptions", (1, 4, 4, 2), (1, 4, 4, 2), **window),
+        single("PAD", "PadOptions", (1, 3, 3, 2), (1, 5, 4, 2), [[[0, 0], [1, 1], [0, 1], [0, 0]]]),
+        single("TRANSPOSE", "", (1, 3, 4, 2), (1, 4, 3, 2), [[0, 2, 1, 3]]),
+        single("MEAN", "ReducerOptions", (1, 3, 4, 2), (1, 2), [[1, 2]]),
+        single("RESIZE_NEAREST_NEIGHBOR", "", (1, 3, 4, 2), (1, 6, 8, 2), [[6, 8]]),
+        single("SOFTMAX", "SoftmaxOptions", (1, 9), (1, 9), beta=1.0),
+        *(single(kind, "", (1, 9), (1, 9)) for kind in ("LOGISTIC", "HARD_SWISH", "RELU")),
+        single("CONCATENATION", "ConcatenationOptions", (1, 4), (1, 4), axis=1),
+        folded_shape(),
+    ]
+
+
+def test_small_models_compile():
+    for model in small_models():
+        assert compiler.compile_model(model).arena_bytes
+
+
+def test_mutations_of_small_models():
+    assert fuzz(small_models(), 2500) > 200
 
 
 @pytest.mark.slow

@@ -14,9 +14,15 @@ INT32_MAX = (1 << 31) - 1
 
 
 def quantize_multiplier(real: float) -> tuple[int, int]:
-    """A non-negative real as ``multiplier / 2^31 * 2^exponent``, multiplier in [2^30, 2^31)."""
+    """A non-negative real as ``multiplier / 2^31 * 2^exponent``, multiplier in [2^30, 2^31).
+
+    Raises:
+        OverflowError: it is 2^30 or more, which the reference cannot shift by.
+    """
     if real == 0:
         return 0, 0
+    if not real < 1 << 30:
+        raise OverflowError(f"{real} is not below 2^30")
     fraction, exponent = math.frexp(real)
     multiplier = round_away(fraction * (1 << 31))
     if multiplier == 1 << 31:

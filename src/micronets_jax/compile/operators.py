@@ -69,6 +69,7 @@ _ADVICE = {
 MAX_TOTAL = 1 << 26
 MAX_FOLDED = 1 << 16
 MAX_PARTS = 256
+MAX_SIDE = (1 << 15) - 1  # of pictures, rows, columns and channels
 
 
 class _Builder:
@@ -96,7 +97,13 @@ class _Builder:
             self.define(model.tensors[index])
         for operator in model.operators:
             self.arity(operator)
-            getattr(self, "read_" + operator.kind.lower())(operator)
+            try:
+                with np.errstate(over="ignore"):
+                    getattr(self, "read_" + operator.kind.lower())(operator)
+            except OverflowError as error:
+                raise TFLiteError(
+                    f"{operator.label}: its scales are out of proportion ({error})"
+                ) from error
         for index in model.outputs:
             if index not in self.values:
                 raise TFLiteError(
@@ -222,6 +229,8 @@ class _Builder:
                 f"{operator.label}: {value.name[:60]!r} has shape {list(value.shape)}; one picture "
                 "[1, rows, columns, channels] at a time is supported"
             )
+        if max(value.shape) > MAX_SIDE:
+            raise TFLiteError(f"{operator.label}: {list(value.shape)} has a side beyond {MAX_SIDE}")
         return value.shape[1], value.shape[2], value.shape[3]
 
     # Convolutions -------------------------------------------------------------------------------
@@ -287,8 +296,6 @@ class _Builder:
             # only here the reference multiplies the two scales in single precision
             product = (np.float32(value.scale) * scales.astype(np.float32)).astype(np.float64)
         pairs = [arithmetic.quantize_multiplier(float(p / output.scale)) for p in product]
-        if any(exponent > 30 for _, exponent in pairs):
-            raise TFLiteError(f"{operator.label}: its scales are out of proportion")
         pairs = pairs if len(pairs) > 1 else pairs * channels
         return {
             "multiplier": np.array([m for m, _ in pairs], np.int64),
