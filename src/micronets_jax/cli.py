@@ -1,0 +1,187 @@
+"""The command line: words to calls, nothing else.
+
+Invariant: what the user got wrong is one sentence on standard error and exit status 2; with
+``--json`` standard output holds one object and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+from micronets_jax.tflite import TFLiteError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        result, text = arguments.command(arguments)
+    except _user_errors() as error:
+        print(f"micronets {arguments.name}: {error}", file=sys.stderr)
+        return 2
+    try:
+        print(json.dumps(result) if arguments.json else text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()
+    return 0
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    from micronets_jax.emulator import EmulatorError
+
+    return (TFLiteError, EmulatorError)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="micronets", description="Neural networks for microcontrollers."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=function, name=name)
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        return sub
+
+    sub = command("compile", _compile, "Compile an int8 TFLite model to C.")
+    sub.add_argument("model", help="a .tflite file")
+    sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
+    sub.add_argument("--verify", action="store_true", help="build here and compare with TFLM")
+    sub.add_argument(
+        "--flash-budget", type=_bytes, default=0, metavar="BYTES",
+        help="flash to spend on weights stored as int16, where that saves most time",
+    )  # fmt: skip
+
+    sub = command("run", _run, "Run a compiled folder on an emulated core.")
+    sub.add_argument("folder", help="a folder that `micronets compile` wrote")
+    sub.add_argument("--core", default="cortex-m4", help="cortex-m4 or cortex-m7")
+    sub.add_argument(
+        "--input", default="lcg:12345", metavar="FILE.npy|lcg:SEED", help="what the model reads"
+    )
+
+    sub = command("inspect", _inspect, "Show layers, sizes and the memory plan of a model.")
+    sub.add_argument("model", help="a .tflite file")
+    return parser
+
+
+def _bytes(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _read(path: str) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise TFLiteError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _summary(compiled) -> dict[str, Any]:
+    weights, tables = compiled.constant_bytes
+    return {
+        "model": compiled.title,
+        "macs": compiled.macs,
+        "arena_bytes": compiled.arena_bytes,
+        "arena_bound_bytes": compiled.plan.bound,
+        "weights_bytes": weights + tables,
+        "code_bytes_predicted": compiled.code_bytes,
+        "inputs": [e for e in compiled.interface() if e["way"] == "input"],
+        "outputs": [e for e in compiled.interface() if e["way"] == "output"],
+    }
+
+
+def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import compile as compiler
+
+    model = _read(arguments.model)
+    compiled = compiler.compile_model(
+        model, pathlib.Path(arguments.model).stem, arguments.flash_budget
+    )
+    result = _summary(compiled)
+    if arguments.verify:
+        from micronets_jax.compile import verify
+
+        result["verified_cases"] = verify.verify(compiled, model)
+    compiler.write(compiled, arguments.output)
+    result["output"] = str(arguments.output)
+    text = (
+        f"{arguments.output}: arena {compiled.arena_bytes} bytes (bound {compiled.plan.bound}), "
+        f"weights and tables {result['weights_bytes']} bytes, code about "
+        f"{compiled.code_bytes} bytes"
+    )
+    if arguments.verify:
+        text += f"; equal to TensorFlow Lite Micro on {result['verified_cases']} inputs"
+    return result, text
+
+
+def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import emulator
+
+    ran = emulator.run(arguments.folder, arguments.core, arguments.input)
+    outputs = [output.reshape(-1).tolist() for output in ran.outputs]
+    result = {
+        "core": ran.core, "instructions": ran.instructions, "arena_bytes": ran.arena_bytes,
+        "stack_bytes": ran.stack_bytes, "code_bytes": ran.code_bytes,
+        "weights_bytes": ran.weights_bytes, "output": outputs[0], "layers": ran.layers,
+    }  # fmt: skip
+    if len(outputs) > 1:
+        result["outputs"] = outputs
+    lines = [f"{'layer':<40} {'kind':<13} {'MACs':>10} {'instructions':>12} {'per MAC':>8}"]
+    for layer in ran.layers:
+        ratio = f"{layer['instructions'] / layer['macs']:.2f}" if layer["macs"] else ""
+        lines.append(
+            f"{layer['name'][:40]:<40} {layer['kind']:<13} {layer['macs']:>10} "
+            f"{layer['instructions']:>12} {ratio:>8}"
+        )
+    lines += [
+        f"{ran.core}: {ran.instructions} instructions",
+        f"arena {ran.arena_bytes}, stack {ran.stack_bytes}, code {ran.code_bytes}, "
+        f"weights and tables {ran.weights_bytes} bytes",
+        f"output {outputs[0][:32]}",
+    ]
+    return result, "\n".join(lines)
+
+
+def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import compile as compiler
+
+    compiled = compiler.compile_model(_read(arguments.model), pathlib.Path(arguments.model).stem)
+    result = _summary(compiled)
+    live = [
+        sum(b.size for b in compiled.plan.buffers if b.first <= step <= b.last)
+        for step in range(len(compiled.calls))
+    ]
+    result["layers"] = [
+        {
+            "name": call.name, "kind": call.kind, "macs": 0 if call.continues else call.macs,
+            "output": list(compiled.graph.values[call.output].shape), "live_bytes": bytes_,
+        }
+        for call, bytes_ in zip(compiled.calls, live, strict=True)
+    ]  # fmt: skip
+    peak = max(live, default=1)
+    lines = [f"{'layer':<40} {'kind':<13} {'output':<18} {'MACs':>10}  tensors alive"]
+    for layer in result["layers"]:
+        bar = "#" * max(1, round(30 * layer["live_bytes"] / peak))
+        shape = "x".join(map(str, layer["output"]))
+        lines.append(
+            f"{layer['name'][:40]:<40} {layer['kind']:<13} {shape:<18} {layer['macs']:>10}  "
+            f"{layer['live_bytes']:>8} {bar}"
+        )
+    lines.append(
+        f"{compiled.macs} MACs; arena {compiled.arena_bytes} bytes (bound {compiled.plan.bound}; "
+        f"tensors may share bytes); weights and tables {result['weights_bytes']} bytes; code about "
+        f"{compiled.code_bytes} bytes"
+    )
+    return result, "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""The reference's fixed-point arithmetic on Python integers, for all that is decided beforehand.
+
+Invariant: every function here equals, bit for bit, what TensorFlow Lite Micro does when it prepares
+or runs an operator (double rounding; the scheme of Jacob et al., 2018, section 2.2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+INT32_MAX = (1 << 31) - 1
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """A non-negative real as ``multiplier / 2^31 * 2^exponent``, multiplier in [2^30, 2^31).
+
+    Raises:
+        OverflowError: it is 2^30 or more, which the reference cannot shift by.
+    """
+    if real == 0:
+        return 0, 0
+    if not real < 1 << 30:
+        raise OverflowError(f"{real} is not below 2^30")
+    fraction, exponent = math.frexp(real)
+    multiplier = round_away(fraction * (1 << 31))
+    if multiplier == 1 << 31:
+        multiplier, exponent = multiplier // 2, exponent + 1
+    return (0, 0) if exponent < -31 else (multiplier, exponent)
+
+
+def round_away(x: float) -> int:
+    """To the nearest integer, halves away from zero."""
+    return int(math.copysign(math.floor(abs(x) + 0.5), x)) if abs(x) < 1 << 51 else int(x)
+
+
+def high_multiply(a: int, b: int, bits: int = 31) -> int:
+    """round(a * b / 2^bits), ties upwards: the saturating rounding doubling high product."""
+    if a == b == -(1 << bits):
+        return (1 << bits) - 1
+    return (a * b + (1 << (bits - 1))) >> bits
+
+
+def divide_by_power(x: int, exponent: int) -> int:
+    """x / 2^exponent, halves away from zero."""
+    if exponent == 0:
+        return x
+    return (x + (1 << (exponent - 1)) - (x < 0)) >> exponent
+
+
+def scale(x: int, multiplier: int, exponent: int) -> int:
+    """x * multiplier / 2^31 * 2^exponent with the reference's two roundings."""
+    left, right = max(exponent, 0), max(-exponent, 0)
+    return divide_by_power(high_multiply(x << left, multiplier), right)
+
+
+def saturate(x: int, bits: int) -> int:
+    return max(-(1 << (bits - 1)), min((1 << (bits - 1)) - 1, x))
+
+
+def activation_range(activation: int, out_scale: float, zero_point: int) -> tuple[int, int]:
+    """Clamp of a fused activation (schema's numbers: 0 none, 1 ReLU, 2 ReLU -1..1, 3 ReLU6)."""
+
+    def level(real: float) -> int:
+        return zero_point + round_away(float(np.float32(real) / np.float32(out_scale)))
+
+    low, high = -128, 127
+    if activation in (1, 3):
+        low = max(low, level(0.0))
+    if activation == 3:
+        high = min(high, level(6.0))
+    if activation == 2:
+        low, high = max(low, level(-1.0)), min(high, level(1.0))
+    return min(low, high), high
+
+
+# Tables of one byte -> one byte, indexed by the bit pattern of the input.
+
+Table = tuple[int, ...]
+
+
+def table_of(function, signed_in: bool = True) -> Table:
+    """256 output bytes of an integer function, for the bit patterns 0..255 of its input."""
+    return tuple(
+        function(byte - 256 if signed_in and byte > 127 else byte) & 255 for byte in range(256)
+    )
+
+
+def requantize_table(
+    in_scale: float, in_zero: int, out_scale: float, out_zero: int, in_type: str, out_type: str
+) -> Table:
+    """QUANTIZE between int8 and uint8."""
+    multiplier, exponent = quantize_multiplier(in_scale / out_scale)
+    low, high = (0, 255) if out_type == "uint8" else (-128, 127)
+    return table_of(
+        lambda x: max(low, min(high, scale(x - in_zero, multiplier, exponent) + out_zero)),
+        in_type == "int8",
+    )
+
+
+def relu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    multiplier, exponent = quantize_multiplier(float(np.float32(in_scale) / np.float32(out_scale)))
+    low = max(-128, out_zero)
+    return table_of(
+        lambda x: min(127, max(low, out_zero + scale(x - in_zero, multiplier, exponent)))
+    )
+
+
+def relu6_table(in_scale: float, in_zero: int) -> Table:
+    """The standalone operator clamps in the scale of its input."""
+    six = saturate(in_zero + round_away(float(np.float32(6) / np.float32(in_scale))), 8)
+    return table_of(lambda x: min(six, max(in_zero, x)))
+
+
+def logistic_table(in_scale: float, in_zero: int) -> Table:
+    fraction, left = math.frexp(in_scale * (1 << 27))
+    multiplier = round_away(fraction * (1 << 31))
+    radius = math.floor(15 * (1 << 27) / 2.0**left)
+
+    def function(x: int) -> int:
+        x -= in_zero
+        if x <= -radius:
+            return -128
+        if x >= radius:
+            return 127
+        return saturate(divide_by_power(_logistic(scale(x, multiplier, left)), 23) - 128, 8)
+
+    return table_of(function)
+
+
+def hard_swish_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    fine = np.float32(1 / 128) * np.float32(in_scale)
+    out_multiplier, out_exponent = quantize_multiplier(float(fine / np.float32(out_scale)))
+    if out_exponent > 0:
+        raise ValueError("the output's scale is finer than 1/128 of the input's")
+    relu_multiplier, relu_exponent = quantize_multiplier(
+        float(fine / np.float32(np.float32(3) / np.float32(32768)))
+    )
+    narrow = [min(32767, (m + (1 << 15)) >> 16) for m in (out_multiplier, relu_multiplier)]
+
+    def function(x: int) -> int:
+        x = (x - in_zero) << 7
+        on_output_scale = high_multiply(x, narrow[0], 15)
+        gate = x
+        if relu_exponent > 0:
+            gate = saturate(gate << (relu_exponent - 1), 16)
+        gate = high_multiply(gate, narrow[1], 15)
+        if relu_exponent > 0:
+            gate = saturate(gate << 1, 16)
+        else:
+            gate = divide_by_power(gate, -relu_exponent)
+        gate = (gate + (1 << 15)) >> 1
+        product = gate * on_output_scale
+        product = -(-product >> 15) if product < 0 else product >> 15  # towards zero
+        return saturate(divide_by_power(product, -out_exponent) + out_zero, 8)
+
+    return table_of(function)
+
+
+def softmax_exponentials(in_scale: float, beta: float) -> list[int]:
+    """exp(-k * beta * in_scale) in Q0.31 for k = 0, 1, ... as long as the reference counts them."""
+    real = min(beta * in_scale * (1 << 26), float(INT32_MAX))
+    multiplier, left = quantize_multiplier(real)
+    if real <= 1:
+        raise ValueError(f"beta * scale = {beta * in_scale:.3g} is too small for the reference")
+    radius = math.floor(31 * (1 << 26) / 2.0**left)
+    return [
+        exp_on_negative(high_multiply(-k << left, multiplier), 5)
+        for k in range(min(radius, 255) + 1)
+    ]
+
+
+# exp(-2^-2), exp(-2^-1) ... exp(-2^4) in Q0.31.
+_POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+
+
+def exp_on_negative(x: int, integer_bits: int) -> int:
+    """exp(x) in Q0.31 for x <= 0 with ``integer_bits`` integer bits: a polynomial of degree four on
+    [-1/4, 0), times one factor for every higher bit."""
+    fraction_bits = 31 - integer_bits
+    quarter = 1 << (fraction_bits - 2)
+    rest = (x & (quarter - 1)) - quarter
+    a = (rest << integer_bits) + (1 << 28)  # around -1/8
+    square = high_multiply(a, a)
+    cube = high_multiply(square, a)
+    fourth = divide_by_power(high_multiply(square, square), 2)
+    series = divide_by_power(high_multiply(fourth + cube, 715827883) + square, 1)
+    result = 1895147668 + high_multiply(1895147668, a + series)
+    for bit, power in enumerate(_POWERS[: integer_bits + 2]):
+        if (rest - x) & (1 << (fraction_bits - 2 + bit)):
+            result = high_multiply(result, power)
+    return INT32_MAX if x == 0 else result
+
+
+def _logistic(x: int) -> int:
+    """1 / (1 + exp(-x)) in Q0.31 for x in Q4.27."""
+    if x == 0:
+        return 1 << 30
+    positive = _reciprocal_of_one_plus(exp_on_negative(-abs(x), 4))
+    return positive if x > 0 else INT32_MAX - positive
+
+
+def _reciprocal_of_one_plus(x: int) -> int:
+    """1 / (1 + x) for x in [0, 1), Q0.31, by three Newton steps in Q2.29."""
+    half_denominator = (x + INT32_MAX + 1) >> 1
+    y = 1515870810 + high_multiply(half_denominator, -1010580540)
+    for _ in range(3):
+        y += saturate(high_multiply(y, (1 << 29) - high_multiply(half_denominator, y)) << 2, 32)
+    return saturate(y << 1, 32)

@@ -1,0 +1,279 @@
+"""The emitter: calls and addresses as C text, and the prediction of its size.
+
+Invariant: the text is a function of the model alone (no time, no path, no hash order), and every
+table's size in bytes is known before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from micronets_jax.compile.kernels import CHANNEL, Call
+from micronets_jax.tflite import TFLiteError
+
+CSRC = pathlib.Path(__file__).parent.parent / "csrc"
+
+_SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "float": 4}
+_ELEMENTS = {"i1": "int8_t", "u1": "uint8_t", "i2": "int16_t", "i4": "int32_t"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    name: str
+    ctype: str
+    pointer: bool
+    length: int
+
+
+def structs() -> dict[str, list[Field]]:
+    """The parameter structs of kernels.h: the header is the one place that defines them."""
+    text = re.sub(r"/\*.*?\*/", "", (CSRC / "kernels.h").read_text(), flags=re.S)
+    found: dict[str, list[Field]] = {}
+    for name, body in re.findall(r"struct (mn_\w+) \{(.*?)\};", text, flags=re.S):
+        found[name] = []
+        for ctype, names in re.findall(r"\s*((?:const )?(?:struct )?\w+)\s+(.*?);", body, re.S):
+            for star, field, length in re.findall(r"(\*?)(\w+)(?:\[(\d+)\])?", names):
+                found[name].append(Field(field, ctype, bool(star), int(length or 1)))
+    return found
+
+
+def struct_bytes(name: str, table: dict[str, list[Field]]) -> tuple[int, int]:
+    """Size and alignment on a 32-bit core (pointers of 4 bytes)."""
+    size = align = 1
+    at = 0
+    for field in table[name]:
+        if field.pointer:
+            size, step = 4, 4
+        elif field.ctype.startswith("struct "):
+            size, step = struct_bytes(field.ctype.split()[-1], table)
+        else:
+            size = step = _SIZES[field.ctype]
+        at = -(-at // step) * step + size * field.length
+        align = max(align, step)
+    return -(-at // align) * align, align
+
+
+def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tuple[int, int]:
+    """Bytes of weights (with biases and scales) and of tables (parameters and the like)."""
+    table = structs()
+    weights = sum(data.nbytes for data in operands.values())
+    tables = 0
+    seen: set[bytes] = set()
+    for call in calls:
+        for array in arrays(call):
+            key = array.dtype.str.encode() + array.tobytes()
+            if key in seen:
+                continue
+            seen.add(key)
+            if call.kind in ("conv", "depthwise"):
+                weights += array.nbytes
+            else:
+                tables += array.nbytes
+        if call.struct:
+            tables += struct_bytes(call.struct, table)[0]
+    return weights, tables
+
+
+# Measured: arm-none-eabi-gcc 12.2.1, -O2, Cortex-M4. Per file; per depthwise function by the side
+# of its square (0: any other), and what these share; per call of model_run.
+_FILE_CODE = {
+    "conv.c": 4360, "pool.c": 608, "binary.c": 1208, "reduce.c": 420, "copy.c": 188,
+    "resize.c": 104, "table.c": 128, "softmax.c": 560, "ends.c": 268, "depthwise_any.c": 548,
+    "depthwise.h": 264,
+}  # fmt: skip
+_DEPTHWISE_CODE = {3: 455, 5: 575, 7: 740, 0: 360}
+_CALL_CODE, _BASE_CODE = 18, 50
+
+
+def code_bytes(calls: Iterable[Call]) -> int:
+    """Predicted bytes of code on a Cortex-M4 (see the table above for the compiler)."""
+    calls = list(calls)
+    total = _BASE_CODE + _CALL_CODE * len(calls)
+    total += sum(_FILE_CODE[name] for name in {call.source for call in calls})
+    kernels = {call.template: call.fields["kernel_columns"] for call in calls if call.template}
+    return total + sum(
+        _DEPTHWISE_CODE[side if "FAST" in template else 0] for template, side in kernels.items()
+    )
+
+
+def arrays(call: Call) -> list[np.ndarray]:
+    found = [v for v in call.fields.values() if isinstance(v, np.ndarray)]
+    return found if call.table is None else [*found, call.table]
+
+
+class Emitter:
+    """Text of the generated files."""
+
+    def __init__(
+        self,
+        calls: list[Call],
+        addresses: dict[int, int],
+        scratch: list[int],
+        operands: dict[int, np.ndarray],
+        title: str,
+    ) -> None:
+        self.calls, self.addresses, self.scratch = calls, addresses, scratch
+        self.title = title
+        self.names: dict[bytes, str] = {}
+        self.data: list[tuple[str, str, np.ndarray]] = []
+        self.structs = structs()
+        self.operands = {i: self.array(d.astype(np.int8)) for i, d in operands.items()}
+        self.body = [self.call(i, call) for i, call in enumerate(calls)]
+
+    def array(self, array: np.ndarray) -> str:
+        """Name of the constant with these contents; equal contents are stored once."""
+        key = array.dtype.str.encode() + array.tobytes()
+        if key not in self.names:
+            self.names[key] = f"model_data_{len(self.names)}"
+            ctype = (
+                "struct mn_channel"
+                if array.dtype == CHANNEL
+                else _ELEMENTS[array.dtype.str.lstrip("<|")]
+            )
+            self.data.append((self.names[key], ctype, array))
+        return self.names[key]
+
+    def call(self, index: int, call: Call) -> tuple[str, str]:
+        """Definition of the parameters, and the call."""
+        arguments, definition = [], ""
+        if call.struct:
+            values = ", ".join(
+                self.initialiser(field, call.fields[field.name])
+                for field in self.structs[call.struct]
+            )
+            definition = f"const struct {call.struct} model_layer_{index} = {{{values}}};"
+            arguments.append(f"&model_layer_{index}")
+        if call.table is not None:
+            arguments.append(self.array(call.table))
+        arguments += call.leading
+        arguments += [self.pointer(call, i, "in") for i in call.inputs]
+        arguments.append(self.pointer(call, call.output, "out", call.byte_offset))
+        if call.scratch:
+            arguments.append(f"a + {self.scratch[index]}")
+        arguments += call.trailing
+        return definition, f"{call.function}({', '.join(arguments)});"
+
+    def pointer(self, call: Call, tensor: int, way: str, offset: int = 0) -> str:
+        if tensor in self.operands:
+            return self.operands[tensor]
+        place = f"a + {self.addresses[tensor] + offset}"
+        const = "const " if way == "in" else ""
+        if call.function in ("mn_flip", "mn_table") or (
+            call.function == "mn_dequantize_u8" and way == "in"
+        ):
+            return f"({const}uint8_t *)({place})"
+        if (call.function == "mn_quantize") == (way == "in") and call.source == "ends.c":
+            return f"({const}float *)(void *)({place})"
+        return place
+
+    def initialiser(self, field: Field, value: Any) -> str:
+        if isinstance(value, np.ndarray):
+            return self.array(value)
+        if isinstance(value, list):
+            return "{" + ", ".join(map(_integer, value)) + "}"
+        return value if isinstance(value, str) else _integer(value)
+
+    def model_c(self, arena: list[tuple[str, int]]) -> str:
+        """``arena``: per entry of the interface, the tensor's address."""
+        headers = ["model.h", "weights.h"]
+        if any(call.source == "depthwise.h" for call in self.calls):
+            headers.append("depthwise.h")
+        lines = [f"/* {self.title} */", *(f'#include "{h}"' for h in headers), ""]
+        lines += [
+            "/* A debugger or a profiler may define this: it runs after every layer. */",
+            "#ifndef MODEL_HOOK",
+            "#define MODEL_HOOK(layer, arena) ((void)0)",
+            "#endif",
+            "",
+            *sorted({call.template for call in self.calls if call.template}),
+            "",
+            "int model_run(void *arena)",
+            "{",
+            "    int8_t *const a = arena;",
+            "    if (a == 0 || (uintptr_t)a % MODEL_ARENA_ALIGN != 0)",
+            "        return MODEL_ERROR_ARENA;",
+        ]
+        for index, (call, (_, text)) in enumerate(zip(self.calls, self.body, strict=True)):
+            lines.append(f"    {text} /* {_comment(call)} */")
+            lines.append(f"    MODEL_HOOK({index}, arena);")
+        lines += ["    return 0;", "}"]
+        for way in ("input", "output"):
+            places = [at for name, at in arena if name == way]
+            lines += [
+                "",
+                f"void *model_{way}(void *arena, int index)",
+                "{",
+                f"    static const int32_t places[] = {{{', '.join(map(str, places))}}};",
+                f"    if (arena == 0 || index < 0 || index >= {len(places)})",
+                "        return 0;",
+                "    return (int8_t *)arena + places[index];",
+                "}",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def weights_h(self) -> str:
+        lines = [
+            f"/* {self.title} */",
+            "#ifndef MODEL_WEIGHTS_H",
+            "#define MODEL_WEIGHTS_H",
+            '#include "kernels.h"',
+            "",
+            *(f"extern const {ctype} {name}[{a.size}];" for name, ctype, a in self.data),
+            *(
+                f"extern const struct {call.struct} model_layer_{i};"
+                for i, call in enumerate(self.calls)
+                if call.struct
+            ),
+            "",
+            "#endif",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def weights_c(self) -> str:
+        parts = [
+            f'/* {self.title} */\n#include "weights.h"\n\n'
+            "#if defined(__GNUC__)\n"
+            "#define ALIGNED __attribute__((aligned(4)))\n"
+            "#else\n"
+            "#define ALIGNED\n"
+            "#endif\n"
+        ]
+        for name, ctype, array in self.data:
+            if array.dtype == CHANNEL:
+                rows = ["{" + ",".join(map(_integer, row)) + "}" for row in array.tolist()]
+            elif array.dtype.str.lstrip("<|") == "i4":
+                rows = [_integer(v) for v in array.reshape(-1).tolist()]
+            else:
+                rows = [str(v) for v in array.reshape(-1).tolist()]
+            text = [",".join(rows[i : i + 24]) for i in range(0, len(rows), 24)]
+            parts.append(f"const {ctype} {name}[{array.size}] ALIGNED = {{\n")
+            parts.append(",\n".join(text))
+            parts.append("};\n")
+        parts += [definition + "\n" for definition, _ in self.body if definition]
+        return "".join(parts)
+
+
+def _integer(value: int | str) -> str:
+    """-2^31 has no literal of its own in C."""
+    if isinstance(value, str):
+        return value
+    return "(-2147483647 - 1)" if value == -(1 << 31) else str(int(value))
+
+
+def _comment(call: Call) -> str:
+    return re.sub(r"[^ -~]|\*/|/\*|\\", "?", f"{call.kind} {call.name}")[:100]
+
+
+def kernel_files(calls: list[Call]) -> dict[str, str]:
+    """The hand-written files that the calls need, and no others."""
+    names = {"kernels.h", *(call.source for call in calls)}
+    try:
+        return {name: (CSRC / name).read_text() for name in sorted(names)}
+    except OSError as error:
+        raise TFLiteError(f"the kernels are not installed: {error}") from error

@@ -1,0 +1,180 @@
+"""The graph: a model as the few operations that kernels compute, after rewrites.
+
+Invariant: a rewrite never changes a bit of any output. Reshapes are aliases, padding belongs to the
+convolution behind it, functions of one byte are tables and compose, and a table that only clamps
+belongs to the operation before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from micronets_jax.compile import arithmetic
+from micronets_jax.tflite import Model
+
+
+@dataclasses.dataclass
+class Value:
+    """A tensor at run time (``data`` None) or a constant operand; ``tensor`` is its index in the
+    file. Values that are aliases share one ``root``: the value that owns the bytes."""
+
+    tensor: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+    zero_point: int
+    data: np.ndarray | None = None
+
+    @property
+    def elements(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * (4 if self.dtype == "float32" else 1)
+
+
+@dataclasses.dataclass
+class Node:
+    """One operation: ``kind`` is conv, depthwise, average_pool, max_pool, add, mul, reduce, table,
+    softmax, pad, transpose, concatenation, resize, quantize or dequantize; ``options`` are that
+    kind's parameters. Shapes are those the operator sees: the tensors named are roots, whose own
+    shape may be another."""
+
+    kind: str
+    inputs: list[int]  # tensor indices of roots
+    output: int
+    options: dict[str, Any]
+    operator: int  # index in the file
+    name: str
+    macs: int = 0
+    in_shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+    out_shape: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass
+class Graph:
+    values: dict[int, Value]
+    nodes: list[Node]
+    inputs: list[int]
+    outputs: list[int]
+    roots: dict[int, int]  # tensor index -> tensor that holds its bytes
+    model: Model
+
+    def consumers(self, tensor: int) -> list[Node]:
+        return [node for node in self.nodes if tensor in node.inputs]
+
+
+def rewrite(graph: Graph) -> Graph:
+    """Applies all rewrites, in place."""
+    _remove_unused(graph)
+    _fold_padding(graph)
+    _fold_tables(graph)
+    return graph
+
+
+# Rewrites ---------------------------------------------------------------------------------------
+
+
+def _remove_unused(graph: Graph) -> None:
+    needed = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.output in needed:
+            needed.update(node.inputs)
+    graph.nodes = [node for node in graph.nodes if node.output in needed]
+
+
+def _fold_padding(graph: Graph) -> None:
+    """Rows and columns of padding become the padding of the convolutions that read them: both pad
+    with the zero point, so the sums are the same."""
+    for pad in [node for node in graph.nodes if node.kind == "pad"]:
+        before, shape, source = pad.options["before"], pad.out_shape, pad.in_shapes[0]
+        readers = graph.consumers(pad.output)
+        spatial = (
+            len(before) == 4
+            and before[0] == before[3] == 0
+            and (shape[0], shape[3]) == (source[0], source[3])
+        )
+        aliased = any(root == pad.output != alias for alias, root in graph.roots.items())
+        if not spatial or aliased or pad.output in graph.outputs:
+            continue
+        if not all(node.kind in ("conv", "depthwise") for node in readers):
+            continue
+        for node in readers:
+            top, left = node.options["pads"]
+            node.options["pads"] = (top + before[1], left + before[2])
+            node.inputs, node.in_shapes = [pad.inputs[0]], [source]
+        graph.nodes.remove(pad)
+
+
+_CLAMPING = ("conv", "depthwise", "average_pool", "max_pool", "add", "mul")
+
+
+def _fold_tables(graph: Graph) -> None:
+    """Tables compose, an identity is an alias, and a clamp goes into the operation before it."""
+    changed = True
+    while changed:
+        changed = False
+        producers = {node.output: node for node in graph.nodes}
+        for node in graph.nodes:
+            if node.kind != "table":
+                continue
+            source, table = node.inputs[0], node.options["table"]
+            before = producers.get(source)
+            if table == tuple(range(256)) and source not in graph.inputs:
+                if node.output in graph.outputs and source in graph.outputs:
+                    continue
+                _replace(graph, node, source)
+            elif before is None or len(graph.consumers(source)) > 1 or source in graph.outputs:
+                continue
+            elif before.kind == "table":
+                first = before.options["table"]
+                before.options["table"] = tuple(table[byte] for byte in first)
+                before.output = node.output
+                graph.nodes.remove(node)
+            elif (
+                before.kind in _CLAMPING
+                and _same_scale(graph, source, node.output)
+                and (bounds := _as_clamp(table))
+            ):
+                low, high = bounds
+                o = before.options
+                o["min"] = max(low, min(high, o["min"]))
+                o["max"] = max(low, min(high, o["max"]))
+                before.output = node.output
+                graph.nodes.remove(node)
+            else:
+                continue
+            changed = True
+            break
+
+
+def _same_scale(graph: Graph, a: int, b: int) -> bool:
+    x, y = graph.values[a], graph.values[b]
+    return (x.scale, x.zero_point) == (y.scale, y.zero_point)
+
+
+def _as_clamp(table: arithmetic.Table) -> tuple[int, int] | None:
+    signed = [byte - 256 if byte > 127 else byte for byte in table]
+    values = signed[128:] + signed[:128]
+    low, high = values[0], values[-1]
+    if low <= high and all(
+        y == max(low, min(high, x)) for x, y in zip(range(-128, 128), values, strict=True)
+    ):
+        return low, high
+    return None
+
+
+def _replace(graph: Graph, node: Node, source: int) -> None:
+    """Removes a node; whoever read its output reads ``source``."""
+    graph.nodes.remove(node)
+    for other in graph.nodes:
+        other.inputs = [source if i == node.output else i for i in other.inputs]
+    graph.outputs = [source if i == node.output else i for i in graph.outputs]
+    graph.roots = {
+        alias: source if root == node.output else root for alias, root in graph.roots.items()
+    }

@@ -1,0 +1,320 @@
+"""The memory planner: one arena for inputs, outputs, everything between, and scratch.
+
+Invariant: a plan leaves this room only after :func:`prove`, which shares no code with the search,
+has found no two live bytes at one address. A dying input and the output of a call may share bytes
+as far as the call's declared order of reads and writes allows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from micronets_jax.compile.kernels import Order
+
+ALIGN = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """Bytes that live from step ``first`` to step ``last``, both included."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """At ``step``, buffer ``source`` is read for the last time and ``target`` written first.
+
+    ``lead`` is how far in bytes the source must start above the target; ``same`` says that only
+    equal addresses will do.
+    """
+
+    source: int
+    target: int
+    step: int
+    order: Order
+    lead: int = 0
+    same: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    buffers: tuple[Buffer, ...]
+    sharings: tuple[Sharing, ...]
+    addresses: tuple[int, ...]
+    peak: int
+    bound: int  # no plan can be smaller: the largest step, with sharing at its best
+
+
+def share(source: int, target: int, step: int, order: Order) -> Sharing:
+    """How close two buffers may lie, from the order of the call at ``step``."""
+    if order.classes:
+        return Sharing(source, target, step, order, same=True)
+    # whatever is read after step s must lie above everything written up to s
+    assert order.spans is not None
+    spans = order.spans()
+    later = np.minimum.accumulate(spans.read_low[::-1])[::-1]
+    if len(later) < 2:
+        lead = -(1 << 40)
+    else:
+        written = np.maximum.accumulate(spans.write_high)
+        lead = int((written[:-1] - later[1:]).max())
+    return Sharing(source, target, step, order, lead=lead)
+
+
+def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: int = 40_000) -> Plan:
+    """Addresses for all buffers, with a proof; deterministic.
+
+    First fit in several natural orders, the best of them improved by moving single buffers; where
+    that does not reach the bound, a depth-first search that places buffers from the lowest address
+    upwards, for ever lower limits, ``effort`` placements in total.
+    """
+    buffers, sharings = tuple(buffers), tuple(sharings)
+    task = _Task(buffers, sharings)
+    bound = lower_bound(buffers, sharings)
+    span = [b.last - b.first for b in buffers]
+    pressure = task.pressure()
+    indices = range(len(buffers))
+    orders = [
+        sorted(indices, key=lambda i: (-buffers[i].size, buffers[i].first)),
+        sorted(indices, key=lambda i: (-pressure[i], -buffers[i].size, buffers[i].first)),
+        sorted(indices, key=lambda i: (buffers[i].first, -buffers[i].size)),
+        sorted(indices, key=lambda i: (-buffers[i].last, -buffers[i].size)),
+        sorted(indices, key=lambda i: (-span[i] * buffers[i].size, buffers[i].first)),
+        sorted(indices, key=lambda i: (-span[i], -buffers[i].size)),
+    ]
+    effort = min(effort, 40_000_000 // len(buffers) ** 2)  # each placement looks at all buffers
+    peak, order = min((task.first_fit(order)[1], order) for order in orders)
+    chance = random.Random(0)
+    for _ in range(min(200, effort // len(buffers)) if len(buffers) > 1 else 0):
+        if peak <= bound:
+            break
+        moved = list(order)
+        moved.insert(chance.randrange(len(moved)), moved.pop(chance.randrange(len(moved))))
+        top = task.first_fit(moved)[1]
+        if top <= peak:
+            peak, order = top, moved
+    best = task.first_fit(order)[0]
+    # from the bound upwards: the lower half of what is left to win first
+    floor = bound
+    while floor < peak and effort > 0:
+        limit = floor if floor == bound else (floor + peak) // 2
+        # buffers that only ever see little company find a place afterwards
+        crowd = [i for i in indices if 2 * pressure[i] > limit]
+        nodes = max(1, effort // 24)
+        effort -= 8 * nodes
+        search = _Search(task, limit, nodes, crowd)
+        found, top = list(best), peak
+        if search.place():
+            rest = sorted(set(indices) - set(crowd), key=lambda i: (-buffers[i].size, i))
+            found, top = task.first_fit(rest, search.addresses)
+        if top < peak:
+            best, peak = found, top
+        else:
+            floor = limit + 1
+    result = Plan(buffers, sharings, tuple(best), peak, bound)
+    prove(result)
+    return result
+
+
+def lower_bound(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> int:
+    """The largest sum of live bytes of any step, an output counted only where it cannot share."""
+    steps = range(min(b.first for b in buffers), max(b.last for b in buffers) + 1)
+    best = 0
+    for step in steps:
+        total = sum(b.size for b in buffers if b.first <= step <= b.last)
+        saved: dict[int, int] = {}
+        for s in (s for s in sharings if s.step == step):
+            source, target = buffers[s.source].size, buffers[s.target].size
+            joint = max(source, target) if s.same else max(target, source + max(0, s.lead))
+            gain = max(0, source + target - joint)
+            saved[s.target] = saved.get(s.target, 0) + gain
+        total -= sum(min(gain, buffers[target].size) for target, gain in saved.items())
+        best = max(best, total)
+    return best
+
+
+class _Task:
+    def __init__(self, buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> None:
+        self.buffers = buffers
+        n = len(buffers)
+        shared = {(s.source, s.target): s for s in sharings}
+        self.sharing = bool(shared)
+        steps = sorted({b.first for b in buffers})
+        self.company = [
+            {i for i in range(n) if buffers[i].first <= t <= buffers[i].last} for t in steps
+        ]
+        # for every pair that is live together: which addresses of j, relative to i, are forbidden
+        self.conflicts: list[list[tuple[int, int, int, int | None]]] = [[] for _ in range(n)]
+        for i in range(n):
+            a = buffers[i]
+            for j in range(n):
+                b = buffers[j]
+                if i == j or a.last < b.first or b.last < a.first:
+                    continue
+                low, high, exception = -b.size, a.size, None
+                if (i, j) in shared:  # i dies where j is born: j may start `lead` below i
+                    s = shared[i, j]
+                    if s.same:
+                        exception = 0
+                    else:
+                        low = max(low, min(-s.lead, high))
+                elif (j, i) in shared:
+                    s = shared[j, i]
+                    if s.same:
+                        exception = 0
+                    else:
+                        high = min(high, max(s.lead, low))
+                self.conflicts[i].append((j, low, high, exception))
+
+    def pressure(self) -> list[int]:
+        """For every buffer, the live bytes of the fullest step of its life."""
+        steps = range(min(b.first for b in self.buffers), max(b.last for b in self.buffers) + 1)
+        live = {
+            step: sum(b.size for b in self.buffers if b.first <= step <= b.last) for step in steps
+        }
+        return [max(live[s] for s in range(b.first, b.last + 1)) for b in self.buffers]
+
+    def span(self, i: int) -> int:
+        return self.buffers[i].last - self.buffers[i].first + 1
+
+    def first_fit(self, order: list[int], placed: list[int] | None = None) -> tuple[list[int], int]:
+        """Addresses and peak when every buffer in turn takes the lowest that is free."""
+        addresses = list(placed or [-1] * len(self.buffers))
+        blocked: list[list[tuple[int, int]]] = [[] for _ in self.buffers]
+        for i in [i for i, at in enumerate(addresses) if at >= 0] + order:
+            if addresses[i] < 0:
+                addresses[i] = _lowest(blocked[i])
+            for j, low, high in self.blocks(i, addresses[i]):
+                blocked[j].append((low, high))
+        ends = (at + b.size for at, b in zip(addresses, self.buffers, strict=True))
+        return addresses, max(ends)
+
+    def blocks(self, i: int, at: int) -> Iterator[tuple[int, int, int]]:
+        """Open intervals that other buffers must not start in, once buffer ``i`` lies at ``at``."""
+        for j, low, high, exception in self.conflicts[i]:
+            if exception is None:
+                yield j, at + low, at + high
+            else:  # all but one address
+                yield j, at + low, at + exception
+                yield j, at + exception, at + high
+
+
+class _Search:
+    """Depth first, from the lowest address upwards, never beyond ``limit``."""
+
+    def __init__(self, task: _Task, limit: int, nodes: int, members: list[int]) -> None:
+        self.task, self.limit, self.nodes, self.members = task, limit, nodes, members
+        self.sizes = [b.size for b in task.buffers]
+        self.addresses = [-1] * len(self.sizes)
+        self.blocked: list[list[tuple[int, int]]] = [[] for _ in self.sizes]
+        self.floors = [0] * len(self.sizes)  # lowest address that is free for each buffer
+
+    def place(self, lowest: int = 0, after: int = -1) -> bool:
+        """Places what is left at (address, index) beyond ``lowest, after``, so that no arrangement
+        is tried in two orders; False if that is impossible or the nodes are used up."""
+        left = [i for i in self.members if self.addresses[i] < 0]
+        if not left:
+            return True
+        if not self.promising(left, lowest):
+            return False
+        # who starts above the end of another could follow it just as well
+        ceiling = min(max(lowest, self.floors[i]) + self.sizes[i] for i in left)
+        choices = [
+            i for i in left if self.floors[i] < ceiling and (self.floors[i], i) > (lowest, after)
+        ]
+        choices.sort(key=lambda i: (self.floors[i], -self.sizes[i] * self.task.span(i)))
+        for i in choices:
+            if self.nodes <= 0:
+                return False
+            self.nodes -= 1
+            undo = self._put(i)
+            if self.place(self.addresses[i], i):
+                return True
+            self._take(i, undo)
+        return False
+
+    def promising(self, left: list[int], lowest: int) -> bool:
+        """Whether the limit leaves room for what is still to come, step by step."""
+        for company in self.task.company:
+            waiting = [i for i in left if i in company]
+            if waiting:
+                room = self.limit - max(lowest, min(self.floors[i] for i in waiting))
+                if sum(self.sizes[i] for i in waiting) > room and not self.task.sharing:
+                    return False
+        return all(max(lowest, self.floors[i]) + self.sizes[i] <= self.limit for i in left)
+
+    def _put(self, i: int) -> list[tuple[int, int, int]]:
+        at = self.addresses[i] = self.floors[i]
+        undo = []
+        for j, low, high in self.task.blocks(i, at):
+            if self.addresses[j] < 0:
+                undo.append((j, len(self.blocked[j]), self.floors[j]))
+                self.blocked[j].append((low, high))
+                self.floors[j] = _lowest(self.blocked[j])
+        return undo
+
+    def _take(self, i: int, undo: list[tuple[int, int, int]]) -> None:
+        self.addresses[i] = -1
+        for j, length, floor in reversed(undo):
+            del self.blocked[j][length:]
+            self.floors[j] = floor
+
+
+def _lowest(blocked: list[tuple[int, int]]) -> int:
+    """The lowest aligned address strictly inside no interval."""
+    at = 0
+    for low, high in sorted(blocked):
+        if low >= at:
+            break  # sorted: nothing blocks `at` any more
+        if high > at:
+            at = -(-high // ALIGN) * ALIGN
+    return at
+
+
+def prove(result: Plan) -> None:
+    """Checks a plan from the definition: no byte holds two live things.
+
+    Raises:
+        AssertionError: the plan is wrong (a fault of this room, never of the model).
+    """
+    at, buffers = result.addresses, result.buffers
+    shared = {(s.source, s.target): s for s in result.sharings}
+    for i, (a, start_a) in enumerate(zip(buffers, at, strict=True)):
+        assert start_a >= 0 and start_a % ALIGN == 0, f"{a.name} lies at {start_a}"
+        assert start_a + a.size <= result.peak, f"{a.name} ends beyond the arena"
+        for j in range(i + 1, len(buffers)):
+            b, start_b = buffers[j], at[j]
+            if a.last < b.first or b.last < a.first:
+                continue
+            if start_a + a.size <= start_b or start_b + b.size <= start_a:
+                continue
+            pair = (i, j) if (i, j) in shared else (j, i)
+            assert pair in shared, f"{a.name} and {b.name} overlap"
+            s = shared[pair]
+            source, target = buffers[s.source], buffers[s.target]
+            assert source.last == target.first == s.step, f"{a.name} and {b.name} live together"
+            assert _harmless(s.order, at[s.source], at[s.target]), f"{b.name} overwrites {a.name}"
+
+
+def _harmless(order: Order, source: int, target: int) -> bool:
+    """Whether no step of the call writes bytes that a later step reads."""
+    if order.classes:
+        return (target - source) % order.classes == 0
+    # the hull of everything that is still to be read after each step
+    assert order.spans is not None
+    spans = order.spans()
+    empty = spans.read_low >= spans.read_high
+    low = np.where(empty, 1 << 60, spans.read_low + source)
+    high = np.where(empty, -1, spans.read_high + source)
+    unread_low = np.append(np.minimum.accumulate(low[::-1])[::-1][1:], 1 << 60)
+    unread_high = np.append(np.maximum.accumulate(high[::-1])[::-1][1:], -1)
+    hit = (spans.write_low + target < unread_high) & (unread_low < spans.write_high + target)
+    return not hit.any()

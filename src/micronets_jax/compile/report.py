@@ -1,0 +1,181 @@
+"""What stands beside the sources: header, build files, example, memory map as data and picture."""
+
+from __future__ import annotations
+
+import html
+import typing
+from typing import Any
+
+from micronets_jax.compile.planner import ALIGN
+
+if typing.TYPE_CHECKING:
+    from micronets_jax.compile.compiler import Compiled
+
+
+def model_h(title: str, arena_bytes: int, interface: list[dict[str, Any]]) -> str:
+    lines = [
+        f"/* {title} */",
+        "#ifndef MODEL_H",
+        "#define MODEL_H",
+        "",
+        "#include <stdint.h>",
+        "",
+        f"#define MODEL_ARENA_BYTES {arena_bytes}",
+        f"#define MODEL_ARENA_ALIGN {ALIGN}",
+        "#define MODEL_ERROR_ARENA 1 /* no arena, or not aligned */",
+    ]
+    for way in ("input", "output"):
+        entries = [entry for entry in interface if entry["way"] == way]
+        lines += ["", f"#define MODEL_NUM_{way.upper()}S {len(entries)}"]
+        for entry in entries:
+            prefix = f"#define MODEL_{way.upper()}_{entry['index']}_"
+            shape = " x ".join(map(str, entry["shape"])) or "1"
+            lines.append(f"{prefix}BYTES {entry['bytes']} /* {entry['dtype']} {shape} */")
+            scale = 1.0 if entry["dtype"] == "float32" else entry["scale"]
+            lines.append(f"{prefix}SCALE {scale!r}f")
+            lines.append(f"{prefix}ZERO_POINT ({entry['zero_point']})")
+    lines += [
+        "",
+        "#ifdef __cplusplus",
+        'extern "C" {',
+        "#endif",
+        "",
+        "/* The arena is the caller's: MODEL_ARENA_BYTES, aligned to MODEL_ARENA_ALIGN. Inputs",
+        " * lie in it and are written before every run, which overwrites them; outputs stay until",
+        " * the next. */",
+        "int model_run(void *arena); /* 0, or an error code */",
+        "void *model_input(void *arena, int index); /* 0 if there is no such input */",
+        "void *model_output(void *arena, int index);",
+        "",
+        "#ifdef __cplusplus",
+        "}",
+        "#endif",
+        "",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def makefile() -> str:
+    return """\
+# make            builds the example for this machine
+# make CC=arm-none-eabi-gcc CFLAGS="-mcpu=cortex-m4 -mthumb -O2" build/libmodel.a
+CFLAGS ?= -O2
+MODEL_CFLAGS = -std=c99 -Wall -Wextra -Wconversion -I.
+OBJECTS = $(patsubst %.c,build/%.o,$(wildcard *.c))
+
+build/example: example/main.c build/libmodel.a
+	$(CC) $(CFLAGS) $(MODEL_CFLAGS) -o $@ $^
+
+build/libmodel.a: $(OBJECTS)
+	$(AR) rcs $@ $^
+
+build/%.o: %.c $(wildcard *.h)
+	@mkdir -p build
+	$(CC) $(CFLAGS) $(MODEL_CFLAGS) -c -o $@ $<
+
+clean:
+	rm -rf build
+
+.PHONY: clean
+"""
+
+
+def cmake() -> str:
+    return """\
+cmake_minimum_required(VERSION 3.13)
+project(model C)
+
+file(GLOB MODEL_SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/*.c)
+add_library(model STATIC ${MODEL_SOURCES})
+target_include_directories(model PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+set_target_properties(model PROPERTIES C_STANDARD 99)
+
+if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
+  add_executable(example example/main.c)
+  target_link_libraries(example model)
+endif()
+"""
+
+
+def example() -> str:
+    return """\
+/* Runs the model once on a zero input and prints the bytes of its first output. */
+#include "model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static union {
+    int8_t bytes[MODEL_ARENA_BYTES];
+    int32_t aligned;
+} arena;
+
+int main(void)
+{
+    const int8_t *output;
+    int i;
+    memset(model_input(&arena, 0), 0, MODEL_INPUT_0_BYTES);
+    if (model_run(&arena) != 0)
+        return 1;
+    output = model_output(&arena, 0);
+    for (i = 0; i < MODEL_OUTPUT_0_BYTES; i++)
+        printf("%d\\n", output[i]);
+    return 0;
+}
+"""
+
+
+def memory(compiled: Compiled) -> dict[str, Any]:
+    """Who lies where and when; the peak next to what no plan could beat."""
+    plan = compiled.plan
+    return {
+        "arena_bytes": plan.peak,
+        "bound_bytes": plan.bound,
+        "steps": len(compiled.calls),
+        "buffers": [
+            {
+                "name": buffer.name, "offset": address, "bytes": buffer.size,
+                "first_step": buffer.first, "last_step": buffer.last,
+            }
+            for buffer, address in zip(plan.buffers, plan.addresses, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def memory_svg(compiled: Compiled) -> str:
+    """Time to the right, addresses upwards, one rectangle per buffer."""
+    plan, steps = compiled.plan, len(compiled.calls) + 2
+    width, height, left, bottom = 960, 480, 70, 30
+    per_step = (width - left) / steps
+    per_byte = (height - bottom - 10) / max(1, plan.peak)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    base = height - bottom
+    for buffer, address in zip(plan.buffers, plan.addresses, strict=True):
+        x = left + (buffer.first + 1) * per_step
+        y = base - (address + buffer.size) * per_byte
+        colour = "#d9a066" if buffer.name.startswith("scratch of ") else "#7aa6c2"
+        parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" '
+            f'width="{(buffer.last - buffer.first + 1) * per_step:.1f}" '
+            f'height="{max(0.5, buffer.size * per_byte):.1f}" fill="{colour}" fill-opacity="0.75" '
+            f'stroke="#333" stroke-width="0.5"><title>{html.escape(buffer.name)}: {buffer.size} '
+            f"bytes at {address}</title></rect>"
+        )
+    for value, label in ((0, "0"), (plan.bound, "bound"), (plan.peak, str(plan.peak))):
+        y = base - value * per_byte
+        if label == "bound" and plan.bound == plan.peak:
+            continue
+        parts.append(
+            f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#a33" '
+            f'stroke-dasharray="4 3"/><text x="4" y="{y + 4:.1f}">{label}</text>'
+        )
+    parts.append(
+        f'<text x="{left}" y="{height - 8}">layers of {html.escape(compiled.title)}</text>'
+    )
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,324 @@
+/* Convolution of any kernel, pointwise and dense layers included, as a product of matrices.
+ *
+ * The patches of four pixels are laid out side by side, widened to int16, in `scratch`; then all
+ * output channels of the four pixels are computed by twos. Everything a group of four pixels reads
+ * is read before its first output is written. */
+#include "kernels.h"
+
+/* Words of one pixel's patch lie `lanes` words apart: quad q of inputs 0..3 makes the words (0, 2)
+ * and (1, 3), which is what SXTB16 makes of four bytes. */
+MN_INLINE int16_t *widen(const int8_t *in, int16_t *x, int quads, int lanes)
+{
+#if MN_DSP
+    int32_t *word = (int32_t *)(void *)x;
+    for (; quads > 0; quads--) {
+        int32_t four;
+        memcpy(&four, in, 4);
+        in += 4;
+        word[0] = mn_sxtb16(four);
+        word[lanes] = mn_sxtb16_ror8(four);
+        word += 2 * lanes;
+    }
+    return (int16_t *)word;
+#else
+    for (; quads > 0; quads--, in += 4, x += 4 * lanes) {
+        x[0] = in[0];
+        x[1] = in[2];
+        x[2 * lanes] = in[1];
+        x[2 * lanes + 1] = in[3];
+    }
+    return x;
+#endif
+}
+
+MN_NOINLINE int16_t *widen_value(int8_t value, int16_t *x, int quads, int lanes)
+{
+    for (; quads > 0; quads--, x += 4 * lanes)
+        x[0] = x[1] = x[2 * lanes] = x[2 * lanes + 1] = value;
+    return x;
+}
+
+/* Copies by words where the compiler may not assume alignment; runs are short. */
+static int8_t *copy(const int8_t *in, int8_t *out, int bytes)
+{
+    for (; bytes >= 4; bytes -= 4, in += 4, out += 4)
+        memcpy(out, in, 4);
+    for (; bytes > 0; bytes--)
+        *out++ = *in++;
+    return out;
+}
+
+static int8_t *fill(int8_t value, int8_t *out, int bytes)
+{
+    for (; bytes > 0; bytes--)
+        *out++ = value;
+    return out;
+}
+
+/* The patch as bytes, for channel counts that do not fill quads (first layers, mostly). */
+MN_NOINLINE void gather(const struct mn_conv *c, const int8_t *in, int row, int column, int8_t *patch)
+{
+    const int channels = c->in_channels, run = c->kernel_columns;
+    for (int k = 0, y = row; k < c->kernel_rows; k++, y += c->dilation_rows) {
+        const int8_t *line = in + (y * c->in_columns + column) * channels;
+        if (y < 0 || y >= c->in_rows) {
+            patch = fill(c->pad_value, patch, run * channels);
+        } else if (c->dilation_columns == 1) {
+            const int before = column >= 0 ? 0 : -column < run ? -column : run;
+            const int room = c->in_columns - column;
+            const int end = room < before ? before : room < run ? room : run;
+            patch = fill(c->pad_value, patch, before * channels);
+            patch = copy(line + before * channels, patch, (end - before) * channels);
+            patch = fill(c->pad_value, patch, (run - end) * channels);
+        } else {
+            for (int i = 0, x = column; i < run; i++, x += c->dilation_columns) {
+                if (x >= 0 && x < c->in_columns)
+                    patch = copy(line + (x - column) * channels, patch, channels);
+                else
+                    patch = fill(c->pad_value, patch, channels);
+            }
+        }
+    }
+}
+
+/* Lays out the patch of the output pixel whose window starts at `row`, `column` of the input. */
+MN_NOINLINE void lay(const struct mn_conv *c, const int8_t *in, int row, int column, int16_t *x,
+                int lanes, int8_t *patch)
+{
+    const int channels = c->in_channels, quads = channels / 4;
+    if (channels % 4 != 0 &&
+        (c->kernel_columns * channels % 4 != 0 || c->dilation_columns != 1 || column < 0 ||
+         column + c->kernel_columns > c->in_columns)) {
+        gather(c, in, row, column, patch);
+        widen(patch, x, c->quads, lanes);
+        return;
+    }
+    for (int k = 0, y = row; k < c->kernel_rows; k++, y += c->dilation_rows) {
+        const int8_t *line = in + (y * c->in_columns + column) * channels;
+        const int run = c->kernel_columns;
+        if (y < 0 || y >= c->in_rows) {
+            x = widen_value(c->pad_value, x, run * channels / 4, lanes);
+        } else if (c->dilation_columns == 1 && column >= 0 && column + run <= c->in_columns) {
+            x = widen(line, x, run * channels / 4, lanes);
+        } else {
+            for (int i = 0, at = column; i < run; i++, at += c->dilation_columns) {
+                if (at >= 0 && at < c->in_columns)
+                    x = widen(line + (at - column) * channels, x, quads, lanes);
+                else
+                    x = widen_value(c->pad_value, x, quads, lanes);
+            }
+        }
+    }
+}
+
+/* Any scale, any compiler: `lanes` pixels, one output channel at a time. */
+MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+{
+    const int words = 2 * c->quads;
+    for (int o = 0; o < c->out_channels; o++) {
+        const int at = (o >> 1) * 4 * words;
+        const int8_t *narrow = (const int8_t *)c->weights + at + (o & 1);
+        const int16_t *wide = (const int16_t *)c->weights + at + 2 * (o & 1);
+        for (int lane = 0; lane < lanes; lane++) {
+            int32_t acc = c->channels[o].bias;
+            for (int word = 0; word < words; word++) {
+                const int16_t *pair = x + 2 * (word * lanes + lane);
+                acc += pair[0] * (c->wide ? wide[4 * word] : narrow[4 * word]);
+                acc += pair[1] * (c->wide ? wide[4 * word + 1] : narrow[4 * word + 2]);
+            }
+            out[lane * c->out_channels + o] =
+                (int8_t)mn_requantize(acc, &c->channels[o], c->rounding);
+        }
+    }
+}
+
+#if MN_DSP
+/* Four pixels, two output channels a and b at a time: eight sums in r4-r11, which leaves exactly
+ * the registers that the loop needs. The 13 instructions of a STEP do 16 multiplications. The
+ * pointer that ends the loop stays on the stack. Stack: 0 end of x, 4 x, 8 out, 12 channel,
+ * 16 channels left, 20 bytes between pixels. */
+#define MULTIPLY                                                                                   \
+    "smlad r4, r2, lr, r4\n\t"                                                                     \
+    "smlad r8, r2, r12, r8\n\t"                                                                    \
+    "smlad r5, r3, lr, r5\n\t"                                                                     \
+    "smlad r9, r3, r12, r9\n\t"                                                                    \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                    \
+    "smlad r6, r2, lr, r6\n\t"                                                                     \
+    "smlad r10, r2, r12, r10\n\t"                                                                  \
+    "smlad r7, r3, lr, r7\n\t"                                                                     \
+    "smlad r11, r3, r12, r11\n\t"
+#define STEP                                                                                       \
+    "ldr r12, [r1], #4\n\t"                                                                        \
+    "ldrd r2, r3, [r0], #8\n\t"                                                                    \
+    "sxtb16 lr, r12\n\t"                                                                           \
+    "sxtb16 r12, r12, ror #8\n\t" MULTIPLY
+/* With weights stored as int16 there is nothing to unpack: 11 instructions. */
+#define STEP_WIDE                                                                                  \
+    "ldrd lr, r12, [r1], #8\n\t"                                                                   \
+    "ldrd r2, r3, [r0], #8\n\t" MULTIPLY
+
+#define ROUND_POSITIVE(acc)                                                                        \
+    "lsls " acc ", " acc ", #1\n\t"                                                                \
+    "smmlar lr, " acc ", r2, r3\n\t"                                                               \
+    "asr lr, lr, r12\n\t"                                                                          \
+    "ssat lr, #8, lr\n\t"
+#define ROUND_SIGNED(acc)                                                                          \
+    "lsls " acc ", " acc ", #1\n\t"                                                                \
+    "smmlar lr, " acc ", r2, r3\n\t"                                                               \
+    "add lr, lr, " acc ", asr #31\n\t"                                                             \
+    "asr lr, lr, r12\n\t"                                                                          \
+    "ssat lr, #8, lr\n\t"
+
+/* One channel of four pixels, to r0 and on; the first sum's register becomes the pixel step. */
+#define STORE(ROUND, s0, s1, s2, s3)                                                               \
+    ROUND(s0) "strb lr, [r0]\n\t"                                                                  \
+    "ldr " s0 ", [sp, #20]\n\t"                                                                    \
+    ROUND(s1) "strb lr, [r0, " s0 "]\n\t"                                                          \
+    ROUND(s2) "strb lr, [r0, " s0 ", lsl #1]\n\t"                                                  \
+    "add " s0 ", " s0 ", " s0 ", lsl #1\n\t"                                                       \
+    ROUND(s3) "strb lr, [r0, " s0 "]\n\t"
+
+#define PRODUCT4(name, ROUND, STEP)                                                                     \
+    static __attribute__((naked, noinline)) void name(const int16_t *x, const int16_t *end,       \
+                                                      int8_t *out, const struct mn_conv *c)        \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "ldrh r5, [r3, #8]\n\t"                                                                \
+            "ldrd r6, r4, [r3]\n\t"                                                                \
+            "mov r3, r4\n\t"                                                                       \
+            "mov r4, r5\n\t"                                                                       \
+            "push {r4, r5}\n\t"                                                                    \
+            "push {r2, r3}\n\t"                                                                    \
+            "push {r0, r1}\n\t"                                                                    \
+            "ldrd r0, r1, [sp]\n\t"                                                                \
+            "strd r1, r0, [sp]\n\t"                                                                \
+            "mov r1, r6\n"                                                                         \
+            "1:\n\t"                                                                               \
+            "ldr r12, [sp, #12]\n\t"                                                               \
+            "ldrd r2, r0, [sp]\n\t"                                                                \
+            "ldr r4, [r12]\n\t"                                                                    \
+            "ldr r8, [r12, #16]\n\t"                                                               \
+            "subs r2, r2, r0\n\t"                                                                  \
+            "mov r5, r4\n\t"                                                                       \
+            "mov r6, r4\n\t"                                                                       \
+            "mov r7, r4\n\t"                                                                       \
+            "mov r9, r8\n\t"                                                                       \
+            "mov r10, r8\n\t"                                                                      \
+            "mov r11, r8\n\t"                                                                      \
+            "lsls r2, r2, #26\n\t" /* an odd number of quads enters in the middle */               \
+            "bmi 3f\n"                                                                             \
+            "2:\n\t" STEP STEP "3:\n\t" STEP STEP                                                  \
+            "ldr r2, [sp]\n\t"                                                                     \
+            "cmp r0, r2\n\t"                                                                       \
+            "bne 2b\n\t"                                                                           \
+            "ldr r12, [sp, #12]\n\t"                                                               \
+            "ldr r0, [sp, #8]\n\t"                                                                 \
+            "ldrd r2, r3, [r12, #4]\n\t"                                                           \
+            "ldr r12, [r12, #12]\n\t" STORE(ROUND, "r4", "r5", "r6", "r7")                         \
+            "ldrd r6, r5, [sp, #12]\n\t"                                                           \
+            "subs r5, r5, #1\n\t"                                                                  \
+            "beq 4f\n\t"                                                                           \
+            "ldrd r2, r3, [r6, #20]\n\t"                                                           \
+            "ldr r12, [r6, #28]\n\t"                                                               \
+            "adds r0, r0, #1\n\t" STORE(ROUND, "r8", "r9", "r10", "r11")                           \
+            "adds r0, r0, #1\n\t"                                                                  \
+            "adds r6, r6, #32\n\t"                                                                 \
+            "str r0, [sp, #8]\n\t"                                                                 \
+            "subs r5, r5, #1\n\t"                                                                  \
+            "strd r6, r5, [sp, #12]\n\t"                                                           \
+            "bne 1b\n"                                                                             \
+            "4:\n\t"                                                                               \
+            "add sp, sp, #24\n\t"                                                                  \
+            "pop {r4-r11, pc}\n\t");                                                               \
+        (void)x, (void)end, (void)out, (void)c;                                                    \
+    }
+PRODUCT4(product4_positive, ROUND_POSITIVE, STEP)
+PRODUCT4(product4_signed, ROUND_SIGNED, STEP)
+PRODUCT4(product4_wide_positive, ROUND_POSITIVE, STEP_WIDE)
+PRODUCT4(product4_wide_signed, ROUND_SIGNED, STEP_WIDE)
+
+/* One pixel, two output channels at a time. */
+static void product1(const int16_t *x, const struct mn_conv *c, int8_t *out)
+{
+    const int32_t *weights = c->weights;
+    const struct mn_channel *channel = c->channels;
+    for (int left = c->out_channels; left > 0; left -= 2, channel += 2, out += 2) {
+        const int32_t *word = (const int32_t *)(const void *)x;
+        int32_t a = channel[0].bias, b = channel[1].bias;
+        for (int words = c->wide ? 2 * c->quads : 0; words > 0; words--) {
+            a = mn_smlad(*word, weights[0], a);
+            b = mn_smlad(*word++, weights[1], b);
+            weights += 2;
+        }
+        for (int quads = c->wide ? 0 : c->quads; quads > 0; quads--) {
+            const int32_t x0 = word[0], x1 = word[1], w0 = weights[0], w1 = weights[1];
+            a = mn_smlad(x0, mn_sxtb16(w0), a);
+            b = mn_smlad(x0, mn_sxtb16_ror8(w0), b);
+            a = mn_smlad(x1, mn_sxtb16(w1), a);
+            b = mn_smlad(x1, mn_sxtb16_ror8(w1), b);
+            word += 2;
+            weights += 2;
+        }
+        out[0] = (int8_t)mn_requantize(a, &channel[0], MN_SIGNED);
+        if (left > 1)
+            out[1] = (int8_t)mn_requantize(b, &channel[1], MN_SIGNED);
+    }
+}
+#endif
+
+static void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+{
+#if MN_DSP
+    if (c->rounding == MN_WIDE)
+        product(x, lanes, c, out);
+    else if (lanes == 1)
+        product1(x, c, out);
+    else if (c->rounding == MN_POSITIVE)
+        (c->wide ? product4_wide_positive : product4_positive)(x, x + 16 * c->quads, out, c);
+    else
+        (c->wide ? product4_wide_signed : product4_signed)(x, x + 16 * c->quads, out, c);
+#else
+    product(x, lanes, c, out);
+#endif
+    if (c->min > -128 || c->max < 127)
+        for (int i = 0; i < lanes * c->out_channels; i++)
+            out[i] = mn_clamp(out[i], c->min, c->max);
+}
+
+/* A pixel is its own patch. */
+static int is_pointwise(const struct mn_conv *c)
+{
+    return c->kernel_rows * c->kernel_columns == 1 && c->stride_rows == 1 &&
+           c->stride_columns == 1 && c->pad_top == 0 && c->pad_left == 0 &&
+           c->in_channels % 4 == 0 && c->pixels == c->in_rows * c->in_columns;
+}
+
+void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch)
+{
+    const int pointwise = is_pointwise(c);
+    int16_t *x = scratch;
+    int32_t left = c->pixels;
+    int row = -c->pad_top, column = -c->pad_left, at = 0;
+    while (left > 0) {
+        const int lanes = left >= 4 ? 4 : 1;
+        int8_t *patch = (int8_t *)(x + 4 * lanes * c->quads);
+        for (int lane = 0; lane < lanes; lane++) {
+            if (pointwise) {
+                widen(in, x + 2 * lane, c->quads, lanes);
+                in += c->in_channels;
+                continue;
+            }
+            lay(c, in, row, column, x + 2 * lane, lanes, patch);
+            column += c->stride_columns;
+            if (++at == c->out_columns) {
+                at = 0;
+                column = -c->pad_left;
+                row += c->stride_rows;
+            }
+        }
+        multiply(x, lanes, c, out);
+        out += lanes * c->out_channels;
+        left -= lanes;
+    }
+}

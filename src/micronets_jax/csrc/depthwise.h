@@ -1,0 +1,294 @@
+/* Depthwise convolution, one channel at a time, specialised for kernel and stride by the compiler.
+ *
+ * A channel is gathered, widened to int16, into a padded plane in `scratch`; its outputs are written
+ * afterwards, so that the output may lie on the input. The plane may be the transposed picture:
+ * two outputs of a row are computed together, so rows want to be long. */
+#ifndef MN_DEPTHWISE_H
+#define MN_DEPTHWISE_H
+
+#include "kernels.h"
+
+MN_NOINLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
+{
+    const int32_t step = d->in_column_step;
+    plane += d->pad_top * d->plane_columns + d->pad_left;
+    for (int row = 0; row < d->in_rows; row++, in += d->in_row_step, plane += d->plane_columns) {
+        const int8_t *from = in;
+        int16_t *to = plane;
+        int left = d->in_columns;
+        for (; left >= 4; left -= 4, from += 4 * step, to += 4) {
+            to[0] = from[0];
+            to[1] = from[step];
+            to[2] = from[2 * step];
+            to[3] = from[3 * step];
+        }
+        for (; left > 0; left--, from += step)
+            *to++ = *from;
+    }
+}
+
+#if MN_DSP
+/* What the assembly below needs for one channel; offsets are written out there. */
+struct mn_rows {
+    const int16_t *x;       /* 0: first word of the current row of windows */
+    int32_t row_bytes;      /* 4: from one row of windows to the next */
+    int8_t *out;            /* 8 */
+    int32_t out_row_step;   /* 12 */
+    int32_t pitch;          /* 16: bytes of one row of the plane */
+    const int32_t *weights; /* 20: pairs, see below */
+    int32_t multiplier;     /* 24 */
+    int32_t offset;         /* 28 */
+    int32_t shift;          /* 32 */
+    int32_t step;           /* 36: between the outputs of a pair, set by the loop */
+    int32_t bias;           /* 40 */
+    int32_t pairs_bytes;    /* 44: of the plane that whole pairs of outputs advance over */
+    int32_t odd;            /* 48: whether a single output follows the pairs */
+    int32_t rows;           /* 52 */
+    int32_t column_step;    /* 56 */
+    const int16_t *end;     /* 60: set by the loop */
+};
+
+/* Weights of one row as overlapping pairs (0,1) (1,2) (2,3) ..., so that outputs at even and at odd
+ * columns both read whole words of the plane. */
+MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int columns)
+{
+    for (int row = 0; row < rows; row++) {
+        int32_t previous = *w++;
+        for (int column = 1; column < columns; column++) {
+            const int32_t next = *w++;
+            *pairs++ = mn_pkhbt(previous, next);
+            previous = next;
+        }
+    }
+}
+
+/* One row of the window for two outputs, sums in r0 and r1, plane at r10. 3 x 3 keeps its weights in
+ * r4-r9; 5 x 5 and 7 x 7 load them from r9 on. */
+#define MN_NEXT "add r10, r10, r11\n\t"
+#define MN_ROW_3_1(w01, w12)                                                                       \
+    "ldrd r2, r3, [r10]\n\t"                                                                       \
+    "smlad r0, r2, " w01 ", r0\n\t"                                                                \
+    "smlatb r1, r2, " w01 ", r1\n\t"                                                               \
+    "smlabt r0, r3, " w12 ", r0\n\t"                                                               \
+    "smlad r1, r3, " w12 ", r1\n\t"
+#define MN_ROW_3_2(w01, w12)                                                                       \
+    "ldrd r2, r3, [r10]\n\t"                                                                       \
+    "smlad r0, r2, " w01 ", r0\n\t"                                                                \
+    "ldr r2, [r10, #8]\n\t"                                                                        \
+    "smlabt r0, r3, " w12 ", r0\n\t"                                                               \
+    "smlad r1, r3, " w01 ", r1\n\t"                                                                \
+    "smlabt r1, r2, " w12 ", r1\n\t"
+#define MN_ROW_5_1                                                                                 \
+    "ldmia r9!, {r4-r7}\n\t"                                                                       \
+    "ldmia r10, {r2, r3, r8}\n\t"                                                                  \
+    "smlad r0, r2, r4, r0\n\t"                                                                     \
+    "smlatb r1, r2, r4, r1\n\t"                                                                    \
+    "smlad r0, r3, r6, r0\n\t"                                                                     \
+    "smlad r1, r3, r5, r1\n\t"                                                                     \
+    "smlabt r0, r8, r7, r0\n\t"                                                                    \
+    "smlad r1, r8, r7, r1\n\t"
+#define MN_ROW_5_2                                                                                 \
+    "ldmia r9!, {r4-r7}\n\t"                                                                       \
+    "ldmia r10, {r2, r3, r5, r8}\n\t"                                                              \
+    "smlad r0, r2, r4, r0\n\t"                                                                     \
+    "smlad r1, r3, r4, r1\n\t"                                                                     \
+    "smlad r0, r3, r6, r0\n\t"                                                                     \
+    "smlad r1, r5, r6, r1\n\t"                                                                     \
+    "smlabt r0, r5, r7, r0\n\t"                                                                    \
+    "smlabt r1, r8, r7, r1\n\t"
+#define MN_ROW_7_1                                                                                 \
+    "ldmia r10, {r2-r5}\n\t"                                                                       \
+    "ldmia r9!, {r6-r8}\n\t"                                                                       \
+    "smlad r0, r2, r6, r0\n\t"                                                                     \
+    "smlatb r1, r2, r6, r1\n\t"                                                                    \
+    "smlad r0, r3, r8, r0\n\t"                                                                     \
+    "smlad r1, r3, r7, r1\n\t"                                                                     \
+    "ldmia r9!, {r6-r8}\n\t"                                                                       \
+    "smlad r0, r4, r7, r0\n\t"                                                                     \
+    "smlad r1, r4, r6, r1\n\t"                                                                     \
+    "smlabt r0, r5, r8, r0\n\t"                                                                    \
+    "smlad r1, r5, r8, r1\n\t"
+#define MN_ROW_7_2                                                                                 \
+    "ldmia r10, {r2-r5}\n\t"                                                                       \
+    "ldmia r9!, {r6-r8}\n\t"                                                                       \
+    "smlad r0, r2, r6, r0\n\t"                                                                     \
+    "ldr r2, [r10, #16]\n\t"                                                                       \
+    "smlad r1, r3, r6, r1\n\t"                                                                     \
+    "smlad r0, r3, r8, r0\n\t"                                                                     \
+    "smlad r1, r4, r8, r1\n\t"                                                                     \
+    "ldmia r9!, {r6-r8}\n\t"                                                                       \
+    "smlad r0, r4, r7, r0\n\t"                                                                     \
+    "smlad r1, r5, r7, r1\n\t"                                                                     \
+    "smlabt r0, r5, r8, r0\n\t"                                                                    \
+    "smlabt r1, r2, r8, r1\n\t"
+
+/* All rows of a window, and the plane pointer back and on to the next pair. */
+#define MN_WINDOW_3(S, advance)                                                                    \
+    MN_ROW_3_##S("r4", "r5") MN_NEXT MN_ROW_3_##S("r6", "r7") MN_NEXT MN_ROW_3_##S("r8", "r9")     \
+    "sub r10, r10, r11, lsl #1\n\t"                                                                \
+    "adds r10, r10, #" advance "\n\t"
+#define MN_WINDOW_5(S, advance)                                                                    \
+    "ldr r9, [lr, #20]\n\t" MN_ROW_5_##S MN_NEXT MN_ROW_5_##S MN_NEXT MN_ROW_5_##S MN_NEXT         \
+        MN_ROW_5_##S MN_NEXT MN_ROW_5_##S                                                          \
+    "sub r10, r10, r11, lsl #2\n\t"                                                                \
+    "adds r10, r10, #" advance "\n\t"
+#define MN_WINDOW_7(S, advance)                                                                    \
+    "ldr r9, [lr, #20]\n\t" MN_ROW_7_##S MN_NEXT MN_ROW_7_##S MN_NEXT MN_ROW_7_##S MN_NEXT         \
+        MN_ROW_7_##S MN_NEXT MN_ROW_7_##S MN_NEXT MN_ROW_7_##S MN_NEXT MN_ROW_7_##S                \
+    "sub r10, r10, r11, lsl #2\n\t"                                                                \
+    "sub r10, r10, r11, lsl #1\n\t"                                                                \
+    "adds r10, r10, #" advance "\n\t"
+
+#define MN_ROUND_PAIR_MN_POSITIVE                                                                  \
+    "ldrd r2, r3, [lr, #24]\n\t"                                                                   \
+    "lsls r0, r0, #1\n\t"                                                                          \
+    "lsls r1, r1, #1\n\t"                                                                          \
+    "smmlar r0, r0, r2, r3\n\t"                                                                    \
+    "smmlar r1, r1, r2, r3\n\t"
+#define MN_ROUND_PAIR_MN_SIGNED                                                                    \
+    "ldrd r2, r3, [lr, #24]\n\t"                                                                   \
+    "add r3, r3, r0, asr #31\n\t"                                                                  \
+    "lsls r0, r0, #1\n\t"                                                                          \
+    "smmlar r0, r0, r2, r3\n\t"                                                                    \
+    "ldr r3, [lr, #28]\n\t"                                                                        \
+    "add r3, r3, r1, asr #31\n\t"                                                                  \
+    "lsls r1, r1, #1\n\t"                                                                          \
+    "smmlar r1, r1, r2, r3\n\t"
+
+/* All outputs of a channel. A row ends, if its length is odd, with a pair of step 0, whose second
+ * output is written first and then overwritten. */
+#define MN_DEPTHWISE_ROWS(name, K, S, ADVANCE, ROUNDING)                                           \
+    static __attribute__((naked, noinline)) void name(struct mn_rows *rows)                        \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "mov lr, r0\n\t"                                                                       \
+            "ldrd r11, r0, [lr, #16]\n\t"                                                          \
+            "ldmia r0, {r4-r9}\n"                                                                  \
+            "1:\n\t"                                                                               \
+            "ldr r10, [lr]\n\t"                                                                    \
+            "ldr r2, [lr, #44]\n\t"                                                                \
+            "ldr r12, [lr, #8]\n\t"                                                                \
+            "ldr r3, [lr, #56]\n\t"                                                                \
+            "add r2, r2, r10\n\t"                                                                  \
+            "str r3, [lr, #36]\n\t"                                                                \
+            "str r2, [lr, #60]\n\t"                                                                \
+            "b 3f\n"                                                                               \
+            "2:\n\t"                                                                               \
+            "ldr r0, [lr, #40]\n\t"                                                                \
+            "mov r1, r0\n\t" MN_WINDOW_##K(S, ADVANCE) MN_ROUND_PAIR_##ROUNDING                    \
+            "ldrd r2, r3, [lr, #32]\n\t"                                                           \
+            "asrs r0, r0, r2\n\t"                                                                  \
+            "asrs r1, r1, r2\n\t"                                                                  \
+            "ssat r0, #8, r0\n\t"                                                                  \
+            "ssat r1, #8, r1\n\t"                                                                  \
+            "strb r1, [r12, r3]\n\t"                                                               \
+            "strb r0, [r12]\n\t"                                                                   \
+            "add r12, r12, r3, lsl #1\n"                                                           \
+            "ldr r2, [lr, #60]\n\t"                                                                \
+            "3:\n\t"                                                                               \
+            "cmp r10, r2\n\t"                                                                      \
+            "blo 2b\n\t"                                                                           \
+            "ldr r2, [lr, #48]\n\t"                                                                \
+            "ldr r3, [lr, #36]\n\t"                                                                \
+            "cbz r2, 4f\n\t"                                                                       \
+            "cbz r3, 4f\n\t"                                                                       \
+            "movs r3, #0\n\t"                                                                      \
+            "str r3, [lr, #36]\n\t"                                                                \
+            "str r10, [lr, #60]\n\t"                                                               \
+            "b 2b\n"                                                                               \
+            "4:\n\t"                                                                               \
+            "ldmia lr, {r0-r3}\n\t"                                                                \
+            "add r0, r0, r1\n\t"                                                                   \
+            "add r2, r2, r3\n\t"                                                                   \
+            "ldr r1, [lr, #52]\n\t"                                                                \
+            "str r0, [lr]\n\t"                                                                     \
+            "str r2, [lr, #8]\n\t"                                                                 \
+            "subs r1, r1, #1\n\t"                                                                  \
+            "str r1, [lr, #52]\n\t"                                                                \
+            "bne 1b\n\t"                                                                           \
+            "pop {r4-r11, pc}\n\t");                                                               \
+        (void)rows;                                                                                \
+    }
+#endif
+
+MN_NOINLINE void mn_clamp_plane(const struct mn_depthwise *d, int8_t *out)
+{
+    for (int row = 0; row < d->out_rows; row++, out += d->out_row_step)
+        for (int column = 0; column < d->out_columns; column++)
+            out[column * d->out_column_step] =
+                mn_clamp(out[column * d->out_column_step], d->min, d->max);
+}
+
+/* One channel by any kernel: what MN_DEPTHWISE_ROWS does, in C. */
+MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *plane,
+                                  const int8_t *weights, const struct mn_channel *channel,
+                                  int8_t *out, int kr, int kc, int sr, int sc, int rounding)
+{
+    const int32_t pitch = d->plane_columns;
+    for (int row = 0; row < d->out_rows; row++, plane += sr * pitch, out += d->out_row_step)
+        for (int column = 0; column < d->out_columns; column++) {
+            const int16_t *window = plane + column * sc;
+            const int8_t *w = weights;
+            int32_t acc = channel->bias;
+            for (int k = 0; k < kr; k++, window += pitch)
+                for (int i = 0; i < kc; i++)
+                    acc += window[i] * *w++;
+            out[column * d->out_column_step] = (int8_t)mn_requantize(acc, channel, rounding);
+        }
+}
+
+/* The function of one layer's shape; kr, kc, sr, sc, rounding and clamp are constants.
+ * MN_DEPTHWISE takes any; MN_DEPTHWISE_FAST takes squares of 3, 5 and 7 at stride 1 and 2. */
+#define MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, CHANNEL)                          \
+    MN_NOINLINE void name(const struct mn_depthwise *d, const int8_t *in, int8_t *out,             \
+                          void *scratch)                                                           \
+    {                                                                                              \
+        int16_t *plane = scratch;                                                                  \
+        const int8_t *weights = d->weights;                                                        \
+        for (int32_t i = 0; i < d->plane_rows * d->plane_columns; i++)                             \
+            plane[i] = d->pad_value;                                                               \
+        for (int32_t c = 0; c < d->num_channels; c++, in++, out++, weights += (kr) * (kc)) {       \
+            mn_gather_plane(d, in, plane);                                                         \
+            CHANNEL(name, kr, kc, sr, sc, rounding)                                                \
+            if (clamp)                                                                             \
+                mn_clamp_plane(d, out);                                                            \
+        }                                                                                          \
+    }
+#define MN_CHANNEL_C(name, kr, kc, sr, sc, rounding)                                               \
+    mn_depthwise_plane(d, plane, weights, &d->channels[c], out, kr, kc, sr, sc, rounding);
+#define MN_DEPTHWISE(name, kr, kc, sr, sc, rounding, clamp)                                        \
+    MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_C)
+
+#if MN_DSP
+#define MN_CHANNEL_FAST(name, kr, kc, sr, sc, rounding)                                            \
+    int32_t pairs[(kr) * ((kc)-1)];                                                                \
+    const struct mn_channel *const channel = &d->channels[c];                                      \
+    struct mn_rows rows = {plane,                                                                  \
+                           2 * (sr)*d->plane_columns,                                              \
+                           out,                                                                    \
+                           d->out_row_step,                                                        \
+                           2 * d->plane_columns,                                                   \
+                           pairs,                                                                  \
+                           channel->multiplier,                                                    \
+                           channel->offset,                                                        \
+                           channel->shift,                                                         \
+                           0,                                                                      \
+                           channel->bias,                                                          \
+                           d->out_columns / 2 * 4 * (sc),                                          \
+                           d->out_columns % 2,                                                     \
+                           d->out_rows,                                                            \
+                           d->out_column_step,                                                     \
+                           0};                                                                     \
+    mn_pair_weights(weights, pairs, kr, kc);                                                       \
+    name##_rows(&rows);
+#define MN_ADVANCE_1 "4"
+#define MN_ADVANCE_2 "8"
+#define MN_DEPTHWISE_FAST(name, kr, kc, sr, sc, rounding, clamp)                                   \
+    MN_DEPTHWISE_ROWS(name##_rows, kc, sc, MN_ADVANCE_##sc, rounding)                              \
+    MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_FAST)
+#else
+#define MN_DEPTHWISE_FAST MN_DEPTHWISE
+#endif
+
+#endif

@@ -1,0 +1,249 @@
+/* Interface and arithmetic of the int8 kernels.
+ *
+ * Every kernel computes, bit for bit, what TensorFlow Lite Micro computes. Kernels keep no state,
+ * call no allocator and write only to `out` and `scratch`. Two paths share all of the code but the
+ * innermost loops: portable C99, and the DSP extension of Armv7E-M / Armv8-M (MN_DSP). */
+#ifndef MN_KERNELS_H
+#define MN_KERNELS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__)
+#define MN_DSP 1
+#define MN_INLINE static inline __attribute__((always_inline))
+#else
+#define MN_DSP 0
+#define MN_INLINE static inline
+#endif
+
+/* Small code: what is called from many places is not copied there. */
+#if defined(__GNUC__)
+#define MN_NOINLINE static __attribute__((noinline, unused))
+#else
+#define MN_NOINLINE static
+#endif
+
+/* One output channel. An accumulator becomes an output by
+ *     ((acc * multiplier + 2^30) >> 31) + offset, corrected by -1 if acc < 0, then >> shift
+ * where `offset` holds half of the last divisor and the output's zero point shifted left. This is
+ * the reference's double rounding exactly: the second rounding is half away from zero, which the
+ * -1 accounts for. Where outputs below the zero point are clamped to it (ReLU), the sign of a
+ * negative accumulator cannot show and MN_POSITIVE leaves the correction out. */
+struct mn_channel {
+    int32_t bias; /* the input's zero point is folded in */
+    int32_t multiplier;
+    int32_t offset;
+    int32_t shift;
+};
+
+enum mn_rounding {
+    MN_POSITIVE, /* no output below the zero point survives the clamp */
+    MN_SIGNED,
+    MN_WIDE /* scale of 1/2 and more, or sums beyond 30 bits: `offset` is the plain zero point and
+               `shift` is the reference's exponent with its sign turned */
+};
+
+struct mn_conv {
+    const void *weights; /* int8 by pairs of output channels a, b and quads of inputs 0..3:
+                            a0 b0 a2 b2 a1 b1 a3 b3, so that SXTB16 unpacks without shuffling;
+                            if `wide`, int16: a0 a2 b0 b2 a1 a3 b1 b3 */
+    const struct mn_channel *channels;
+    uint16_t out_channels, quads; /* quads: kernel_rows * kernel_columns * in_channels / 4, up */
+    int16_t in_rows, in_columns, in_channels, out_columns;
+    int32_t pixels;
+    int16_t kernel_rows, kernel_columns, stride_rows, stride_columns;
+    int16_t pad_top, pad_left, dilation_rows, dilation_columns;
+    int8_t pad_value, min, max;
+    uint8_t rounding, wide;
+};
+
+struct mn_depthwise {
+    const int8_t *weights; /* [channels][kernel rows][kernel columns] */
+    const struct mn_channel *channels;
+    int16_t num_channels, in_rows, in_columns, out_rows, out_columns;
+    int16_t pad_top, pad_left;
+    int16_t plane_rows, plane_columns; /* with padding; columns even */
+    int16_t kernel_rows, kernel_columns, stride_rows, stride_columns;
+    int32_t in_row_step, in_column_step, out_row_step, out_column_step; /* in bytes */
+    int8_t pad_value, min, max;
+    uint8_t rounding;
+};
+
+struct mn_depthwise_any { /* any multiplier, any dilation */
+    const int8_t *weights;    /* [kernel rows][kernel columns][out channels] */
+    const struct mn_channel *channels;
+    int16_t in_rows, in_columns, in_channels, out_rows, out_columns, multiplier;
+    int16_t kernel_rows, kernel_columns, stride_rows, stride_columns;
+    int16_t pad_top, pad_left, dilation_rows, dilation_columns;
+    int8_t zero_point, min, max;
+    uint8_t rounding;
+};
+
+struct mn_pool {
+    int16_t in_rows, in_columns, channels, out_rows, out_columns;
+    int16_t kernel_rows, kernel_columns, stride_rows, stride_columns, pad_top, pad_left;
+    int8_t min, max;
+};
+
+/* An operand of an addition: (x - zero_point) * factor, scaled and rounded. */
+struct mn_operand {
+    int32_t multiplier, offset, shift, zero_point, factor;
+};
+
+struct mn_add {
+    struct mn_operand left, right;
+    int32_t multiplier, offset, shift, zero_point;
+    int32_t dims[4], left_steps[4], right_steps[4]; /* elements; a step of 0 broadcasts */
+    int8_t min, max, subtract;
+};
+
+struct mn_mul {
+    int32_t left_zero_point, right_zero_point, zero_point, multiplier, shift;
+    int32_t dims[4], left_steps[4], right_steps[4];
+    int8_t min, max;
+};
+
+struct mn_reduce {
+    int32_t zero_point_sum, multiplier, shift, zero_point;
+    int32_t kept[4], kept_steps[4], reduced[4], reduced_steps[4];
+};
+
+struct mn_copy {
+    int32_t dims[6], in_steps[6], out_steps[6]; /* bytes; the last dimension is contiguous */
+};
+
+struct mn_resize {
+    const int16_t *rows, *columns; /* input row and column of every output row and column */
+    int16_t out_rows, out_columns, in_columns, channels;
+};
+
+struct mn_softmax {
+    const int32_t *exponentials; /* of 0, -1, -2 ... steps of the input, in Q0.31 */
+    int32_t num_exponentials, rows, columns;
+};
+
+void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch);
+void mn_depthwise_any(const struct mn_depthwise_any *d, const int8_t *in, int8_t *out);
+void mn_average_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
+void mn_max_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
+void mn_add(const struct mn_add *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_mul(const struct mn_mul *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_reduce(const struct mn_reduce *p, const int8_t *in, int8_t *out);
+void mn_softmax(const struct mn_softmax *p, const int8_t *in, int8_t *out);
+void mn_copy(const struct mn_copy *p, const int8_t *in, int8_t *out);
+void mn_resize(const struct mn_resize *p, const int8_t *in, int8_t *out);
+void mn_fill(int8_t value, int8_t *out, int32_t bytes);
+void mn_flip(const uint8_t *in, uint8_t *out, int32_t bytes);
+void mn_table(const uint8_t *table, const uint8_t *in, uint8_t *out, int32_t bytes);
+void mn_quantize(float scale, int32_t zero_point, const float *in, int8_t *out, int32_t count);
+void mn_dequantize(float scale, int32_t zero_point, const int8_t *in, float *out, int32_t count);
+void mn_dequantize_u8(float scale, int32_t zero_point, const uint8_t *in, float *out,
+                      int32_t count);
+
+#if MN_DSP
+/* Instructions that a compiler does not find by itself. */
+MN_INLINE int32_t mn_smlad(int32_t x, int32_t y, int32_t acc)
+{
+    int32_t r;
+    __asm__("smlad %0, %1, %2, %3" : "=r"(r) : "r"(x), "r"(y), "r"(acc));
+    return r;
+}
+MN_INLINE int32_t mn_smlabt(int32_t x, int32_t y, int32_t acc)
+{
+    int32_t r;
+    __asm__("smlabt %0, %1, %2, %3" : "=r"(r) : "r"(x), "r"(y), "r"(acc));
+    return r;
+}
+MN_INLINE int32_t mn_smlatb(int32_t x, int32_t y, int32_t acc)
+{
+    int32_t r;
+    __asm__("smlatb %0, %1, %2, %3" : "=r"(r) : "r"(x), "r"(y), "r"(acc));
+    return r;
+}
+MN_INLINE int32_t mn_sxtb16(int32_t x)
+{
+    int32_t r;
+    __asm__("sxtb16 %0, %1" : "=r"(r) : "r"(x));
+    return r;
+}
+MN_INLINE int32_t mn_sxtb16_ror8(int32_t x)
+{
+    int32_t r;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(r) : "r"(x));
+    return r;
+}
+MN_INLINE int32_t mn_pkhbt(int32_t low, int32_t high)
+{
+    int32_t r;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(r) : "r"(low), "r"(high));
+    return r;
+}
+MN_INLINE int32_t mn_smmlar(int32_t x, int32_t y, int32_t acc)
+{
+    int32_t r;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(r) : "r"(x), "r"(y), "r"(acc));
+    return r;
+}
+MN_INLINE int32_t mn_saturate(int32_t x)
+{
+    int32_t r;
+    __asm__("ssat %0, #8, %1" : "=r"(r) : "r"(x));
+    return r;
+}
+#else
+MN_INLINE int32_t mn_smmlar(int32_t x, int32_t y, int32_t acc)
+{
+    return acc + (int32_t)(((int64_t)x * y + ((int64_t)1 << 31)) >> 32);
+}
+MN_INLINE int32_t mn_saturate(int32_t x)
+{
+    return x < -128 ? -128 : x > 127 ? 127 : x;
+}
+#endif
+
+/* Wrapping shift left: what the registers do, without the undefined behaviour. */
+MN_INLINE int32_t mn_shl(int32_t x, int32_t bits)
+{
+    return (int32_t)((uint32_t)x << bits);
+}
+
+/* round(x * multiplier / 2^31), ties upwards; |x| < 2^30. */
+MN_INLINE int32_t mn_scale(int32_t x, int32_t multiplier, int32_t offset)
+{
+    return mn_smmlar(mn_shl(x, 1), multiplier, offset);
+}
+
+/* The reference's multiplication by a quantised multiplier for every scale and every sum. */
+MN_INLINE int32_t mn_scale_wide(int32_t x, int32_t multiplier, int32_t shift)
+{
+    const int32_t left = shift < 0 ? -shift : 0, right = shift < 0 ? 0 : shift;
+    const int64_t product = (int64_t)mn_shl(x, left) * multiplier;
+    const int32_t high = (int32_t)((product + ((int64_t)1 << 30)) >> 31);
+    const int32_t half = right > 0 ? (int32_t)((uint32_t)1 << (right - 1)) : 0;
+    const int64_t sum = (int64_t)high + half - (right > 0 && high < 0 ? 1 : 0);
+    return (int32_t)(sum >> right);
+}
+
+MN_INLINE int8_t mn_clamp(int32_t x, int32_t min, int32_t max)
+{
+    return (int8_t)(x < min ? min : x > max ? max : x);
+}
+
+/* Accumulator to output, before the activation's clamp but saturated to int8. */
+MN_INLINE int32_t mn_requantize(int32_t acc, const struct mn_channel *channel, int rounding)
+{
+    int32_t y;
+    if (rounding == MN_WIDE) {
+        y = mn_scale_wide(acc, channel->multiplier, channel->shift);
+        return mn_saturate(y < -512 ? -512 + channel->offset
+                           : y > 512 ? 512 + channel->offset
+                                     : y + channel->offset);
+    }
+    y = mn_scale(acc, channel->multiplier, channel->offset);
+    if (rounding == MN_SIGNED)
+        y += acc >> 31;
+    return mn_saturate(y >> channel->shift);
+}
+
+#endif

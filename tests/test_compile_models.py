@@ -1,0 +1,193 @@
+"""Published models on this machine and on emulated cores: bytes, instructions, memory, code."""
+
+import functools
+import json
+import math
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import flatbuffer_models as fm
+import numpy as np
+import pytest
+
+from micronets_jax import compile as compiler
+from micronets_jax import emulator, tflite
+from micronets_jax.compile import verify
+
+pytestmark = pytest.mark.slow
+
+MODELS = ["mlperf_kws_dscnn", "mlperf_ic_resnet8", "micronet_kws_m", "mcunet_10fps_vww"]
+CORES = ["cortex-m4", "cortex-m7"]
+
+
+def load(reference: pathlib.Path, name: str) -> bytes:
+    return (reference / "models" / f"{name}.tflite").read_bytes()
+
+
+@functools.lru_cache
+def emulated(reference: pathlib.Path, name: str, core: str, budget: int = 0) -> emulator.Run:
+    compiled = compiler.compile_model(load(reference, name), name, budget)
+    with tempfile.TemporaryDirectory() as folder:
+        compiler.write(compiled, folder)
+        return emulator.run(folder, core)
+
+
+def tflm(reference: pathlib.Path) -> dict[str, list]:
+    data = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())
+    return {row[0]: row for row in data["rows"]}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("budget", [0, 1 << 20])
+def test_bytes_on_this_machine(reference, name, budget):
+    model = load(reference, name)
+    compiled = compiler.compile_model(model, name, budget)
+    assert verify.verify(compiled, model, 6, ("-O1", *verify.SANITIZE)) == 10
+
+
+def test_a_wrong_layer_is_named(reference):
+    model = load(reference, "mlperf_kws_dscnn")
+    compiled = compiler.compile_model(model)
+    compiled.calls[3].fields["channels"]["bias"] += 100_000
+    with pytest.raises(tflite.TFLiteError, match=r"first layer that differs: 3 \(depthwise"):
+        verify.verify(compiled, model)
+
+
+@pytest.mark.parametrize("cc", ["gcc", "clang"])
+def test_no_warnings(reference, cc, tmp_path):
+    compiled = compiler.compile_model(load(reference, "mcunet_10fps_vww"))
+    verify.Host(compiled, tmp_path, ("-O2",), cc)
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("name", MODELS)
+def test_core_computes_the_same_faster(reference, name, core):
+    row, ran = tflm(reference)[name], emulated(reference, name, core)
+    assert ran.outputs[0].reshape(-1).tolist() == row[6]
+    assert ran.instructions <= 0.65 * row[2 if core == "cortex-m4" else 3]
+    assert ran.code_bytes <= 24 * 1024
+    assert sum(layer["instructions"] for layer in ran.layers) < 1.02 * ran.instructions + 5000
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_means_over_models(reference, core):
+    rows = tflm(reference)
+    speed = [
+        emulated(reference, m, core).instructions / rows[m][2 if core == "cortex-m4" else 3]
+        for m in MODELS
+    ]
+    ram = [
+        (emulated(reference, m, core).arena_bytes + emulated(reference, m, core).stack_bytes)
+        / rows[m][4]
+        for m in MODELS
+    ]
+    assert math.exp(np.mean(np.log(speed))) <= 0.50
+    assert math.exp(np.mean(np.log(ram))) <= 0.55
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_predicted_sizes(reference, name):
+    compiled = compiler.compile_model(load(reference, name), name)
+    ran = emulated(reference, name, "cortex-m4")
+    assert ran.weights_bytes == sum(compiled.constant_bytes)
+    assert abs(ran.code_bytes - compiled.code_bytes) <= 0.1 * ran.code_bytes
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_flash_buys_speed(reference, name):
+    plain, wide = (emulated(reference, name, "cortex-m4", n) for n in (0, 1 << 20))
+    assert wide.outputs[0].tolist() == plain.outputs[0].tolist()
+    assert wide.instructions < 0.97 * plain.instructions
+
+
+SHAPES = [
+    ("depthwise", 3, (1, 1), 3), ("depthwise", 3, (2, 2), 0), ("depthwise", 5, (1, 1), 3),
+    ("depthwise", 5, (2, 2), 0), ("depthwise", 7, (1, 1), 0), ("depthwise", 7, (2, 2), 3),
+    ("depthwise", 4, (1, 1), 0), ("depthwise", 3, (1, 2), 0), ("conv", 1, (1, 1), 0),
+    ("conv", 1, (1, 1), 3), ("conv", 3, (2, 2), 3), ("conv", 2, (1, 1), 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(("kind", "kernel", "stride", "activation"), SHAPES)
+def test_kernels_of_the_dsp_extension(kind, kernel, stride, activation, core, tmp_path):
+    """Odd and even sizes, tails of pixels and channels, against the portable path on the host."""
+    for seed, (rows, columns, depth, channels) in enumerate(
+        [(7, 6, 5, 3), (6, 7, 8, 4), (8, 9, 12, 7), (9, 8, 3, 2)]
+    ):
+        rng = np.random.default_rng(seed)
+        model = fm.convolution(
+            rng, (1, rows, columns, depth), 1 if kind == "depthwise" else channels,
+            (kernel, kernel), stride=stride, activation=activation, depthwise=kind == "depthwise",
+        )  # fmt: skip
+        compiled = compiler.compile_model(model, f"m{seed}", 10_000 * (seed % 2))
+        folder = tmp_path / str(seed)
+        compiler.write(compiled, folder)
+        case = emulator.lcg_bytes(rows * columns * depth, seed).view(np.int8)
+        source = tmp_path / "x.npy"
+        np.save(source, case.reshape(1, rows, columns, depth))
+        ran = emulator.run(folder, core, str(source), layers=False)
+        want = verify.Reference(model).run([[np.load(source)]], compiled.interface())
+        np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL", "MEAN", "SUM", "SOFTMAX", "LOGISTIC"])
+def test_other_kernels_on_cores(kind, core, tmp_path):
+    """Whatever has no assembly still uses single instructions of the extension."""
+    rng = np.random.default_rng(len(kind))
+    m = fm.Models()
+    x = m.tensor([1, 5, 6, 7], scale=0.07, zero_point=-9)
+    inputs, shape, q = [x], [1, 5, 6, 7], {"scale": 0.09, "zero_point": 4}
+    if kind in ("ADD", "SUB", "MUL"):
+        data = rng.integers(-128, 128, shape, np.int8)
+        inputs.append(m.tensor(shape, scale=0.04, zero_point=3, data=data))
+    elif kind in ("MEAN", "SUM"):
+        inputs.append(m.tensor([2], "int32", data=np.array([1, 2], np.int32)))
+        shape = [1, 7]
+    else:
+        q = {"scale": 1 / 256, "zero_point": -128}
+    y = m.tensor(shape, **q)
+    options = {"MEAN": "Reducer", "SUM": "Reducer", "LOGISTIC": ""}.get(kind, kind.title())
+    m.operator(
+        kind, inputs, [y], *([options + "Options"] if options else []),
+        **({"beta": 1.0} if kind == "SOFTMAX" else {}),
+    )  # fmt: skip
+    model = m.build([x], [y])
+    compiled = compiler.compile_model(model)
+    compiler.write(compiled, tmp_path / "out")
+    ran = emulator.run(tmp_path / "out", core, "lcg:5", layers=False)
+    case = emulator.lcg_bytes(210, 5).view(np.int8).reshape(1, 5, 6, 7)
+    want = verify.Reference(model).run([[case]], compiled.interface())
+    np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+
+
+def test_generated_build_files(reference, tmp_path):
+    """The Makefile and CMakeLists.txt of the folder, with this machine's tools."""
+    folder = tmp_path / "out"
+    compiler.write(compiler.compile_model(load(reference, "mlperf_kws_dscnn")), folder)
+    subprocess.run(["make", "-s", "-C", folder], check=True)
+    plain = subprocess.run([folder / "build" / "example"], check=True, capture_output=True)
+    assert len(plain.stdout.split()) == 12
+    if shutil.which("cmake"):
+        quiet = {"check": True, "capture_output": True}
+        subprocess.run(["cmake", "-S", folder, "-B", tmp_path / "cmake"], **quiet)
+        subprocess.run(["cmake", "--build", tmp_path / "cmake"], **quiet)
+        built = subprocess.run([tmp_path / "cmake" / "example"], **quiet)
+        assert built.stdout == plain.stdout
+    compiler.write(compiler.compile_model(load(reference, "mlperf_kws_dscnn")), folder)
+
+
+@pytest.mark.parametrize("name", ["all blocks", "first skipped", "mixed", "convolutional"])
+def test_exported_networks(name):
+    """Networks of the house's own space and format, from folded weights to C."""
+    from test_export import NETWORKS
+    from test_quantize import trained
+
+    from micronets_jax import export
+
+    model = export.to_tflite(NETWORKS[name], *trained(NETWORKS[name], seed=len(name)))
+    compiled = compiler.compile_model(model)
+    assert verify.verify(compiled, model, 4, ("-O1", *verify.SANITIZE)) == 8

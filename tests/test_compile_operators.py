@@ -1,0 +1,320 @@
+"""Every operator with drawn shapes and scales, against TensorFlow Lite Micro, with sanitizers."""
+
+import pathlib
+import tempfile
+
+import flatbuffer_models as fm
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from micronets_jax import compile as compiler
+from micronets_jax.compile import verify
+
+pytestmark = pytest.mark.slow
+
+drawn = settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def check(model: bytes) -> None:
+    """Compiles with sanitizers and compares, with and without poisoning of dead bytes."""
+    compiled = compiler.compile_model(model)
+    assert verify.verify(compiled, model, 4, ("-O1", "-g", *verify.SANITIZE)) == 8
+
+
+sizes = st.integers(1, 9)
+kernels = st.integers(1, 5)
+strides = st.integers(1, 3)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@drawn
+@given(st.data())
+def test_convolution(data):
+    draw = data.draw
+    kernel = (draw(kernels), draw(kernels))
+    shape = (1, draw(sizes) + kernel[0], draw(sizes) + kernel[1], draw(st.integers(1, 10)))
+    model = fm.convolution(
+        np.random.default_rng(draw(seeds)), shape, draw(st.integers(1, 9)), kernel,
+        stride=(draw(strides), draw(strides)), padding=draw(st.integers(0, 1)),
+        activation=draw(st.sampled_from([0, 1, 3])), per_channel=draw(st.booleans()),
+        bias=draw(st.booleans()), gain=draw(st.sampled_from([0.01, 0.5, 1, 4, 1e4])),
+        bits=draw(st.sampled_from([8, 8, 4])),
+    )  # fmt: skip
+    check(model)
+
+
+@drawn
+@given(st.data())
+def test_dilated_convolution(data):
+    draw = data.draw
+    dilation = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    shape = (1, draw(sizes) + 9, draw(sizes) + 9, draw(st.integers(1, 6)))
+    model = fm.convolution(
+        np.random.default_rng(draw(seeds)), shape, draw(st.integers(1, 3)), (3, 2),
+        padding=draw(st.integers(0, 1)), dilation=dilation, depthwise=draw(st.booleans()),
+    )  # fmt: skip
+    check(model)
+
+
+@drawn
+@given(st.data())
+def test_depthwise_convolution(data):
+    draw = data.draw
+    kernel = (draw(st.sampled_from([1, 2, 3, 5, 7])), draw(st.sampled_from([1, 2, 3, 5, 7])))
+    shape = (1, draw(sizes) + kernel[0], draw(sizes) + kernel[1], draw(st.integers(1, 6)))
+    model = fm.convolution(
+        np.random.default_rng(draw(seeds)), shape, draw(st.sampled_from([1, 1, 1, 2, 3])), kernel,
+        stride=(draw(strides), draw(strides)), padding=draw(st.integers(0, 1)),
+        activation=draw(st.sampled_from([0, 1, 3])), per_channel=draw(st.booleans()),
+        bias=draw(st.booleans()), gain=draw(st.sampled_from([0.01, 0.5, 1, 4])), depthwise=True,
+        bits=draw(st.sampled_from([8, 8, 4])),
+    )  # fmt: skip
+    check(model)
+
+
+def affine(rng):
+    return {"scale": float(rng.uniform(0.01, 0.2)), "zero_point": int(rng.integers(-128, 128))}
+
+
+@drawn
+@given(
+    seeds, st.integers(1, 3), st.integers(1, 40), st.integers(1, 12), st.booleans(), st.booleans()
+)
+def test_fully_connected(seed, batch, depth, count, bias, per_channel):
+    rng = np.random.default_rng(seed)
+    m = fm.Models()
+    x = m.tensor([batch, depth], scale=0.05, zero_point=int(rng.integers(-128, 128)))
+    scales = rng.uniform(0.001, 0.02, count if per_channel and count > 1 else 1)
+    w = m.tensor(
+        [count, depth], "int8", scales, 0, rng.integers(-127, 128, (count, depth), np.int8)
+    )
+    inputs = [x, w]
+    if bias:
+        b = rng.integers(-9999, 9999, count).astype(np.int32)
+        inputs.append(m.tensor([count], "int32", 0.05 * scales, 0, b))
+    y = m.tensor([batch, count], **affine(rng))
+    m.operator(
+        "FULLY_CONNECTED", inputs, [y], "FullyConnectedOptions",
+        fusedActivationFunction=int(rng.choice([0, 1, 3])),
+    )  # fmt: skip
+    check(m.build([x], [y]))
+
+
+@drawn
+@given(seeds, st.sampled_from(["AVERAGE_POOL_2D", "MAX_POOL_2D"]), st.data())
+def test_pooling(seed, kind, data):
+    draw, rng = data.draw, np.random.default_rng(seed)
+    kernel, stride, padding = (
+        (draw(kernels), draw(kernels)), (draw(strides), draw(strides)), draw(st.integers(0, 1)),
+    )  # fmt: skip
+    shape = (1, draw(sizes) + kernel[0], draw(sizes) + kernel[1], draw(st.integers(1, 6)))
+    if padding:
+        size = [(n - k) // s + 1 for n, k, s in zip(shape[1:3], kernel, stride, strict=True)]
+    else:
+        size = [-(-n // s) for n, s in zip(shape[1:3], stride, strict=True)]
+    m = fm.Models()
+    q = affine(rng)
+    x, y = m.tensor(shape, **q), m.tensor([1, *size, shape[3]], **q)
+    m.operator(
+        kind, [x], [y], "Pool2DOptions", padding=padding, strideH=stride[0], strideW=stride[1],
+        filterHeight=kernel[0], filterWidth=kernel[1],
+        fusedActivationFunction=draw(st.sampled_from([0, 1, 3])),
+    )  # fmt: skip
+    check(m.build([x], [y]))
+
+
+SHAPES = st.sampled_from(
+    [
+        ((1, 4, 5, 3), (1, 4, 5, 3)), ((1, 4, 5, 3), (1, 1, 1, 3)), ((2, 3, 4), (2, 3, 1)),
+        ((1, 4, 5, 3), (1, 1, 1, 1)), ((1, 1, 5, 3), (1, 4, 1, 3)), ((7,), (7,)),
+    ]
+)  # fmt: skip
+
+
+@drawn
+@given(
+    seeds,
+    st.sampled_from(["ADD", "SUB", "MUL"]),
+    SHAPES,
+    st.sampled_from(["two", "same", "constant"]),
+)
+def test_binary(seed, kind, shapes, operands):
+    rng = np.random.default_rng(seed)
+    m = fm.Models()
+    q = [affine(rng) for _ in range(3)]
+    if rng.random() < 0.5:
+        q[1]["scale"] *= float(2.0 ** rng.integers(-20, 4))
+    if rng.random() < 0.3:
+        q[2]["scale"] *= float(2.0 ** rng.integers(0, 9))
+    a = m.tensor(shapes[0], **q[0])
+    if operands == "same":
+        shapes = (shapes[0], shapes[0])
+        b = a
+    else:
+        data = rng.integers(-128, 128, shapes[1], np.int8) if operands == "constant" else None
+        b = m.tensor(shapes[1], **q[1], data=data)
+    y = m.tensor(np.broadcast_shapes(*shapes), **q[2])
+    m.operator(
+        kind, [a, b], [y], kind.title() + "Options",
+        fusedActivationFunction=int(rng.choice([0, 1, 3])),
+    )  # fmt: skip
+    check(m.build([a] if operands != "two" else [a, b], [y]))
+
+
+@drawn
+@given(seeds, st.sampled_from(["MEAN", "SUM"]), st.sets(st.integers(-4, 3), min_size=1, max_size=3))
+def test_reductions(seed, kind, axes):
+    rng = np.random.default_rng(seed)
+    shape = (1, *(int(n) for n in rng.integers(1, 7, 3)))
+    keep = bool(rng.integers(2))
+    reduced = {a % 4 for a in axes}
+    size = [1 if i in reduced else n for i, n in enumerate(shape) if keep or i not in reduced]
+    m = fm.Models()
+    x = m.tensor(shape, **affine(rng))
+    a = m.tensor([len(axes)], "int32", data=np.array(sorted(axes), np.int32))
+    y = m.tensor(size, **affine(rng))
+    m.operator(kind, [x, a], [y], "ReducerOptions", keepDims=keep)
+    check(m.build([x], [y]))
+
+
+@pytest.mark.parametrize("scale", [0.003, 0.05, 0.4])
+@pytest.mark.parametrize("kind", ["RELU", "RELU6", "LOGISTIC", "HARD_SWISH", "QUANTIZE", "SOFTMAX"])
+@pytest.mark.parametrize("zero", [-128, -5, 100])
+def test_functions_of_one_byte(kind, scale, zero):
+    """All 256 bytes, so the tables are checked whole."""
+    m = fm.Models()
+    x = m.tensor([1, 256], scale=scale, zero_point=zero)
+    out = {
+        "LOGISTIC": {"scale": 1 / 256, "zero_point": -128},
+        "SOFTMAX": {"scale": 1 / 256, "zero_point": -128},
+        "RELU6": {"scale": scale, "zero_point": zero},
+    }.get(kind, {"scale": scale * 0.7, "zero_point": -128})
+    y = m.tensor([1, 256], **out)
+    if kind == "SOFTMAX":
+        m.operator(kind, [x], [y], "SoftmaxOptions", beta=1.0)
+    else:
+        m.operator(kind, [x], [y], *(["QuantizeOptions"] if kind == "QUANTIZE" else []))
+    model = m.build([x], [y])
+    compiled = compiler.compile_model(model)
+    reference = verify.Reference(model)
+    everything = [[np.arange(-128, 128, dtype=np.int8).reshape(1, 256)]]
+    with tempfile.TemporaryDirectory() as folder:
+        host = verify.Host(compiled, pathlib.Path(folder))
+        np.testing.assert_array_equal(
+            host.run(everything)[0][0], reference.run(everything, host.entries)[0][0]
+        )
+    check(model)
+
+
+@drawn
+@given(seeds, st.integers(0, 3))
+def test_concatenation(seed, axis):
+    rng = np.random.default_rng(seed)
+    m, q = fm.Models(), affine(rng)
+    shapes = np.tile(rng.integers(1, 5, 4), (3, 1))
+    shapes[:, axis] = rng.integers(1, 5, 3)
+    parts = [m.tensor(s, **q) for s in shapes]
+    total = shapes[0].copy()
+    total[axis] = shapes[:, axis].sum()
+    y = m.tensor(total, **q)
+    m.operator("CONCATENATION", parts, [y], "ConcatenationOptions", axis=int(axis) - 4 * (seed % 2))
+    check(m.build(parts, [y]))
+
+
+@drawn
+@given(seeds)
+def test_pad_transpose_and_resize(seed):
+    rng = np.random.default_rng(seed)
+    m, q = fm.Models(), affine(rng)
+    shape = (1, *(int(n) for n in rng.integers(1, 6, 3)))
+    x = m.tensor(shape, **q)
+    pads = np.array([[0, 0], *rng.integers(0, 3, (3, 2))], np.int32)
+    padded = [n + a + b for n, (a, b) in zip(shape, pads, strict=True)]
+    p = m.tensor(padded, **q)
+    m.operator("PAD", [x, m.tensor([4, 2], "int32", data=pads)], [p], "PadOptions")
+    order = np.array([0, *(1 + rng.permutation(3))], np.int32)
+    t = m.tensor([padded[i] for i in order], **q)
+    m.operator("TRANSPOSE", [p, m.tensor([4], "int32", data=order)], [t], "TransposeOptions")
+    size = rng.integers(1, 12, 2).astype(np.int32)
+    r = m.tensor([1, *size, padded[order[3]]], **q)
+    align = bool(rng.integers(2))
+    m.operator(
+        "RESIZE_NEAREST_NEIGHBOR", [t, m.tensor([2], "int32", data=size)], [r],
+        "ResizeNearestNeighborOptions", alignCorners=align,
+        halfPixelCenters=bool(rng.integers(2)) and not align,
+    )  # fmt: skip
+    check(m.build([x], [r, p]))
+
+
+@pytest.mark.parametrize("ends", ["float32", "uint8"])
+def test_ends_and_branches(ends):
+    """Float or uint8 ends, a tensor with three readers, two outputs, reshape, residual addition."""
+    rng = np.random.default_rng(3)
+    m = fm.Models()
+    q = {"scale": 0.05, "zero_point": 3}
+    outer = {} if ends == "float32" else {"scale": 0.05, "zero_point": 131}
+    x = m.tensor([1, 6, 6, 8], ends, **outer)
+    i = m.tensor([1, 6, 6, 8], **q)
+    m.operator("QUANTIZE", [x], [i], "QuantizeOptions")
+    w = m.tensor(
+        [8, 1, 1, 8], "int8", [0.01] * 8, 0, rng.integers(-127, 128, (8, 1, 1, 8), np.int8)
+    )
+    c = m.tensor([1, 6, 6, 8], **q)
+    m.operator("CONV_2D", [i, w], [c], "Conv2DOptions", padding=0, strideH=1, strideW=1)
+    a = m.tensor([1, 6, 6, 8], **q)
+    m.operator("ADD", [i, c], [a], "AddOptions")
+    flat = m.tensor([1, 288], **q)
+    m.operator("RESHAPE", [a, m.tensor([2], "int32", data=np.array([1, -1], np.int32))], [flat])
+    o = m.tensor([1, 288], ends, **outer)
+    m.operator("DEQUANTIZE" if ends == "float32" else "QUANTIZE", [flat], [o])
+    s = m.tensor([1, 6, 6, 8], **q)
+    m.operator("SUB", [i, a], [s], "SubOptions")
+    check(m.build([x], [o, s]))
+
+
+@drawn
+@given(seeds)
+def test_operators_see_their_own_view(seed):
+    """A vector seen as a picture, a picture seen as another, an activation behind a reshape."""
+    rng = np.random.default_rng(seed)
+    m, q = fm.Models(), {"scale": 0.1, "zero_point": int(rng.integers(-128, 100))}
+    x = m.tensor([1, 96], **q)
+
+    def reshape(source, *shape):
+        y = m.tensor(shape, **q)
+        target = m.tensor([len(shape)], "int32", data=np.array(shape, "i4"))
+        m.operator("RESHAPE", [source, target], [y])
+        return y
+
+    picture = reshape(x, 1, 4, 6, 4)
+    depthwise = bool(rng.integers(2))
+    shape = (1, 3, 3, 4) if depthwise else (4, 3, 3, 4)
+    w = m.tensor(shape, "int8", 0.01, 0, rng.integers(-127, 128, shape, np.int8))
+    c = m.tensor([1, 4, 6, 4], **q)
+    m.operator(
+        "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [picture, w], [c],
+        "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions", padding=0, strideH=1, strideW=1,
+        **({"depthMultiplier": 1} if depthwise else {}),
+    )  # fmt: skip
+    other = reshape(c, 1, 6, 2, 8)
+    row = m.tensor([8], **q, data=rng.integers(-128, 128, 8, np.int8))
+    a = m.tensor([1, 6, 2, 8], **q)
+    m.operator("ADD", [other, row], [a], "AddOptions")
+    flat = reshape(a, 2, 48)
+    r = m.tensor([2, 48], **q)
+    m.operator("RELU", [flat], [r])
+    deep = reshape(r, 1, 2, 6, 8)
+    p = m.tensor([1, 1, 3, 8], **q)
+    m.operator(
+        "AVERAGE_POOL_2D", [deep], [p], "Pool2DOptions", padding=0, strideH=2, strideW=2,
+        filterHeight=2, filterWidth=2,
+    )  # fmt: skip
+    check(m.build([x], [p, r]))
