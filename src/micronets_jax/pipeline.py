@@ -24,6 +24,7 @@ from micronets_jax import (
     budgets,
     cost,
     data,
+    derive,
     dnas,
     export,
     network,
@@ -114,8 +115,8 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         return result
 
     witness = budgets.feasible(plan.space, plan.budget)
-    found = timed("search", _search, plan, workdir, display, witness)
-    variables = timed("train", _train, plan, workdir, display, found)
+    found, shared = timed("search", _search, plan, workdir, display, witness)
+    variables = timed("train", _train, plan, workdir, display, found, shared)
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables)
     workdir.save_weights({**variables, **trained})
     model = timed("export", _export, plan, workdir, found, trained)
@@ -169,7 +170,9 @@ def classify(folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]) -> list[
 # ---------------------------------------------------------------- stages
 
 
-def _search(plan: Plan, workdir: Workdir, display: Display, witness: Choice) -> Network:
+def _search(
+    plan: Plan, workdir: Workdir, display: Display, witness: Choice
+) -> tuple[Network, dict[str, Any]]:
     space, settings = plan.space, plan.search
     halves = plan.dataset.train.halves(plan.seed)
     total = dnas.steps_per_epoch(settings, halves) * settings.epochs
@@ -189,13 +192,18 @@ def _search(plan: Plan, workdir: Workdir, display: Display, witness: Choice) -> 
         _keep(workdir, display, "search", state, record)
     found = decide(plan, state, halves[1], witness)
     workdir.write("network.json", network.to_json(found))
-    return found
+    return found, {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def _train(plan: Plan, workdir: Workdir, display: Display, found: Network) -> dict[str, Any]:
+def _train(
+    plan: Plan, workdir: Workdir, display: Display, found: Network, shared: dict[str, Any]
+) -> dict[str, Any]:
     train = plan.dataset.train
     total = train.num_batches(plan.train.batch_size) * plan.train.epochs
-    fresh = supernet.init(jax.random.key(plan.seed), found)
+    if plan.train.from_supernet:
+        fresh = derive.recalibrate(found, derive.weights(found, shared), _calibration(plan))
+    else:
+        fresh = supernet.init(jax.random.key(plan.seed), found)
     start = training.init(fresh["params"], fresh["batch_stats"], plan.train, total)
     _, state = workdir.restore("train", start)
     epochs = training.fit(

@@ -92,6 +92,8 @@ class Training:
     """Of the kernels, decoupled."""
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the targets."""
+    from_supernet: bool = False
+    """Start from the weights that the search shared, instead of from scratch."""
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
