@@ -55,7 +55,9 @@ def read_manifest(folder: str | pathlib.Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
         if manifest["format"] != 1:
             raise EmulatorError(f"{path} has format {manifest['format']}; this program writes 1")
-        manifest["interface"], manifest["layers"], manifest["arena_bytes"]
+        missing = {"interface", "layers", "arena_bytes"} - manifest.keys()
+        if missing:
+            raise KeyError(min(missing))
     except OSError as error:
         raise EmulatorError(
             f"{folder} is not a compiled model: cannot read {path.name} ({error.strerror})"
