@@ -140,7 +140,7 @@ def widest(plan: pipeline.Plan) -> Network:
     """The DS-CNN of one width for all layers that just fits."""
     candidates = [
         zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=plan.dataset.num_classes)
-        for width in range(4, 400, 4)
+        for width in range(4, 400)
     ]
     return [c for c in candidates if plan.budget.fits(c)][-1]
 
