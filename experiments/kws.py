@@ -79,8 +79,9 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=1.2),
-        search=Search(epochs=14, batch_size=64, candidates=16),
+        search=Search(epochs=12, batch_size=64, candidates=16),
         train=Training(epochs=25),
+        quantize=Training(epochs=3, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",
