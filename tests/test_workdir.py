@@ -71,3 +71,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
         workdir.write(path, "new")
     assert json.loads(path.read_text()) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_noticed_before_a_checkpoint_begins(tmp_path, monkeypatch):
+    with Workdir(tmp_path, CONFIGURATION, resume=False) as place:
+        state = {"w": jnp.arange(3.0)}
+        place.save("search", 1, state)
+        usage = workdir.shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(workdir.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(OSError, match="No space left on device"):
+            place.save("search", 2, state)
+        monkeypatch.undo()
+        assert place.restore("search", state)[0] == 1

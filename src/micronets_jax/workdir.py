@@ -5,6 +5,7 @@ Invariant: a file or checkpoint that is there is whole, and belongs to the confi
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -21,6 +22,9 @@ CONFIGURATION = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
+
+RESERVE_BYTES = 4_000_000
+"""Room on the disk that checkpoints leave for metrics and results."""
 
 
 class WorkdirError(ValueError):
@@ -68,6 +72,8 @@ class Workdir:
         """Keep ``state`` as it is after an epoch of a stage, instead of the one before."""
         from orbax import checkpoint
 
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        self._require_space(2 * size)  # the one before goes only when this one is whole
         self._manager(stage).save(epoch, args=checkpoint.args.StandardSave(state))
 
     def restore(self, stage: str, like: Any) -> tuple[int, Any]:
@@ -106,6 +112,7 @@ class Workdir:
 
     def log(self, stage: str, record: Mapping[str, int | float]) -> None:
         """Append one epoch's metrics to ``metrics.jsonl`` and to the TensorBoard events."""
+        self._require_space(0)
         with open(self.path / METRICS, "a") as file:
             file.write(json.dumps({"stage": stage, **record}) + "\n")
             file.flush()
@@ -129,6 +136,11 @@ class Workdir:
             folder = self.path / CHECKPOINTS / stage
             self._managers[stage] = checkpoint.CheckpointManager(folder, options=options)
         return self._managers[stage]
+
+    def _require_space(self, size: int) -> None:
+        # Orbax and tensorboardX write in threads, whose errors reach nobody in one sentence.
+        if shutil.disk_usage(self.path).free < size + RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
 
     def _forget_metrics(self, stage: str, epoch: int) -> None:
         path = self.path / METRICS
@@ -232,4 +244,4 @@ def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, 
 
 
 def _quiet() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
