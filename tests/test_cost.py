@@ -148,7 +148,8 @@ def test_files_and_arenas_of_the_exporter(network):
 
     from micronets_jax import export, runtimes
 
-    data = export.to_tflite(network, *trained(network, seed=0))
+    with jax.numpy_rank_promotion("allow"):  # quantisation meets channels by the last axis
+        data = export.to_tflite(network, *trained(network, seed=0))
     assert cost.flash_bytes(network) == pytest.approx(len(data), rel=0.02)
     seen, predicted = runtimes.TFLM(data).arena(), cost.arena(network, "tflm_host")
     assert predicted.activations == seen.activation_bytes

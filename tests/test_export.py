@@ -256,7 +256,7 @@ def test_undecided_networks_are_refused(small):
 @pytest.mark.parametrize("seed", range(20))
 def test_random_members_of_the_space(seed):
     rng = np.random.default_rng(seed)
-    network = SPACE.member(rng.choice(SPACE.widths, 4).tolist(), rng.random(3) < 0.7)
+    network = SPACE.member(rng.choice(SPACE.widths, 4).tolist(), (rng.random(3) < 0.7).tolist())
     folded, ranges = trained(network, seed)
     data = export.to_tflite(network, folded, ranges)
     quantized = quantize.integers(network, folded, ranges)
