@@ -7,6 +7,11 @@ Paper: MicroNets (Banbury et al., MLSys 2021), section 5.2, enlarged DS-CNN on S
     python -m experiments.kws --preset paper --data tfds --accelerator tpu
     python -m experiments.kws --predict yes.wav --workdir runs/kws-quick
 
+Expected (paper, Speech Commands): MicroNet-KWS-S 95.3 %, 16.4 million operations; not measured
+here, for the data cannot be had on the machine that this was written on.
+Measured (embedded data, preset quick, seed 0, two cores, `make kws`): 87.2 % float, int8 and TFLM
+at 1.18 million operations, about five minutes, 2.3 GB of memory at most.
+
 Nothing heavy is imported before the command line has been read.
 """
 
