@@ -80,6 +80,29 @@ def test_average_pooling_at_the_edge_divides_by_real_pixels():
     np.testing.assert_allclose(layers.avg_pool(x, (3, 3), (3, 3), "VALID")[0, 0, 0, 0], 4)
 
 
+@pytest.mark.parametrize("window", [(2, 2), (3, 2)])
+@pytest.mark.parametrize("shape", [(2, 7, 5, 3), (2, 6, 4, 3)])
+def test_average_pooling_and_gradient_equal_xlas(shape, window):
+    def windows_sum(x):
+        zero = jnp.zeros((), x.dtype)
+        return lax.reduce_window(x, zero, lax.add, (1, *window, 1), (1, *window, 1), "SAME")
+
+    def xla(x):
+        return windows_sum(x) / windows_sum(jnp.ones_like(x))
+
+    def ours(x):
+        return layers.avg_pool(x, window, window, "SAME")
+
+    (x,) = draws(shape)
+    np.testing.assert_allclose(ours(x), xla(x), rtol=1e-5, atol=1e-6)
+    (weights,) = draws(ours(x).shape)
+    gradient = jax.grad(lambda x: jnp.sum(weights * ours(x)))
+    twin = jax.grad(lambda x: jnp.sum(weights * xla(x)))
+    np.testing.assert_allclose(gradient(x), twin(x), rtol=1e-5, atol=1e-6)
+    many = jnp.stack([x, 2 * x])
+    np.testing.assert_allclose(jax.vmap(gradient)(many)[1], twin(x), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_gradients_lower_for_accelerators(platform):
     def loss(x, kernel):
