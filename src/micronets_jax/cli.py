@@ -7,6 +7,7 @@ Invariant: what the user got wrong is one sentence on standard error and exit st
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -33,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     from micronets_jax.emulator import EmulatorError
+    from micronets_jax.firmware import FirmwareError
 
-    return (TFLiteError, EmulatorError)
+    return (TFLiteError, EmulatorError, FirmwareError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,9 +60,21 @@ def _parser() -> argparse.ArgumentParser:
         help="flash to spend on weights stored as int16, where that saves most time",
     )  # fmt: skip
 
-    sub = command("run", _run, "Run a compiled folder on an emulated core.")
-    sub.add_argument("folder", help="a folder that `micronets compile` wrote")
-    sub.add_argument("--core", default="cortex-m4", help="cortex-m4 or cortex-m7")
+    sub = command("firmware", _firmware, "Write a model as a complete program for a board.")
+    sub.add_argument("model", help="a .tflite file")
+    sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
+    sub.add_argument("--device", required=True, metavar="BOARD", help="such as STM32F746ZG")
+    sub.add_argument("--runtime", default="compiled", help="compiled (default) or tflm")
+    sub.add_argument(
+        "--flash-budget", type=_bytes, default=0, metavar="BYTES",
+        help="flash to spend on weights stored as int16 (compiled runtime)",
+    )  # fmt: skip
+
+    sub = command("run", _run, "Run a compiled folder or a firmware on an emulated core.")
+    sub.add_argument("folder", help="what `micronets compile` or `micronets firmware` wrote")
+    sub.add_argument(
+        "--core", help="cortex-m4 (default) or cortex-m7; a firmware runs on its board's core"
+    )
     sub.add_argument(
         "--input", default="lcg:12345", metavar="FILE.npy|lcg:SEED", help="what the model reads"
     )
@@ -122,10 +136,38 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, text
 
 
-def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from micronets_jax import emulator
+def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import firmware
 
-    ran = emulator.run(arguments.folder, arguments.core, arguments.input)
+    prediction = firmware.write(
+        _read(arguments.model), arguments.device, arguments.output, runtime=arguments.runtime,
+        title=pathlib.Path(arguments.model).stem, flash_budget=arguments.flash_budget,
+    )  # fmt: skip
+    board = firmware.board(arguments.device)
+    result: dict[str, Any] = {
+        "device": board.name, "provenance": board.provenance, "runtime": arguments.runtime,
+        "output": str(arguments.output),
+        "predicted": {"flash": prediction.flash_bytes, "ram": prediction.ram_bytes},
+        "linked": None,
+    }  # fmt: skip
+    head = f"{arguments.output}: {arguments.runtime} runtime for {board.name}, {board.provenance}"
+    if not firmware.has_compiler():
+        return result, (
+            f"{head}\npredicted: flash {prediction.flash_bytes}, RAM {prediction.ram_bytes} bytes; "
+            "linking was not checked: install the Debian packages gcc-arm-none-eabi and make"
+        )
+    fit = firmware.check(arguments.output)
+    result["linked"] = {"flash": fit.flash_linked, "ram": fit.ram_linked}
+    return result, f"{head}\n{fit.table}\nit fits"
+
+
+def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import emulator, firmware
+
+    if firmware.is_firmware(arguments.folder):
+        return _run_firmware(arguments)
+    core = arguments.core or "cortex-m4"
+    ran = emulator.run(arguments.folder, core, arguments.input)
     outputs = [output.reshape(-1).tolist() for output in ran.outputs]
     result = {
         "core": ran.core, "instructions": ran.instructions, "arena_bytes": ran.arena_bytes,
@@ -134,13 +176,7 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     }  # fmt: skip
     if len(outputs) > 1:
         result["outputs"] = outputs
-    lines = [f"{'layer':<40} {'kind':<13} {'MACs':>10} {'instructions':>12} {'per MAC':>8}"]
-    for layer in ran.layers:
-        ratio = f"{layer['instructions'] / layer['macs']:.2f}" if layer["macs"] else ""
-        lines.append(
-            f"{layer['name'][:40]:<40} {layer['kind']:<13} {layer['macs']:>10} "
-            f"{layer['instructions']:>12} {ratio:>8}"
-        )
+    lines = _layer_table(ran.layers)
     lines += [
         f"{ran.core}: {ran.instructions} instructions",
         f"arena {ran.arena_bytes}, stack {ran.stack_bytes}, code {ran.code_bytes}, "
@@ -148,6 +184,45 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"output {outputs[0][:32]}",
     ]
     return result, "\n".join(lines)
+
+
+def _run_firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import firmware
+
+    if arguments.core:
+        raise firmware.FirmwareError("--core is for compiled folders; a firmware has its board's")
+    ran = firmware.run(arguments.folder, arguments.input)
+    outputs = [output.reshape(-1).tolist() for output in ran.outputs]
+    result = {
+        **{
+            field.name: getattr(ran, field.name)
+            for field in dataclasses.fields(ran)
+            if field.name != "outputs"
+        },
+        "output": outputs[0], "outputs": outputs,
+    }  # fmt: skip
+    lines = _layer_table(ran.layers)
+    lines += [
+        f"{ran.device} on {ran.machine}: {ran.instructions} instructions",
+        f"flash {ran.flash_bytes}, RAM {ran.ram_bytes}, of it arena {ran.arena_bytes} and stack "
+        f"{ran.stack_reserved} ({ran.stack_bytes} used) bytes",
+        f"output {outputs[0][:32]}",
+        "equal to TensorFlow Lite Micro on this machine"
+        if ran.differing_outputs == 0
+        else f"{ran.differing_outputs} bytes differ from TensorFlow Lite Micro on this machine",
+    ]
+    return result, "\n".join(lines)
+
+
+def _layer_table(layers: list[dict[str, Any]]) -> list[str]:
+    lines = [f"{'layer':<40} {'kind':<13} {'MACs':>10} {'instructions':>12} {'per MAC':>8}"]
+    for layer in layers:
+        ratio = f"{layer['instructions'] / layer['macs']:.2f}" if layer["macs"] else ""
+        lines.append(
+            f"{layer['name'][:40]:<40} {layer['kind']:<13} {layer['macs']:>10} "
+            f"{layer['instructions']:>12} {ratio:>8}"
+        )
+    return lines
 
 
 def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:

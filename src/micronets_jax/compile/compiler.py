@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -190,8 +191,12 @@ def write(compiled: Compiled, folder: str | pathlib.Path) -> None:
     Raises:
         TFLiteError: the folder holds something else, which is never touched.
     """
+    write_files(compiled.files(), folder)
+
+
+def write_files(files: Mapping[str, str | bytes], folder: str | pathlib.Path) -> None:
+    """:func:`write` for any files whose ``manifest.json`` names them all under ``files``."""
     target = pathlib.Path(folder).resolve()
-    files = compiled.files()
     if target.exists():
         if not target.is_dir():
             raise TFLiteError(f"{target} is a file; name a folder to write to")
@@ -214,10 +219,10 @@ def write(compiled: Compiled, folder: str | pathlib.Path) -> None:
         raise TFLiteError(f"cannot write to {target}: {error.strerror or error}") from error
     try:
         staging.chmod(0o755)
-        for name, text in files.items():
+        for name, content in files.items():
             path = staging / name
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
         before = staging.with_name(staging.name + "-before")
         if target.is_dir():
             os.replace(target, before)

@@ -1,0 +1,24 @@
+/* A model behind one interface, whichever runtime computes it. */
+#ifndef ENGINE_H
+#define ENGINE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+const char *engine_start(void); /* 0, or a sentence that says why there is no model */
+void *engine_input(int index);
+const void *engine_output(int index);
+int engine_run(void); /* 0, or the runtime's error */
+uint32_t engine_arena_used(void);
+
+/* Ticks at the end of every layer of the last run. */
+extern uint64_t engine_marks[];
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,322 @@
+/* Answers a host on the serial port; if none speaks within a second, runs the built-in input once and
+ * prints the result for people. */
+#include "board.h"
+#include "config.h"
+#include "core.h"
+#include "engine.h"
+#include "protocol.h"
+
+#include <string.h>
+
+#if FIRMWARE_AUDIO
+#include "frontend.h"
+#endif
+
+static const uint32_t input_bytes[] = {FIRMWARE_INPUT_BYTES};
+static const uint32_t output_bytes[] = {FIRMWARE_OUTPUT_BYTES};
+#define INPUTS ((int)(sizeof input_bytes / sizeof *input_bytes))
+#define OUTPUTS ((int)(sizeof output_bytes / sizeof *output_bytes))
+
+/* What a run took, as it is sent. */
+static struct {
+    uint64_t ticks, frontend_ticks;
+    int32_t status;
+    uint32_t stack_bytes;
+} done;
+
+#define frame protocol_last
+static const char *trouble; /* why there is no model, or 0 */
+static uint32_t loaded;     /* bytes of all inputs that have come */
+static uint8_t last_run;    /* sequence of the last run */
+
+static uint32_t total(const uint32_t *bytes, int count)
+{
+    uint32_t sum = 0;
+    while (count--)
+        sum += *bytes++;
+    return sum;
+}
+
+static uint8_t *part(int output, int index)
+{
+    return output ? (uint8_t *)(uintptr_t)engine_output(index) : engine_input(index);
+}
+
+/* Copies between a buffer and all inputs (or outputs) seen as one row of bytes. */
+static void transfer(int output, uint32_t offset, uint8_t *buffer, uint32_t length, int store)
+{
+    const uint32_t *const bytes = output ? output_bytes : input_bytes;
+    for (int i = 0; length > 0; offset -= bytes[i], i++) {
+        uint32_t count;
+        if (offset >= bytes[i])
+            continue;
+        count = bytes[i] - offset < length ? bytes[i] - offset : length;
+        if (store)
+            memcpy(part(output, i) + offset, buffer, count);
+        else
+            memcpy(buffer, part(output, i) + offset, count);
+        buffer += count;
+        length -= count;
+        offset += count;
+    }
+}
+
+static void run(void)
+{
+    uint64_t start;
+    core_paint_stack();
+    core_restart_clock();
+    start = core_ticks();
+    done.status = engine_run();
+    done.ticks = core_ticks() - start;
+    for (int i = 0; i < FIRMWARE_LAYERS; i++)
+        engine_marks[i] -= start;
+    done.stack_bytes = core_stack_used();
+    loaded = 0;
+}
+
+static void built_in(void)
+{
+    uint32_t state = 12345, total_bytes = total(input_bytes, INPUTS);
+    done.frontend_ticks = 0;
+#if FIRMWARE_AUDIO
+    frontend_restart();
+    for (uint32_t at = 0; at < FIRMWARE_AUDIO_SAMPLES; at++) {
+        int16_t sample;
+#if FIRMWARE_BUILT_IN
+        sample = built_in_samples[at];
+#else
+        state = state * 1664525u + 1013904223u;
+        sample = (int16_t)(state >> 16);
+#endif
+        frontend_feed(&sample, 1, engine_input(0));
+    }
+    done.frontend_ticks = frontend_ticks;
+    (void)total_bytes;
+#else
+    for (uint32_t at = 0; at < total_bytes; at++) {
+        uint8_t byte;
+#if FIRMWARE_BUILT_IN
+        byte = built_in_bytes[at];
+#else
+        state = state * 1664525u + 1013904223u;
+        byte = (uint8_t)(state >> 24);
+#endif
+        transfer(0, at, &byte, 1, 1);
+    }
+#endif
+    (void)state;
+    run();
+}
+
+/* Text, into a frame or straight to the port. */
+
+static uint32_t text_length;
+static int text_to_port;
+
+static void put(const char *text)
+{
+    for (; *text; text++)
+        if (text_to_port)
+            board_put((uint8_t)*text);
+        else if (text_length < PROTOCOL_CHUNK)
+            frame.payload[text_length++] = (uint8_t)*text;
+}
+
+static void put_number(uint64_t value)
+{
+    char digits[24];
+    int i = 23;
+    digits[i] = 0;
+    do {
+        digits[--i] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value);
+    put(digits + i);
+}
+
+static void put_line(const char *name, const char *value, uint64_t number)
+{
+    put(name);
+    put(" ");
+    if (value)
+        put(value);
+    else
+        put_number(number);
+    put(text_to_port ? "\r\n" : "\n");
+}
+
+static void describe(void)
+{
+    put_line("board", BOARD_NAME, 0);
+    put_line("runtime", FIRMWARE_RUNTIME, 0);
+    put_line("model", FIRMWARE_TITLE, 0);
+    put_line("clock", board_clock(), 0);
+    put_line("ticks_hz", 0, board_ticks_hz());
+    put_line("arena_bytes", 0, trouble ? 0 : engine_arena_used());
+    put_line("trouble", trouble ? trouble : "none", 0);
+}
+
+static void say_hello(void)
+{
+    text_length = 0;
+    put_line("protocol", 0, PROTOCOL_VERSION);
+    put_line("input_bytes", 0, total(input_bytes, INPUTS));
+    put_line("output_bytes", 0, total(output_bytes, OUTPUTS));
+    put_line("layers", 0, FIRMWARE_LAYERS);
+    put_line("samples", 0, FIRMWARE_AUDIO_SAMPLES);
+    describe();
+}
+
+static void show(void)
+{
+    text_to_port = 1;
+    describe();
+    if (!trouble) {
+        const int8_t *output;
+        built_in();
+        put_line("status", 0, (uint64_t)(uint32_t)done.status);
+        put_line("ticks", 0, done.ticks);
+        put_line("frontend_ticks", 0, done.frontend_ticks);
+        put_line("stack_bytes", 0, done.stack_bytes);
+        put("output");
+        output = engine_output(0);
+        for (uint32_t i = 0; i < output_bytes[0] && i < 64; i++) {
+            put(output[i] < 0 ? " -" : " ");
+            put_number((uint64_t)(output[i] < 0 ? -output[i] : output[i]));
+        }
+        put("\r\n");
+    }
+    text_to_port = 0;
+}
+
+static void reply(const void *payload, uint32_t length)
+{
+    protocol_send(frame.kind | PROTOCOL_REPLY, frame.sequence, frame.argument, payload, length);
+}
+
+static void refuse(const char *sentence)
+{
+    protocol_send(PROTOCOL_ERROR, frame.sequence, 0, sentence, (uint32_t)strlen(sentence));
+}
+
+static void load(void)
+{
+    const uint32_t length = frame.length;
+    if (frame.argument > loaded && frame.argument != 0) {
+        refuse("part of the input is missing");
+    } else if (frame.argument > total(input_bytes, INPUTS) ||
+               length > total(input_bytes, INPUTS) - frame.argument) {
+        refuse("more came than the inputs hold");
+    } else {
+        transfer(0, frame.argument, frame.payload, length, 1);
+        loaded = frame.argument + length;
+        done.frontend_ticks = 0;
+        reply(0, 0);
+    }
+}
+
+static void audio(void)
+{
+#if FIRMWARE_AUDIO
+    if (frame.argument == 0)
+        frontend_restart();
+    if (frame.argument > frontend_samples) {
+        refuse("part of the audio is missing");
+        return;
+    }
+    if (frame.argument == frontend_samples) { /* not one that came before */
+        frontend_feed(frame.payload, frame.length / 2, engine_input(0));
+        done.frontend_ticks = frontend_ticks;
+        loaded = frontend_samples >= FIRMWARE_AUDIO_SAMPLES ? total(input_bytes, INPUTS) : 0;
+    }
+    reply(0, 0);
+#else
+    refuse("this firmware has no front end for audio");
+#endif
+}
+
+static void start(void)
+{
+    if (frame.argument == 1) {
+        built_in();
+    } else if (loaded == total(input_bytes, INPUTS)) {
+        run();
+    } else if (frame.sequence != last_run || loaded != 0) {
+        refuse("the input has not come, or not all of it");
+        return;
+    }
+    last_run = frame.sequence;
+    reply(&done, sizeof done);
+}
+
+/* As much of a row of bytes as one frame takes. */
+static void read_back(const uint8_t *from, uint32_t size, int output)
+{
+    const uint32_t left = frame.argument < size ? size - frame.argument : 0;
+    const uint32_t length = left < PROTOCOL_CHUNK ? left : PROTOCOL_CHUNK;
+    if (from)
+        memcpy(frame.payload, from + frame.argument, length);
+    else
+        transfer(output, frame.argument, frame.payload, length, 0);
+    reply(frame.payload, length);
+}
+
+static void answer(void)
+{
+    switch (frame.kind) {
+    case PROTOCOL_HELLO:
+        say_hello();
+        reply(frame.payload, text_length);
+        return;
+    case PROTOCOL_RESET:
+        core_reset();
+        return;
+    default:
+        break;
+    }
+    if (trouble) {
+        refuse(trouble);
+        return;
+    }
+    switch (frame.kind) {
+    case PROTOCOL_LOAD:
+        load();
+        break;
+    case PROTOCOL_AUDIO:
+        audio();
+        break;
+    case PROTOCOL_RUN:
+        start();
+        break;
+    case PROTOCOL_READ_OUTPUT:
+        read_back(0, total(output_bytes, OUTPUTS), 1);
+        break;
+    case PROTOCOL_READ_INPUT:
+        read_back(0, total(input_bytes, INPUTS), 0);
+        break;
+    case PROTOCOL_READ_LAYERS:
+        read_back((const uint8_t *)engine_marks, 8 * FIRMWARE_LAYERS, 0);
+        break;
+    default:
+        refuse("unknown request");
+    }
+}
+
+int main(void)
+{
+    int alone = 1;
+    trouble = engine_start();
+    for (;;) {
+        const int came = protocol_receive(&frame, board_ticks_hz());
+        if (came == 1) {
+            alone = 0;
+            answer();
+        } else if (came < 0) {
+            protocol_send(PROTOCOL_DAMAGED, frame.sequence, 0, 0, 0);
+        } else if (alone) {
+            alone = 0;
+            show();
+        }
+    }
+}

@@ -1,0 +1,119 @@
+"""Firmware: a model with everything around it, as a program for a board.
+
+Invariant: what is said of a firmware before it is linked (which memory holds how much) is compared
+with the linker's map afterwards, and what it computes with an interpreter on this machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from micronets_jax.firmware import boards, engine, execute, link, project
+from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError, board
+from micronets_jax.firmware.execute import Run, is_firmware, run
+from micronets_jax.firmware.link import has_compiler
+from micronets_jax.firmware.project import RUNTIMES, Prediction
+
+__all__ = [
+    "BOARDS",
+    "RUNTIMES",
+    "Board",
+    "FirmwareError",
+    "Fit",
+    "Prediction",
+    "Run",
+    "board",
+    "check",
+    "has_compiler",
+    "is_firmware",
+    "run",
+    "write",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A linked firmware beside its prediction and its board, in bytes.
+
+    Attributes:
+        flash_parts, ram_parts: object file or library -> bytes, as linked.
+    """
+
+    device: str
+    flash_predicted: int
+    flash_linked: int
+    flash_bytes: int
+    ram_predicted: int
+    ram_linked: int
+    ram_bytes: int
+    flash_parts: dict[str, int]
+    ram_parts: dict[str, int]
+
+    @property
+    def table(self) -> str:
+        """What each memory has, what was predicted and what was linked."""
+        lines = [
+            f"{'':<6} {'predicted':>10} {'linked':>10} {'error':>8} {'board has':>10} {'used':>6}"
+        ]
+        for name, predicted, linked, has in (
+            ("flash", self.flash_predicted, self.flash_linked, self.flash_bytes),
+            ("RAM", self.ram_predicted, self.ram_linked, self.ram_bytes),
+        ):
+            error = f"{100 * (predicted - linked) / linked:+.2f} %"
+            lines.append(
+                f"{name:<6} {predicted:>10} {linked:>10} {error:>8} {has:>10} "
+                f"{100 * linked / has:>4.1f} %"
+            )
+        return "\n".join(lines)
+
+
+def write(
+    model: bytes,
+    device: str,
+    folder: str | pathlib.Path,
+    *,
+    runtime: str = "compiled",
+    title: str = "model",
+    flash_budget: int = 0,
+) -> Prediction:
+    """Writes the project of a model for a board, and says what it will take.
+
+    Args:
+        model: an int8 TFLite file.
+        device: of :data:`BOARDS`.
+        folder: a new or empty one, or one that was written here before.
+        runtime: of :data:`RUNTIMES`.
+        title: names the model on the line and in the README.
+        flash_budget: of the compiled runtime, see :func:`compile.compile_model`.
+
+    Raises:
+        FirmwareError: unknown board or runtime, or a model that is too large for the board.
+        TFLiteError: the model is not supported, or the folder holds something else.
+    """
+    on = boards.board(device)
+    if runtime not in RUNTIMES:
+        raise FirmwareError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
+    made = engine.compiled(model, title, on, flash_budget)
+    planned = project.plan(made, model, on, title)
+    project.write(planned, folder)
+    return planned.prediction
+
+
+def check(folder: str | pathlib.Path) -> Fit:
+    """Links a firmware and compares its map with the prediction.
+
+    Raises:
+        FirmwareError: no cross compiler, or it does not link, or a memory overflows; the sentence
+            says which and by how much.
+    """
+    manifest = execute.read_manifest(folder)
+    on = boards.board(manifest["device"])
+    linked = link.build(folder)
+    predicted: dict[str, Any] = manifest["predicted"]
+    return Fit(
+        on.name, sum(predicted["flash"].values()), linked.flash_bytes, on.flash.bytes,
+        sum(predicted["ram"].values()), linked.ram_bytes, on.ram.bytes,
+        dict(linked.flash), dict(linked.ram),
+    )  # fmt: skip

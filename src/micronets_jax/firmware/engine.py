@@ -1,0 +1,92 @@
+"""Engines: a model as sources behind ``csrc/firmware/engine.h``, and what they take of a board.
+
+Invariant: an engine's sources do not depend on the board, only on its core and the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from micronets_jax import compile as compiler
+from micronets_jax.firmware.boards import Board, FirmwareError
+
+CSRC = pathlib.Path(__file__).parent.parent / "csrc" / "firmware"
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A model ready to be linked.
+
+    Attributes:
+        runtime: ``compiled`` or ``tflm``.
+        files: path in the folder -> content.
+        interface: inputs, then outputs, as in the manifest of a compiled folder.
+        layers: name, kind and MACs of each layer, in the order in which they run.
+        arena_bytes: of memory for tensors, as it will be reserved.
+        flash: part -> predicted bytes.
+        ram: part -> predicted bytes.
+        stack_bytes: reserved for the thread.
+        makefile: its objects and libraries for the folder's Makefile (``engine.mk``).
+        facts: what else the manifest says.
+    """
+
+    runtime: str
+    files: Mapping[str, str | bytes]
+    interface: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    arena_bytes: int
+    flash: Mapping[str, int]
+    ram: Mapping[str, int]
+    stack_bytes: int
+    makefile: str
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def source(name: str) -> str:
+    """The text of a hand-written file.
+
+    Raises:
+        FirmwareError: it is not installed.
+    """
+    try:
+        return (CSRC / name).read_text()
+    except OSError as error:
+        raise FirmwareError(f"the firmware's sources are not installed: {error}") from error
+
+
+STACK_BYTES = 2048
+"""Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""
+
+
+def compiled(model: bytes, title: str, board: Board, flash_budget: int = 0) -> Engine:
+    """The model compiled to C.
+
+    Raises:
+        TFLiteError: the model is not supported.
+    """
+    built = compiler.compile_model(model, title, flash_budget)
+    keep = (".c", ".h")
+    files = {
+        f"model/{name}": text
+        for name, text in built.files().items()
+        if name.endswith(keep) and not name.startswith("example/")
+    }
+    files |= {"compiled.c": source("compiled.c"), "marks.h": source("marks.h")}
+    weights, tables = built.constant_bytes
+    objects = [
+        name.replace("/", "_").removesuffix(".c") + ".o" for name in files if name.endswith(".c")
+    ]
+    return Engine(
+        runtime="compiled",
+        files=files,
+        interface=built.interface(),
+        layers=built.manifest()["layers"],
+        arena_bytes=built.arena_bytes,
+        flash={"kernels": built.code_bytes, "weights and tables": weights + tables},
+        ram={"arena": -(-built.arena_bytes // 8) * 8, "layer times": 8 * len(built.calls)},
+        stack_bytes=STACK_BYTES,
+        makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
+    )

@@ -1,0 +1,280 @@
+"""A firmware on an emulated core, or on a board behind a serial port, compared with this machine.
+
+Invariant: counts are deterministic in the emulator (one instruction per nanosecond, the clock
+restarted before every run), and a hang, a fault or a dead emulator is a sentence after a bounded
+time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from micronets_jax import emulator, protocol
+from micronets_jax.firmware import boards, link, project
+from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError
+
+QEMU = "qemu-system-arm"
+OLDEST_QEMU = (5, 0)  # the first with mps2-an386 and mps2-an500
+INSTRUCTIONS_PER_TICK = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One inference of a firmware.
+
+    Attributes:
+        device: the board whose firmware it is.
+        machine: what it ran on, an emulated board or the board itself.
+        instructions: of the model on an emulated core; core cycles on a real one.
+        frontend_instructions: likewise of the front end over a clip, 0 without audio.
+        stack_bytes: most of the stack that was ever in use, of ``stack_reserved`` bytes.
+        outputs: of the model.
+        layers: name, kind, MACs and instructions of each.
+        differing_outputs: bytes of outputs that the interpreter on this machine gives differently
+            for the same input; None where it was not asked.
+        feature_steps: largest difference of the front end on the board from the one in Python, in
+            steps of the input's scale; None without audio.
+    """
+
+    device: str
+    machine: str
+    runtime: str
+    instructions: int
+    frontend_instructions: int
+    arena_bytes: int
+    stack_bytes: int
+    stack_reserved: int
+    flash_bytes: int
+    ram_bytes: int
+    outputs: list[np.ndarray]
+    layers: list[dict[str, Any]]
+    differing_outputs: int | None
+    feature_steps: int | None
+
+
+def read_manifest(folder: str | pathlib.Path) -> dict[str, Any]:
+    """The manifest of a firmware folder.
+
+    Raises:
+        FirmwareError: there is none, or it is damaged, or of something else.
+    """
+    path = pathlib.Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["kind"] != "firmware":
+            raise KeyError("kind")
+        kinds = {
+            "interface": list, "layers": list, "device": str, "runtime": str, "stack_bytes": int,
+            "arena_bytes": int, "predicted": dict,
+        }  # fmt: skip
+        wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
+        if wrong:
+            raise KeyError(wrong[0])
+    except OSError as error:
+        raise FirmwareError(
+            f"{folder} is not a firmware folder: cannot read {path.name} ({error.strerror})"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise FirmwareError(f"{path} is damaged: {error}; write the firmware again") from error
+    boards.board(manifest["device"])
+    return manifest
+
+
+def is_firmware(folder: str | pathlib.Path) -> bool:
+    """Whether a folder's manifest says that it is a firmware."""
+    try:
+        manifest = json.loads((pathlib.Path(folder) / "manifest.json").read_text())
+        return manifest.get("kind") == "firmware"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def run(
+    folder: str | pathlib.Path,
+    source: str | None = None,
+    *,
+    seconds: float = 300.0,
+    compare: bool = True,
+) -> Run:
+    """Builds a firmware and runs it once on an emulated core, the board's own or its twin.
+
+    Args:
+        source: ``FILE.npy``, ``FILE.npz``, ``FILE.wav`` (front end on the core), or ``lcg:SEED``.
+        seconds: after which a run counts as hung.
+        compare: with TensorFlow Lite Micro on this machine.
+
+    Raises:
+        FirmwareError: a tool is missing or too old, the input does not fit, or the run failed.
+    """
+    manifest = read_manifest(folder)
+    own = BOARDS[boards.board(manifest["device"]).name]
+    twin = boards.emulated_twin(own)
+    data = _load(source or "lcg:12345", manifest)
+    _require_qemu()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = pathlib.Path(folder)
+        if twin is not own:
+            place = pathlib.Path(temporary) / "firmware"
+            shutil.copytree(folder, place, ignore=shutil.ignore_patterns("build"))
+            for name, text in project.board_files(twin, manifest["stack_bytes"]).items():
+                (place / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        linked = link.build(place)
+        try:
+            with emulated(linked.elf, twin, seconds) as board:
+                result = board.run(data=data)
+        except protocol.BoardFault as error:
+            raise FirmwareError(_with_symbol(error, linked.elf)) from error
+        except protocol.ProtocolError as error:
+            raise FirmwareError(f"{folder} on {twin.name}: {error}") from error
+    outputs = _split(result.output, manifest)
+    layers = [
+        {**{key: layer[key] for key in ("name", "kind", "macs")}, "instructions": ticks}
+        for layer, ticks in zip(
+            manifest["layers"], (t * INSTRUCTIONS_PER_TICK for t in result.layer_ticks), strict=True
+        )
+    ]
+    differing = None
+    if compare:
+        model = (pathlib.Path(folder) / "model.tflite").read_bytes()
+        differing = _differing(model, data, outputs, manifest)
+    return Run(
+        own.name, twin.name, manifest["runtime"], result.ticks * INSTRUCTIONS_PER_TICK,
+        result.frontend_ticks * INSTRUCTIONS_PER_TICK, manifest["arena_bytes"],
+        result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
+        outputs, layers, differing, None,
+    )  # fmt: skip
+
+
+def _load(source: str, manifest: dict[str, Any]) -> bytes:
+    try:
+        return emulator.load_input(source, manifest)
+    except emulator.EmulatorError as error:
+        raise FirmwareError(str(error)) from error
+
+
+def _split(raw: bytes, manifest: dict[str, Any]) -> list[np.ndarray]:
+    outputs, at = [], 0
+    for e in (e for e in manifest["interface"] if e["way"] == "output"):
+        outputs.append(np.frombuffer(raw[at : at + e["bytes"]], e["dtype"]).reshape(e["shape"]))
+        at += e["bytes"]
+    return outputs
+
+
+def _differing(
+    model: bytes, data: bytes, outputs: list[np.ndarray], manifest: dict[str, Any]
+) -> int:
+    """Bytes of outputs that differ from those of TensorFlow Lite Micro on this machine."""
+    from micronets_jax.compile import verify
+
+    case, at = [], 0
+    for e in (e for e in manifest["interface"] if e["way"] == "input"):
+        case.append(np.frombuffer(data[at : at + e["bytes"]], e["dtype"]).reshape(e["shape"]))
+        at += e["bytes"]
+    wanted = verify.Reference(model).run([case], manifest["interface"])[0]
+    return sum(
+        int(
+            np.count_nonzero(
+                np.frombuffer(a.tobytes(), np.uint8) != np.frombuffer(b.tobytes(), np.uint8)
+            )
+        )
+        for a, b in zip(outputs, map(np.ascontiguousarray, wanted), strict=True)
+    )
+
+
+# ---------------------------------------------------------------- the emulator
+
+
+class _Pipe:
+    """The serial port of a program started here."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._in, self._out = process.stdin.fileno(), process.stdout.fileno()
+
+    def read(self, seconds: float) -> bytes:
+        ready, _, _ = select.select([self._out], [], [], max(0.0, seconds))
+        return os.read(self._out, 65536) if ready else b""
+
+    def write(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # `alive` says what happened
+            while data:
+                data = data[os.write(self._in, data) :]
+
+
+def command(elf: pathlib.Path, board: Board, serial: str = "stdio") -> list[str]:
+    """How qemu is started: one instruction per nanosecond, the serial port on ``serial``."""
+    return [
+        QEMU, "-M", board.machine, "-display", "none", "-monitor", "none", "-serial", serial,
+        "-icount", "shift=0", "-kernel", str(elf),
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def emulated(elf: pathlib.Path, board: Board, seconds: float) -> Iterator[protocol.Board]:
+    """A firmware running in the emulator, ready to be asked; killed in the end."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command(elf, board), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        )
+
+        def alive() -> None:
+            if process.poll() is not None:
+                errors.seek(0)
+                said = errors.read().decode(errors="replace").strip().partition("\n")[0]
+                raise FirmwareError(
+                    f"the emulator ended with status {process.returncode}"
+                    + (f": {said[:300]}" if said else "")
+                )
+
+        try:
+            yield protocol.Board(
+                _Pipe(process), seconds=min(10.0, seconds), run_seconds=seconds, tries=1,
+                alive=alive,
+            )  # fmt: skip
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+
+
+def _require_qemu() -> None:
+    if shutil.which(QEMU) is None:
+        raise FirmwareError(f"{QEMU} is not installed: install the Debian package {QEMU}")
+    try:
+        done = subprocess.run([QEMU, "--version"], capture_output=True, text=True, timeout=30)
+        found = re.search(r"version (\d+)\.(\d+)", done.stdout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FirmwareError(f"{QEMU} does not start: {error}") from error
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    if version < OLDEST_QEMU:
+        raise FirmwareError(
+            f"{QEMU} is too old: {'.'.join(map(str, version))} came, "
+            f"{'.'.join(map(str, OLDEST_QEMU))} or newer is needed"
+        )
+
+
+def _with_symbol(fault: protocol.BoardFault, elf: pathlib.Path) -> str:
+    """The sentence of a fault with the function in which it happened, if that can be known."""
+    pc = fault.registers.get("pc") if fault.registers.get("saved") else None
+    tool = shutil.which("arm-none-eabi-addr2line")
+    if not pc or tool is None:
+        return str(fault)
+    done = subprocess.run([tool, "-f", "-e", str(elf), hex(pc)], capture_output=True, text=True)
+    name = done.stdout.split("\n")[0]
+    return f"{fault} in {name}" if name and name != "??" else str(fault)

@@ -1,0 +1,186 @@
+"""A firmware folder: everything that turns a model into a program for a board.
+
+Invariant: the folder is complete in itself (sources, linker script, Makefile, manifest) and a
+function of model, board, runtime and front end alone; it is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+
+from micronets_jax import compile as compiler
+from micronets_jax.firmware import boards
+from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError
+from micronets_jax.firmware.engine import Engine, source
+
+RUNTIMES = ("compiled", "tflm")
+
+# Measured: arm-none-eabi-gcc 12.2.1, newlib 3.3, -Os. What every firmware holds besides engine and
+# front end: vectors, start-up, protocol, main, and of the compiler's library memcpy, memset, strlen
+# and the division of 64 bits.
+_BASE_FLASH = {
+    "mps2.c": {"cortex-m4": 4600, "cortex-m7": 4620},
+    "stm32.c": {"cortex-m4": 5130, "cortex-m7": 5280},
+}
+# A frame of 520 bytes, the state of main (41) and of the clock (4); STM32 boards know their clock.
+_BASE_RAM = {"mps2.c": 568, "stm32.c": 576}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Bytes that a firmware will take, by part, before anything is compiled."""
+
+    flash: Mapping[str, int]
+    ram: Mapping[str, int]
+
+    @property
+    def flash_bytes(self) -> int:
+        return sum(self.flash.values())
+
+    @property
+    def ram_bytes(self) -> int:
+        return sum(self.ram.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Project:
+    """A firmware before it is written.
+
+    Attributes:
+        files: path in the folder -> content; ``manifest.json`` is one of them.
+    """
+
+    board: Board
+    engine: Engine
+    prediction: Prediction
+    files: Mapping[str, str | bytes]
+
+
+def plan(engine: Engine, model: bytes, board: Board, title: str) -> Project:
+    """The files of a firmware.
+
+    Raises:
+        FirmwareError: the model is too large for the board: which memory, by how much, and the
+            nearest board that has enough.
+    """
+    prediction = predict(engine, board)
+    _require_room(prediction, board)
+    files: dict[str, str | bytes] = {
+        name: source(name)
+        for name in (
+            "core.c", "core.h", "main.c", "protocol.c", "protocol.h", "engine.h", "Makefile",
+        )
+    }  # fmt: skip
+    files |= engine.files
+    files |= board_files(board, engine.stack_bytes)
+    files |= {
+        "config.h": _config(engine, title),
+        "engine.mk": engine.makefile,
+        "README.md": _readme(engine, board, title),
+        "model.tflite": model,
+    }
+    manifest = {
+        "format": 1, "kind": "firmware", "title": title, "device": board.name, "core": board.core,
+        "runtime": engine.runtime, "arena_bytes": engine.arena_bytes,
+        "stack_bytes": engine.stack_bytes, "interface": engine.interface, "layers": engine.layers,
+        "predicted": {"flash": dict(prediction.flash), "ram": dict(prediction.ram)},
+        **engine.facts, "files": sorted([*files, "manifest.json"]),
+    }  # fmt: skip
+    files["manifest.json"] = json.dumps(manifest, indent=1) + "\n"
+    return Project(board, engine, prediction, files)
+
+
+def board_files(board: Board, stack_bytes: int) -> dict[str, str | bytes]:
+    """The files that differ between boards of the same core."""
+    return {
+        "board.h": boards.header(board),
+        "board.c": source(board.source),
+        "board.mk": f"# {board.name}\nCORE = {boards.CORE_FLAGS[board.core]}\n",
+        "link.ld": boards.linker_script(board, stack_bytes),
+    }
+
+
+def predict(engine: Engine, board: Board) -> Prediction:
+    """What an engine and everything around it take on a board."""
+    base = _BASE_FLASH[board.source][board.core]
+    return Prediction(
+        {**engine.flash, "start-up, protocol, main": base},
+        {
+            **engine.ram,
+            "stacks": engine.stack_bytes + boards.HANDLER_STACK_BYTES,
+            "start-up, protocol, main": _BASE_RAM[board.source],
+        },
+    )
+
+
+def _require_room(prediction: Prediction, board: Board) -> None:
+    over = _excess(prediction, board)
+    if not over:
+        return
+    fits = [b for b in BOARDS.values() if not b.machine and not _excess(prediction, b)]
+    nearest = min(fits, key=lambda b: (b.flash.bytes, b.ram.bytes), default=None)
+    advice = (
+        f"the nearest board that fits is {nearest.name}"
+        if nearest
+        else "no board in the table is large enough: take a smaller model"
+    )
+    raise FirmwareError(f"the model is too large for {board.name}: {'; '.join(over)}; {advice}")
+
+
+def _excess(prediction: Prediction, board: Board) -> list[str]:
+    return [
+        f"{name} has {memory.bytes} bytes and {wanted} are needed, {wanted - memory.bytes} too many"
+        for name, memory, wanted in (
+            ("flash", board.flash, prediction.flash_bytes),
+            ("RAM", board.ram, prediction.ram_bytes),
+        )
+        if wanted > memory.bytes
+    ]
+
+
+def _config(engine: Engine, title: str) -> str:
+    sizes = {
+        way: ", ".join(str(e["bytes"]) for e in engine.interface if e["way"] == way)
+        for way in ("input", "output")
+    }
+    text = re.sub(r'[^ -~]|["\\?]', "_", title)[:60]
+    return f"""\
+/* The model, for main.c and the engine. */
+#ifndef CONFIG_H
+#define CONFIG_H
+
+#define FIRMWARE_TITLE "{text}"
+#define FIRMWARE_RUNTIME "{engine.runtime}"
+#define FIRMWARE_INPUT_BYTES {sizes["input"]}
+#define FIRMWARE_OUTPUT_BYTES {sizes["output"]}
+#define FIRMWARE_LAYERS {len(engine.layers)}
+#define FIRMWARE_ARENA_BYTES {engine.arena_bytes}
+#define FIRMWARE_BUILT_IN 0
+#define FIRMWARE_AUDIO 0
+#define FIRMWARE_AUDIO_SAMPLES 0
+
+#endif
+"""
+
+
+def _readme(engine: Engine, board: Board, title: str) -> str:
+    return f"""\
+`{title}` for {board.name} ({board.core}), runtime {engine.runtime}: {board.provenance}.
+`make` builds `build/firmware.elf` with gcc-arm-none-eabi; `micronets flash .` flashes it.
+`micronets run .` runs it on an emulated {board.core}: instructions per layer, stack, outputs.
+On {board.port}, 115200 baud, it runs its built-in input unless a host speaks.
+A host speaks as `protocol.h` says; `micronets_jax.protocol` is one.
+"""
+
+
+def write(project: Project, folder: str | pathlib.Path) -> None:
+    """Writes the folder as a whole: a new one, or over one that this program wrote before.
+
+    Raises:
+        TFLiteError: the folder holds something else, which is never touched.
+    """
+    compiler.write_files(project.files, folder)

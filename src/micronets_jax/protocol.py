@@ -1,0 +1,395 @@
+"""The host's side of the serial protocol between this machine and a board's firmware.
+
+Invariant: whatever stands on the line (garbage, a cut-off frame, a reset, silence), a request ends
+within a bounded time, with the board's answer to this very request or a :class:`ProtocolError`.
+
+The board's side and the layout of a frame are in ``csrc/firmware/protocol.h``. Usage::
+
+    with protocol.open_port("/dev/ttyACM0") as port:
+        board = protocol.Board(port)
+        board.hello()["model"]
+        result = board.run(input_bytes)          # ticks, ticks of layers, stack, outputs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import itertools
+import os
+import select
+import struct
+import termios
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+BAUD = 115_200
+CHUNK = 512
+"""Bytes of the longest payload."""
+
+PART = 256
+"""Bytes of input in one request: a noisy line loses less than with the longest."""
+
+_GUARD = 1 << 16  # bytes below the stack that are forbidden, see core.c
+
+HELLO, LOAD, AUDIO, RUN, READ_OUTPUT, READ_INPUT, READ_LAYERS, RESET = range(1, 9)
+REPLY, FAULT, DAMAGED, ERROR = 0x80, 0xFD, 0xFE, 0xFF
+_SYNC, _HEADER = b"\xa5\x5a", struct.Struct("<2sBBIHH")
+
+
+class ProtocolError(RuntimeError):
+    """No port, no answer, or an answer that refuses; the sentence says which."""
+
+
+class BoardFault(ProtocolError):
+    """The core faulted; ``registers`` are those it sent."""
+
+    def __init__(self, sentence: str, registers: dict[str, int]) -> None:
+        super().__init__(sentence)
+        self.registers = registers
+
+
+@runtime_checkable
+class Port(Protocol):
+    """A line of bytes."""
+
+    def read(self, seconds: float) -> bytes:
+        """What has come, waiting at most so long for a first byte; empty if nothing did."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Frame(NamedTuple):
+    """One message; see ``csrc/firmware/protocol.h``."""
+
+    kind: int
+    sequence: int
+    argument: int
+    payload: bytes
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame."""
+    check = zlib.crc32(
+        struct.pack("<BBIH", frame.kind, frame.sequence, frame.argument, len(frame.payload))
+    )
+    head = _HEADER.pack(
+        _SYNC, frame.kind, frame.sequence, frame.argument, len(frame.payload), check & 0xFFFF
+    )
+    if not frame.payload:
+        return head
+    return head + frame.payload + struct.pack("<I", zlib.crc32(frame.payload))
+
+
+class Decoder:
+    """Frames out of a stream of bytes that may hold anything besides."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete after these bytes."""
+        self._buffer += data
+        while True:
+            at = self._buffer.find(_SYNC)
+            if at < 0:
+                self._buffer = self._buffer[-1:]  # perhaps the first half of the mark
+                return
+            self._buffer = self._buffer[at:]
+            if len(self._buffer) < _HEADER.size:
+                return
+            _, kind, sequence, argument, length, check = _HEADER.unpack_from(self._buffer)
+            if length > CHUNK or zlib.crc32(self._buffer[2:10]) & 0xFFFF != check:
+                self._buffer = self._buffer[1:]
+                continue
+            end = _HEADER.size + (length + 4 if length else 0)
+            if len(self._buffer) < end:
+                return
+            payload = self._buffer[_HEADER.size : _HEADER.size + length]
+            if length and zlib.crc32(payload) != int.from_bytes(
+                self._buffer[end - 4 : end], "little"
+            ):
+                self._buffer = self._buffer[1:]  # a true frame may begin inside
+                continue
+            self._buffer = self._buffer[end:]
+            yield Frame(kind, sequence, argument, payload)
+
+    def drop(self) -> None:
+        """Forgets the beginning of a frame whose rest does not come."""
+        self._buffer = self._buffer[1:]
+
+
+class SerialPort:
+    """A serial device of this machine, raw, for this program alone."""
+
+    def __init__(self, path: str, baud: int = BAUD) -> None:
+        """Opens it.
+
+        Raises:
+            ProtocolError: absent, busy, not allowed, or not a serial port.
+        """
+        reasons = {
+            errno.ENOENT: "there is no such device; is the board plugged in?",
+            errno.EBUSY: "the port is busy; close the program that holds it",
+            errno.EACCES: "not allowed; become a member of its group (often dialout)",
+        }
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError as error:
+            reason = reasons.get(error.errno or 0, error.strerror)
+            raise ProtocolError(f"serial port {path}: {reason}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.ioctl(self._file, termios.TIOCEXCL)
+            _make_raw(self._file, baud)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise ProtocolError(f"serial port {path}: {reasons[errno.EBUSY]}") from error
+        except (OSError, termios.error) as error:
+            os.close(self._file)
+            raise ProtocolError(f"serial port {path}: not a serial port ({error})") from error
+        self.path = path
+
+    def read(self, seconds: float) -> bytes:
+        ready, _, _ = select.select([self._file], [], [], max(0.0, seconds))
+        if not ready:
+            return b""
+        try:
+            data = os.read(self._file, 4096)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise ProtocolError(f"serial port {self.path}: {error.strerror}") from error
+        if not data:
+            raise ProtocolError(f"serial port {self.path}: the board was unplugged")
+        return data
+
+    def write(self, data: bytes) -> None:
+        deadline = time.monotonic() + 10.0
+        while data:
+            _, ready, _ = select.select([], [self._file], [], 1.0)
+            if time.monotonic() > deadline:
+                raise ProtocolError(f"serial port {self.path}: it takes no bytes")
+            try:
+                data = data[os.write(self._file, data) :] if ready else data
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise ProtocolError(f"serial port {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _make_raw(file: int, baud: int) -> None:
+    speed = getattr(termios, f"B{baud}", None)
+    if speed is None:
+        raise OSError(f"{baud} baud is not a speed of serial ports")
+    state = termios.tcgetattr(file)
+    state[0] = termios.IGNBRK
+    state[1] = 0
+    state[2] = termios.CS8 | termios.CREAD | termios.CLOCAL
+    state[3] = 0
+    state[4] = state[5] = speed
+    state[6][termios.VMIN], state[6][termios.VTIME] = 0, 0
+    termios.tcsetattr(file, termios.TCSANOW, state)
+    termios.tcflush(file, termios.TCIOFLUSH)
+
+
+@contextlib.contextmanager
+def open_port(path: str, baud: int = BAUD) -> Iterator[SerialPort]:
+    """A serial port (``/dev/ttyACM0``, or ``serial:/dev/ttyACM0``), closed in the end.
+
+    Raises:
+        ProtocolError: see :class:`SerialPort`.
+    """
+    port = SerialPort(path.removeprefix("serial:"), baud)
+    try:
+        yield port
+    finally:
+        port.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One inference on a board.
+
+    Attributes:
+        ticks: of the model alone; a tick is a core cycle, or 40 instructions of an emulated core.
+        frontend_ticks: of the front end over the whole clip, 0 without audio.
+        stack_bytes: of the firmware, at its deepest.
+        layer_ticks: of each layer.
+        output: bytes of all outputs.
+        features: bytes of all inputs as the front end made them; empty without audio.
+    """
+
+    ticks: int
+    frontend_ticks: int
+    stack_bytes: int
+    layer_ticks: tuple[int, ...]
+    output: bytes
+    features: bytes = b""
+
+
+class Board:
+    """A board that answers.
+
+    Args:
+        port: the line to it.
+        seconds: how long one answer may take; a run has ``run_seconds``.
+        tries: how often a request is sent before the board counts as silent.
+        alive: raises if whatever is behind the line has ended; asked while waiting.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        *,
+        seconds: float = 1.0,
+        run_seconds: float = 60.0,
+        tries: int = 5,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._port, self._seconds, self._run_seconds = port, seconds, run_seconds
+        self._tries, self._alive = tries, alive
+        self._decoder = Decoder()
+        self._sequence = os.urandom(1)[0]
+        self.info: dict[str, str] = {}
+
+    def hello(self) -> dict[str, str]:
+        """What the board says of itself: board, runtime, model, ticks_hz, layers, ...
+
+        Raises:
+            ProtocolError: it is silent, or speaks another version.
+        """
+        text = self.ask(HELLO).payload.decode(errors="replace")
+        self.info = {}
+        for line in text.splitlines():
+            name, _, value = line.partition(" ")
+            self.info[name] = value
+        if self.info.get("protocol") != "1":
+            raise ProtocolError(
+                f"the board speaks protocol {self.info.get('protocol')}; this program speaks 1: "
+                "write and flash the firmware again"
+            )
+        return self.info
+
+    def run(self, data: bytes | None = None, audio: bytes | None = None) -> Result:
+        """One inference on the bytes of all inputs, on audio (int16), or on the built-in input.
+
+        Raises:
+            ProtocolError: the board is silent or refuses.
+            BoardFault: its core faulted.
+        """
+        if not self.info:
+            self.hello()
+        features = b""
+        if audio is not None:
+            self._send_parts(AUDIO, audio, 2)
+            features = self._read_all(READ_INPUT, int(self.info["input_bytes"]))
+        elif data is not None:
+            self._send_parts(LOAD, data, 1)
+        built_in = data is None and audio is None
+        done = self.ask(RUN, int(built_in), seconds=self._run_seconds).payload
+        if len(done) != 24:
+            raise ProtocolError(f"the board answered a run with {len(done)} bytes instead of 24")
+        ticks, frontend_ticks, status, stack = struct.unpack("<QQiI", done)
+        if status:
+            raise ProtocolError(f"the model returned error {status}")
+        raw = self._read_all(READ_LAYERS, 8 * int(self.info["layers"]))
+        marks = (0, *struct.unpack(f"<{len(raw) // 8}Q", raw))
+        layers = tuple(b - a for a, b in itertools.pairwise(marks))
+        output = self._read_all(READ_OUTPUT, int(self.info["output_bytes"]))
+        return Result(ticks, frontend_ticks, stack, layers, output, features)
+
+    def reset(self) -> None:
+        """Starts the board again; it answers when it is back."""
+        self._port.write(encode(Frame(RESET, 0, 0, b"")))
+        self.info = {}
+
+    def ask(
+        self, kind: int, argument: int = 0, payload: bytes = b"", seconds: float | None = None
+    ) -> Frame:
+        """The answer to one request, which is sent again if it or its answer is lost."""
+        self._sequence = self._sequence % 255 + 1
+        request = encode(Frame(kind, self._sequence, argument, payload))
+        wait = self._seconds if seconds is None else seconds
+        for _ in range(self._tries):
+            self._port.write(request)
+            for frame in self._frames(wait):
+                if frame.kind == FAULT:
+                    raise _fault(frame.payload)
+                if frame.sequence != self._sequence:
+                    continue  # an answer that came too late
+                if frame.kind == DAMAGED:
+                    break
+                if frame.kind == ERROR:
+                    raise ProtocolError(f"the board refuses: {frame.payload.decode()}")
+                if frame.kind == kind + REPLY and frame.argument == argument:
+                    return frame
+        raise ProtocolError(
+            f"no answer: {self._tries} requests in {self._tries * wait:g} s (is the firmware "
+            "flashed, and is this its port?)"
+        )
+
+    def _frames(self, seconds: float) -> Iterator[Frame]:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            data = self._port.read(min(left, 0.2))
+            if not data:
+                self._alive()
+            yield from self._decoder.feed(data)
+        self._decoder.drop()
+
+    def _send_parts(self, kind: int, data: bytes, unit: int) -> None:
+        for start in range(0, len(data), PART):
+            self.ask(kind, start // unit, data[start : start + PART])
+
+    def _read_all(self, kind: int, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self.ask(kind, len(data)).payload
+            if not part:
+                raise ProtocolError(f"the board sent {len(data)} of {size} bytes")
+            data += part
+        return data
+
+
+_WORDS: tuple[str, ...] = (
+    "r0", "r1", "r2", "r3", "r12", "lr", "pc", "psr", "cfsr", "hfsr", "mmfar", "bfar", "sp",
+    "stack_limit", "saved",
+)  # fmt: skip
+_CAUSES = (  # bit of CFSR -> cause, and which register holds the address (Armv7-M, B3.2.15)
+    (25, "division by zero", ""), (24, "unaligned access", ""),
+    (19, "no coprocessor", ""), (18, "return to an invalid state", ""),
+    (17, "invalid state of the core", ""), (16, "undefined instruction", ""),
+    (12, "the stack overflowed", "sp"), (13, "bus error while saving floats", ""),
+    (9, "bus error", "bfar"), (10, "late bus error", ""), (8, "bus error at a fetch", "pc"),
+    (4, "the stack overflowed", "sp"), (1, "forbidden access", "mmfar"),
+    (0, "forbidden fetch", "pc"),
+)  # fmt: skip
+
+
+def _fault(payload: bytes) -> BoardFault:
+    """What a core sent when it faulted, as a sentence with its registers."""
+    if len(payload) != 4 * len(_WORDS):
+        return BoardFault("the core faulted and sent no registers", {})
+    registers = dict(zip(_WORDS, struct.unpack(f"<{len(_WORDS)}I", payload), strict=True))
+    cfsr = registers["cfsr"]
+    cause, place = next(((c, p) for bit, c, p in _CAUSES if cfsr >> bit & 1), ("a fault", ""))
+    valid = {"bfar": cfsr >> 15 & 1, "mmfar": cfsr >> 7 & 1, "pc": 1, "sp": 1, "": 0}[place]
+    if valid and 0 < registers["stack_limit"] - registers[place] <= _GUARD:
+        cause = "the stack overflowed"
+    at = f" at address 0x{registers[place]:08x}" if valid else ""
+    named = ("pc", "lr", "sp", "r0", "r1", "r2", "r3", "r12", "psr", "cfsr", "hfsr")
+    values = ", ".join(
+        f"{name} 0x{registers[name]:08x}"
+        for name in named
+        if registers["saved"] or name in ("sp", "cfsr", "hfsr")
+    )
+    return BoardFault(f"the core faulted: {cause}{at} ({values})", registers)
