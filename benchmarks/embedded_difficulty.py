@@ -25,7 +25,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import tyro
 from jaxtyping import Array
 
@@ -51,17 +50,15 @@ class Options:
 
 def main(options: Options) -> None:
     """One row per width: accuracy on training (as augmented), validation and test clips."""
-    dataset, frontend = data.load(options.source, size=options.size), data.MFCC()
+    dataset = data.speech_commands.load(options.source, size=options.size)
+    frontend, augmentation = data.MFCC(), data.SpeechAugmentation()
     held_out = {
         split: (data.split_features(dataset, split, frontend), getattr(dataset, split).labels)
         for split in ("validation", "test")
     }
-    noise, augmentation = jnp.asarray(dataset.noise), data.Augmentation()
 
-    def inputs(key: Array, clips: Array) -> Array:
-        wave_key, feature_key = jax.random.split(key)
-        waves = data.augment.waveforms(wave_key, augmentation, clips, noise)
-        return data.augment.features(feature_key, augmentation, frontend(waves))
+    def inputs(key: Array, raw: Array, labels: Array) -> tuple[Array, Array]:
+        return augmentation(key, dataset, frontend, raw, labels)
 
     print(dataset)
     print(f"{'width':>5}  {'train':>6}  {'valid.':>6}  {'test':>6}  {'seconds':>7}")

@@ -70,7 +70,7 @@ def measure(options: Options, mops: float, seed: int) -> None:
         budget=Limits(mops=mops),
         workdir=options.folder / "none",
     )
-    plan = dataclasses.replace(kws.prepare(settings, []), seed=seed)
+    plan = dataclasses.replace(kws.KWS.prepare(settings), seed=seed)
     rng = np.random.default_rng(seed)
     found = kept(options, plan, mops, seed, "found", lambda: search(plan))
     scaled = kept(options, plan, mops, seed, "scaled", lambda: (widest(plan), 0.0))

@@ -19,18 +19,13 @@ Nothing heavy is imported before the command line has been read.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import os
-import pathlib
-import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
+from micronets_jax import experiment
 from micronets_jax.recipes import Limits, Search, Training
 
 if TYPE_CHECKING:
-    from micronets_jax.pipeline import Plan
+    from micronets_jax.pipeline import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,33 +39,14 @@ class Space:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(experiment.Options):
     """Find a keyword spotter that fits a board: search, train, quantise, export, check."""
 
-    preset: Literal["tiny", "quick", "paper"] = "quick"
-    """Defaults of all below: tiny tests the path, quick takes minutes, paper is the paper's."""
     data: str = "embedded"
     """embedded (synthesised words), tfds (Speech Commands), or a folder of <word>/*.wav."""
     words: tuple[str, ...] = ()
     """Words to tell apart in a folder; all other folders become the class unknown."""
-    device: str = "STM32F446RE"
-    """The board; its memory less what firmware takes is the limit."""
-    budget: Limits = Limits()
-    """Limits that override the board's."""
-    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """What computes the search. Decides nothing but the speed."""
-    seed: int = 0
-    """Of everything random; the same seed on the same machine gives the same files."""
-    workdir: pathlib.Path | None = None
-    """Folder of results; runs/kws-PRESET if not given."""
-    resume: bool = False
-    """Continue the run that the folder holds."""
-    predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE.wav")] = None
-    """Classify this recording with the folder's model, and do nothing else."""
     space: Space = Space()
-    search: Search = Search()
-    train: Training = Training()
-    quantize: Training = Training(epochs=6, learning_rate=0.0005)
 
 
 PRESETS = {
@@ -106,102 +82,26 @@ PRESETS = {
 """Defaults; the rates, epochs and batch sizes of ``paper`` are the paper's (appendix A.1)."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = parse(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from micronets_jax import console
-    from micronets_jax.accelerators import AcceleratorError
-    from micronets_jax.data import DataError
-    from micronets_jax.workdir import WorkdirError
-
-    with console.errors(AcceleratorError, ValueError, OSError):
-        if options.predict is not None:
-            return predict(options.predict, folder(options))
-        plan = prepare(options, arguments)
-    with console.errors(DataError, WorkdirError, OSError):
-        run(plan, options)
-
-
-def parse(arguments: list[str]) -> Options:
-    """Options from words; the preset among them decides the defaults of the others."""
-    first = dict(itertools.pairwise(arguments))
-    single = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
-    name = (single or [first.get("--preset", "quick")])[-1]
-    default = PRESETS.get(name, PRESETS["quick"])
-    return tyro.cli(
-        Options,
-        args=arguments,
-        default=default,
-        description=Options.__doc__,
-        prog="python -m experiments.kws",
-    )
-
-
-def prepare(options: Options, arguments: list[str]) -> Plan:
-    """Everything that a run needs, checked before anything is written."""
-    from micronets_jax import accelerators, budgets, data, devices, pipeline, workdir
+def task(options: Options) -> Task:
+    """Words, MFCCs, the enlarged DS-CNN."""
+    from micronets_jax import data, metrics, pipeline
     from micronets_jax.spaces import DSCNN
 
-    workdir.check(folder(options), resume=options.resume)
-    device = devices.device(options.device)
-    budget = budgets.Budget.of(device, options.budget)
-    print(f"computing on {accelerators.select(options.accelerator)}")
     frontend = data.MFCC()
-    dataset = data.load(
+    dataset = data.speech_commands.load(
         options.data, size=options.preset, seed=options.seed, words=options.words or None
     )
-    print(dataset)
     strides = (2, *[1] * (options.space.blocks - 1))
-    space = DSCNN(frontend.shape, dataset.num_classes, options.space.max_width, strides=strides)
-    budgets.feasible(space, budget)
-    return pipeline.Plan(
+    return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
-        augmentation=data.Augmentation(),
-        space=space,
-        budget=budget,
-        device=device,
-        search=options.search,
-        train=options.train,
-        quantize=options.quantize,
-        seed=options.seed,
-        facts={
-            "experiment": "kws",
-            "preset": options.preset,
-            "command": " ".join(["python -m experiments.kws", *arguments]),
-        },
+        augmentation=data.SpeechAugmentation(),
+        space=DSCNN(frontend.shape, dataset.num_classes, options.space.max_width, strides=strides),
+        metric=metrics.accuracy,
     )
 
 
-def run(plan: Plan, options: Options) -> None:
-    """The whole path; its results lie in the work folder."""
-    from micronets_jax import console, pipeline, workdir
-
-    configuration = dataclasses.asdict(options)
-    for name in ("workdir", "resume", "predict", "accelerator"):
-        del configuration[name]
-    configuration["data_fingerprint"] = plan.dataset.fingerprint
-    with workdir.Workdir(folder(options), configuration, options.resume) as place:
-        with console.Console() as screen:
-            summary = pipeline.run(plan, place, screen)
-        console.show(summary, place.path)
-
-
-def folder(options: Options) -> pathlib.Path:
-    """Where results lie."""
-    return options.workdir or pathlib.Path("runs") / f"kws-{options.preset}"
-
-
-def predict(recording: pathlib.Path, run_folder: pathlib.Path) -> None:
-    """Say which word a recording holds, by the model of a finished run."""
-    from micronets_jax import data, pipeline
-
-    clip = data.read_clip(recording)
-    for name, probability in pipeline.classify(run_folder, clip)[:3]:
-        print(f"{name:12} {probability:6.1%}")
-
+KWS = experiment.Experiment("kws", PRESETS, task)
 
 if __name__ == "__main__":
-    main()
+    KWS.main()

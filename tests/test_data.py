@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micronets_jax import data
-from micronets_jax.data import cache, embedded, recordings, speech_commands
+from micronets_jax.data import cache, recordings, speech_commands, vocabulary
 
-SMALL = embedded.Embedded(train=60, validation=30, test=30)
+SMALL = vocabulary.Vocabulary(train=60, validation=30, test=30)
 
 
 @pytest.fixture(autouse=True)
@@ -46,60 +46,60 @@ def folder_of(path: pathlib.Path, words: str, count: int, pattern: str = "{k}.wa
 
 
 def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(monkeypatch):
-    first = embedded.generate(SMALL)
-    monkeypatch.setattr(embedded, "_num_cores", lambda: 1)
-    again = embedded.generate(SMALL)
-    other = embedded.generate(dataclasses.replace(SMALL, seed=1))
+    first = vocabulary.generate(SMALL)
+    monkeypatch.setattr(vocabulary, "_num_cores", lambda: 1)
+    again = vocabulary.generate(SMALL)
+    other = vocabulary.generate(dataclasses.replace(SMALL, seed=1))
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
-    assert not np.array_equal(first["train_clips"], other["train_clips"])
+    assert not np.array_equal(first["train_examples"], other["train_examples"])
 
 
 def test_embedded_classes_are_balanced_and_loud_enough():
-    arrays = embedded.generate(dataclasses.replace(SMALL, train=100))
+    arrays = vocabulary.generate(dataclasses.replace(SMALL, train=100))
     np.testing.assert_array_equal(np.bincount(arrays["train_labels"]), [8] * 10 + [10, 10])
-    peaks = np.abs(arrays["train_clips"].astype(int)).max(axis=1)
+    peaks = np.abs(arrays["train_examples"].astype(int)).max(axis=1)
     assert peaks.min() > 0 and np.median(peaks) > 1000
-    assert arrays["train_clips"].shape == (100, 16_000)
+    assert arrays["train_examples"].shape == (100, 16_000)
     assert arrays["noise"].shape == (6, 320_000)
 
 
 def test_no_clip_is_in_two_splits():
-    arrays = embedded.generate(SMALL)
-    clips = np.concatenate([arrays[f"{split}_clips"] for split in embedded.SPLITS])
+    arrays = vocabulary.generate(SMALL)
+    clips = np.concatenate([arrays[f"{split}_examples"] for split in data.dataset.SPLITS])
     assert len({clip.tobytes() for clip in clips}) == 120
 
 
 def test_every_word_is_made_of_known_phonemes_and_none_is_two_classes():
-    spoken = list(embedded.TARGETS.values()) + list(embedded.OTHERS.values())
+    spoken = list(vocabulary.TARGETS.values()) + list(vocabulary.OTHERS.values())
     assert len(set(spoken)) == len(spoken)
-    assert {phoneme for word in spoken for phoneme in word.split()} <= set(embedded.PHONEMES)
+    assert {phoneme for word in spoken for phoneme in word.split()} <= set(vocabulary.PHONEMES)
 
 
 def test_voiced_sounds_are_periodic_and_vowels_have_their_formants():
     # The gain of /a/ for a neutral speaker peaks at its first two formants, 730 and 1090 Hz.
     hz = np.array([[730.0]]), np.array([[1090.0]]), np.array([[2440.0]])
-    gain = embedded._resonances(np.stack(hz), np.ones((1, 1)), np.ones(1))[0, 0]
-    peaks = embedded.HZ[1:-1][(gain[1:-1] > gain[:-2]) & (gain[1:-1] > gain[2:])]
+    gain = vocabulary._resonances(np.stack(hz), np.ones((1, 1)), np.ones(1))[0, 0]
+    peaks = vocabulary.HZ[1:-1][(gain[1:-1] > gain[:-2]) & (gain[1:-1] > gain[2:])]
     assert abs(peaks[0] - 730) <= 50 and abs(peaks[1] - 1090) <= 50
 
 
 def test_overlap_add_gives_back_what_was_cut_into_frames():
     x = np.random.default_rng(0).normal(size=(2, 16_000)).astype(np.float32)
-    np.testing.assert_allclose(embedded._overlap_add(embedded._spectra(x)), x, atol=1e-5)
+    np.testing.assert_allclose(vocabulary._overlap_add(vocabulary._spectra(x)), x, atol=1e-5)
 
 
 def test_load_gives_a_data_set_and_knows_its_sizes():
-    tiny = data.load("embedded", size="tiny")
+    tiny = speech_commands.load("embedded", size="tiny")
     assert (len(tiny.train), len(tiny.validation), len(tiny.test)) == (480, 240, 240)
     assert tiny.class_names[-2:] == ("silence", "unknown") and tiny.num_classes == 12
-    assert tiny.fingerprint != data.load("embedded", size="tiny", seed=1).fingerprint
+    assert tiny.fingerprint != speech_commands.load("embedded", size="tiny", seed=1).fingerprint
     with pytest.raises(data.DataError, match=r"size='huge'.*tiny, quick, paper"):
-        data.load("embedded", size="huge")
+        speech_commands.load("embedded", size="huge")
     with pytest.raises(data.DataError, match="words=yes"):
-        data.load("embedded", size="tiny", words=["yes"])
+        speech_commands.load("embedded", size="tiny", words=["yes"])
     with pytest.raises(data.DataError, match="train=3"):
-        embedded.Embedded(train=3)
+        vocabulary.Vocabulary(train=3)
 
 
 # --- batches and halves --------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_halves_cover_the_split_and_divide_every_class(labels, seed):
     np.testing.assert_array_equal(np.sort(rows), np.arange(len(labels)))
     assert abs(len(first) - len(second)) <= 1
     np.testing.assert_array_equal(split.labels[rows], np.concatenate([first.labels, second.labels]))
-    np.testing.assert_array_equal(first.clips[:, 0], first.rows)
+    np.testing.assert_array_equal(first.examples[:, 0], first.rows)
     for label in set(labels):
         counts = [(half.labels == label).sum() for half in (first, second)]
         assert abs(counts[0] - counts[1]) <= 1
@@ -201,11 +201,11 @@ def test_a_disk_that_cannot_be_written_costs_a_warning(tmp_path):
 
 
 def test_features_of_a_split_are_those_of_its_clips(monkeypatch):
-    tiny = data.load("embedded", size="tiny")
+    tiny = speech_commands.load("embedded", size="tiny")
     frontend = data.MFCC()
     features = data.split_features(tiny, "test", frontend)
     assert features.shape == (240, 49, 10, 1)
-    np.testing.assert_allclose(features[17], frontend(tiny.test.clips[17]), atol=1e-4)
+    np.testing.assert_allclose(features[17], frontend(tiny.test.examples[17]), atol=1e-4)
     monkeypatch.setattr(data.MFCC, "__call__", lambda *_: pytest.fail("features were not kept"))
     np.testing.assert_array_equal(data.split_features(tiny, "test", frontend), features)
 
@@ -284,24 +284,24 @@ def test_samples_that_are_not_numbers_and_missing_files_are_named(tmp_path):
 def test_folders_are_the_classes_and_each_is_divided(tmp_path):
     folder_of(tmp_path / "d", "cat dog owl", 20)
     (tmp_path / "d" / ".hidden").mkdir()
-    first, again = data.load(tmp_path / "d"), data.load(tmp_path / "d")
+    first, again = speech_commands.load(tmp_path / "d"), speech_commands.load(tmp_path / "d")
     assert first.class_names == ("cat", "dog", "owl") and first.name == "d"
     for split, each in (("train", 16), ("validation", 2), ("test", 2)):
         part = getattr(first, split)
         np.testing.assert_array_equal(np.bincount(part.labels), [each] * 3)
-        np.testing.assert_array_equal(part.clips, getattr(again, split).clips)
+        np.testing.assert_array_equal(part.examples, getattr(again, split).examples)
     assert first.fingerprint == again.fingerprint
 
 
 def test_words_choose_the_classes_and_the_rest_is_unknown(tmp_path):
     folder_of(tmp_path / "d", "cat dog owl", 30)
-    chosen = data.load(tmp_path / "d", words=["owl", "cat"])
+    chosen = speech_commands.load(tmp_path / "d", words=["owl", "cat"])
     assert chosen.class_names == ("owl", "cat", "silence", "unknown")
     # 24 + 24 clips of the words; a tenth of 48, rounded up, of silence and of unknown words.
     np.testing.assert_array_equal(np.bincount(chosen.train.labels), [24, 24, 5, 5])
-    every = data.load(tmp_path / "d", words=["owl", "cat", "dog"])
+    every = speech_commands.load(tmp_path / "d", words=["owl", "cat", "dog"])
     assert every.class_names == ("owl", "cat", "dog", "silence")
-    silent = every.train.clips[every.train.labels == 3]
+    silent = every.train.examples[every.train.labels == 3]
     assert np.abs(silent).max() < 100  # no recordings of noise: a quiet microphone
 
 
@@ -310,9 +310,9 @@ def test_ten_target_words_make_the_task_of_twelve_classes(tmp_path):
     folder = folder_of(tmp_path / "d", words, 5)
     write(folder / "_background_noise_" / "a.wav", tone(1, 40_000))
     write(folder / "_background_noise_" / "b.wav", tone(2, 24_000))
-    twelve = data.load(folder)
+    twelve = speech_commands.load(folder)
     assert twelve.class_names == (*speech_commands.TARGETS, "silence", "unknown")
-    assert twelve.noise.shape == (2, 40_000)
+    assert twelve.extras["noise"].shape == (2, 40_000)
     np.testing.assert_array_equal(np.bincount(twelve.validation.labels), [1] * 12)
 
 
@@ -320,13 +320,13 @@ def test_lists_decide_the_splits(tmp_path):
     folder = folder_of(tmp_path / "d", "cat dog", 6, "ab{k}_nohash_0.wav")
     for name, k in (("validation_list.txt", 3), ("testing_list.txt", 5)):
         (folder / name).write_text(f"cat/ab{k}_nohash_0.wav\ndog/ab{k}_nohash_0.wav\n")
-    listed = data.load(folder)
-    np.testing.assert_array_equal(listed.validation.clips, [tone(3), tone(1003)])
-    np.testing.assert_array_equal(listed.test.clips, [tone(5), tone(1005)])
+    listed = speech_commands.load(folder)
+    np.testing.assert_array_equal(listed.validation.examples, [tone(3), tone(1003)])
+    np.testing.assert_array_equal(listed.test.examples, [tone(5), tone(1005)])
     assert len(listed.train) == 8
     (folder / "testing_list.txt").unlink()
     with pytest.raises(data.DataError, match=r"validation_list\.txt but not both"):
-        data.load(folder)
+        speech_commands.load(folder)
 
 
 def test_speakers_keep_their_split_by_the_rule_of_the_data_set(tmp_path):
@@ -340,7 +340,7 @@ def test_speakers_keep_their_split_by_the_rule_of_the_data_set(tmp_path):
     assert splits.count("train") == pytest.approx(1600, abs=80)
     assert splits.count("test") == pytest.approx(200, abs=50)
     folder = folder_of(tmp_path / "d", "cat dog", 60, "{k:08x}_nohash_0.wav")
-    assert len(data.load(folder).train) == 2 * splits[:60].count("train")
+    assert len(speech_commands.load(folder).train) == 2 * splits[:60].count("train")
 
 
 def test_one_warning_for_all_converted_recordings(tmp_path):
@@ -350,15 +350,15 @@ def test_one_warning_for_all_converted_recordings(tmp_path):
     for _ in range(2):  # the second time from disk
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            data.load(folder)
+            speech_commands.load(folder)
         assert [str(w.message)[:12] for w in caught] == ["3 recordings"]
 
 
 def test_a_changed_recording_is_read_again(tmp_path):
     folder = folder_of(tmp_path / "d", "cat dog", 10)
-    first = data.load(folder)
+    first = speech_commands.load(folder)
     write(folder / "cat" / "0.wav", tone(77, 12_000))
-    assert data.load(folder).fingerprint != first.fingerprint
+    assert speech_commands.load(folder).fingerprint != first.fingerprint
 
 
 def folder_problem(folder: pathlib.Path, problem: str) -> dict:
@@ -392,7 +392,7 @@ def folder_problem(folder: pathlib.Path, problem: str) -> dict:
 def test_bad_folders_end_in_one_sentence(tmp_path, problem, part):
     arguments = folder_problem(tmp_path / "d", problem)
     with pytest.raises(data.DataError, match=part) as caught:
-        data.load(tmp_path / "d", **arguments)
+        speech_commands.load(tmp_path / "d", **arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()  # nothing was written
 
@@ -423,25 +423,25 @@ def test_tfds_serves_the_same_task(monkeypatch):
 
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir: Builder())
     monkeypatch.setattr(tfds, "as_numpy", lambda examples: examples)
-    served = data.load("tfds")
+    served = speech_commands.load("tfds")
     assert served.class_names == (*speech_commands.TARGETS, "silence", "unknown")
     # 20 clips each of three words; 20 of silence as served; a tenth of 60 of the unknown ones.
     counts = dict(zip(*np.unique(served.train.labels, return_counts=True), strict=True))
     assert counts == {0: 20, 8: 20, 9: 20, 10: 20, 11: 6}
-    assert served.noise.shape == (20, 16_000)
-    np.testing.assert_array_equal(served.test.clips[0], recordings.one_second(tone(200, 19_000)))
-    chosen = data.load("tfds", words=["up"])
+    assert served.extras["noise"].shape == (20, 16_000)
+    np.testing.assert_array_equal(served.test.examples[0], recordings.one_second(tone(200, 19_000)))
+    chosen = speech_commands.load("tfds", words=["up"])
     assert chosen.class_names == ("up", "silence", "unknown")
     with pytest.raises(data.DataError, match="there is no 'cow'"):
-        data.load("tfds", words=["cow"])
+        speech_commands.load("tfds", words=["cow"])
 
 
 @pytest.mark.slow
 def test_tfds_itself_can_be_read():
     tfds = pytest.importorskip("tensorflow_datasets")
     with tfds.testing.mock_data(num_examples=60):
-        served = data.load("tfds")
-    assert served.train.clips.shape[1] == 16_000 and served.num_classes == 12
+        served = speech_commands.load("tfds")
+    assert served.train.examples.shape[1] == 16_000 and served.num_classes == 12
 
 
 def test_tfds_that_cannot_be_prepared_says_what_to_do(monkeypatch):
@@ -452,4 +452,4 @@ def test_tfds_that_cannot_be_prepared_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr(tfds, "builder", offline)
     with pytest.raises(data.DataError, match=r"no route to host.*unpacked Speech Commands archive"):
-        data.load("tfds")
+        speech_commands.load("tfds")

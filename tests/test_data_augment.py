@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micronets_jax.data import Augmentation, augment
+from micronets_jax.data import SpeechAugmentation, augment
 
 KEY = jax.random.key(3)
 
@@ -49,7 +49,9 @@ def test_noise_comes_with_its_probability_and_below_its_volume():
 
 def test_masks_hide_whole_stretches_with_the_mean():
     x = jax.random.normal(KEY, (256, 49, 10, 1))
-    how = Augmentation(time_masks=1, time_mask_frames=8, frequency_masks=1, frequency_mask_bins=2)
+    how = SpeechAugmentation(
+        time_masks=1, time_mask_frames=8, frequency_masks=1, frequency_mask_bins=2
+    )
     hidden = np.asarray(features(KEY, how, x))
     mean = np.broadcast_to(np.asarray(x).mean(axis=1, keepdims=True), x.shape)
     changed = (hidden != np.asarray(x))[..., 0]
@@ -63,7 +65,7 @@ def test_masks_hide_whole_stretches_with_the_mean():
 
 
 def test_zero_switches_everything_off():
-    off = Augmentation(shift_ms=0.0, noise_probability=0.0, time_masks=0, frequency_masks=0)
+    off = SpeechAugmentation(shift_ms=0.0, noise_probability=0.0, time_masks=0, frequency_masks=0)
     clips = jnp.arange(-8000, 8000, dtype=jnp.int16).reshape(1, -1)
     noise = jnp.ones((1, 20_000), jnp.int16)
     np.testing.assert_array_equal(waveforms(KEY, off, clips, noise), np.asarray(clips) / 32768)
@@ -78,7 +80,7 @@ def test_one_trace_one_result_per_key():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def change(key):
-        return augment.waveforms(key, Augmentation(), clips, noise)
+        return augment.waveforms(key, SpeechAugmentation(), clips, noise)
 
     first, again, other = change(KEY), change(KEY), change(jax.random.key(4))
     np.testing.assert_array_equal(first, again)
@@ -91,4 +93,4 @@ def test_one_trace_one_result_per_key():
 )
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Augmentation(**wrong)
+        SpeechAugmentation(**wrong)

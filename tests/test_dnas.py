@@ -119,9 +119,9 @@ def test_the_step_is_traced_once_for_any_number_of_samples(samples):
     settings = Search(epochs=2, batch_size=32, samples=samples, warmup=0.0)
     calls = []
 
-    def counted(key, x):
+    def counted(key, x, labels):
         calls.append(x.shape)
-        return x
+        return x, labels
 
     state = start(settings)
     *_, (state, _) = dnas.search(state, SPACE, settings, BUDGET, HALVES, counted, seed=0)

@@ -145,7 +145,7 @@ def test_shows_every_part_and_its_numbers(page: Page) -> None:
         "model file 1,010 1,000 +1.00 %",
         "words, 80 train, 10 validation, 20 test",
         "search 1 min 1 s, train 4 s",
-        "python -m experiments.kws --predict FILE.wav --workdir RUN",
+        "python -m experiments.kws --predict FILE --workdir RUN",
     ):
         assert expected in text
 

@@ -41,8 +41,8 @@ class Blobs:
 DATA = Blobs()
 
 
-def jittered(key, x):
-    return x + 0.1 * jax.random.normal(key, x.shape)
+def jittered(key, x, labels):
+    return x + 0.1 * jax.random.normal(key, x.shape), labels
 
 
 def start(network=NETWORK, recipe=RECIPE):
@@ -113,9 +113,9 @@ def test_distillation_by_hand():
 def test_the_step_is_traced_once():
     calls = []
 
-    def counted(key, x):
+    def counted(key, x, labels):
         calls.append(x.shape)
-        return x
+        return x, labels
 
     list(training.fit(training.float_model(NETWORK), start(), DATA, counted, RECIPE, seed=0))
     assert len(calls) == 1

@@ -23,6 +23,8 @@ LABELS = {
     "mops": "ops",
     "latency_ms": "latency (estimate)",
 }
+METRICS = {"auc": "mean AUC"}
+"""What people call the headlines of metrics that have a name of their own."""
 UNITS = {"sram_bytes": "bytes", "flash_bytes": "bytes", "mops": "million ops", "latency_ms": "ms"}
 
 
@@ -70,7 +72,8 @@ class Console:
 def show(summary: Mapping[str, Any], folder: object) -> None:
     """The table that ends a run."""
     terminal = Terminal(highlight=False)
-    accuracy = summary["accuracy"]
+    metric = summary["metric"]
+    score = summary[metric]
     table = Table(title=f"{summary['experiment']} for {summary['device']['name']}")
     table.add_column("limit")
     for name in ("allowed", "used", "", "largest network"):
@@ -82,8 +85,8 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
         table.add_row(f"{LABELS[name]}, {UNITS[name]}", limit, used, share, largest)
     terminal.print(table)
     terminal.print(
-        f"accuracy: {accuracy['float']:.1%} float, {accuracy['int8']:.1%} int8, "
-        f"{accuracy['tflm']:.1%} in TensorFlow Lite Micro "
+        f"{METRICS.get(metric, metric)}: {score['float']:.1%} float, {score['int8']:.1%} int8, "
+        f"{score['tflm']:.1%} in TensorFlow Lite Micro "
         f"({summary['tflm_examples']} test examples)"
     )
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)

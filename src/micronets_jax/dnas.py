@@ -108,17 +108,23 @@ def make_step(
         draw = functools.partial(decisions.gumbel_softmax, logits=logits, temperature=temperature)
         return jax.vmap(draw)(keys)
 
-    def weight_loss(params: Any, state: State, x: Array, labels: Array, choice: Choice):
+    def weight_loss(params: Any, state: State, x: Array, targets: Array, choice: Choice):
         outputs, batch_stats = over_samples(params, state.batch_stats, x, choice)
-        loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, labels))
+        loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets))
         return loss, jax.tree.map(lambda leaf: leaf.mean(axis=0), batch_stats)
 
     def decision_loss(
-        logits: Logits, state: State, x: Array, labels: Array, key: Array, temperature: Array
+        logits: Logits,
+        state: State,
+        x: Array,
+        targets: Array,
+        labels: Array,
+        key: Array,
+        temperature: Array,
     ):
         choice = sample(key, logits, temperature)
         outputs, _ = over_samples(state.params, state.batch_stats, x, choice)
-        loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, labels))
+        loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets))
         used = _usage(space, budget, logits, choice)
         price = sum(
             state.multipliers[name] * (share - 1)
@@ -132,17 +138,17 @@ def make_step(
         keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
         temperature = _temperature(settings, state.step, warmup_steps, num_steps)
 
-        x = inputs(keys[0], batch.weight_examples)
+        x, targets = inputs(keys[0], batch.weight_examples, batch.weight_labels)
         choice = jax.lax.stop_gradient(sample(keys[1], state.logits, temperature))
         gradient, batch_stats = jax.grad(weight_loss, has_aux=True)(
-            state.params, state, x, batch.weight_labels, choice
+            state.params, state, x, targets, choice
         )
         updates, weight_optimizer = weights.update(gradient, state.weight_optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        x = inputs(keys[2], batch.decision_examples)
+        x, targets = inputs(keys[2], batch.decision_examples, batch.decision_labels)
         gradient, metrics = jax.grad(decision_loss, has_aux=True)(
-            state.logits, state, x, batch.decision_labels, keys[3], temperature
+            state.logits, state, x, targets, batch.decision_labels, keys[3], temperature
         )
         updates, decision_optimizer = choices.update(gradient, state.decision_optimizer)
         decided = (

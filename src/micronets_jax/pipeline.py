@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int16
+from jaxtyping import Array
 
 from micronets_jax import (
     budgets,
@@ -27,6 +27,7 @@ from micronets_jax import (
     derive,
     dnas,
     export,
+    metrics,
     network,
     quantize,
     recipes,
@@ -35,7 +36,7 @@ from micronets_jax import (
     supernet,
     training,
 )
-from micronets_jax.data import MFCC, Augmentation, Dataset
+from micronets_jax.data import Augmentation, Dataset, FrontEnd
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
 from micronets_jax.network import Network
@@ -45,25 +46,39 @@ from micronets_jax.workdir import Workdir, WorkdirError
 NUM_SAMPLES = 64
 """Test examples written to ``samples.npz``."""
 
-NUM_TFLM = 1000
-"""Test examples at most for TensorFlow Lite Micro, whose portable kernels are slow."""
-
 CALIBRATION_BATCHES = 4
 HELD_OUT_BATCHES = 3
 
 RESULTS = ("model.tflite", "labels.txt", "frontend.json")
-"""What a run leaves that classifying a recording needs."""
+"""What a run leaves that classifying a file needs."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
-    """Everything that decides a run's result.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """What is to be learnt, and by what kind of network.
 
     Attributes:
         dataset: examples and the names of their classes.
         frontend: from raw examples to what the network reads.
         augmentation: of training examples.
         space: what may be chosen.
+        metric: what the result is judged by.
+        num_tflm: test examples at most for TensorFlow Lite Micro, whose portable kernels are slow.
+    """
+
+    dataset: Dataset
+    frontend: FrontEnd
+    augmentation: Augmentation
+    space: Space
+    metric: metrics.Metric = metrics.accuracy
+    num_tflm: int = 1000
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Plan(Task):
+    """Everything that decides a run's result.
+
+    Attributes:
         budget: what the result must fit.
         device: for whom.
         search, train, quantize: the recipes of the three stages that learn.
@@ -71,10 +86,6 @@ class Plan:
         facts: what else the summary says of the run.
     """
 
-    dataset: Dataset
-    frontend: MFCC
-    augmentation: Augmentation
-    space: Space
     budget: budgets.Budget
     device: Device
     search: recipes.Search
@@ -129,13 +140,10 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
 
 
 def inputs(plan: Plan) -> training.Inputs:
-    """Front end and augmentation as one pure function of a key and raw clips."""
-    noise = jnp.asarray(plan.dataset.noise)
+    """Front end and augmentation as one pure function of a key, raw examples and labels."""
 
-    def augmented(key: Array, clips: Array) -> Array:
-        wave_key, feature_key = jax.random.split(key)
-        waves = data.augment.waveforms(wave_key, plan.augmentation, clips, noise)
-        return data.augment.features(feature_key, plan.augmentation, plan.frontend(waves))
+    def augmented(key: Array, raw: Array, labels: Array) -> tuple[Array, Array]:
+        return plan.augmentation(key, plan.dataset, plan.frontend, raw, labels)
 
     return augmented
 
@@ -148,10 +156,13 @@ def decide(plan: Plan, state: dnas.State, held_out: data.Split, witness: Choice)
     return plan.space.decode(choice)
 
 
-def classify(folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]) -> list[tuple[str, float]]:
+def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]]:
     """Classes with their probabilities, the likeliest first, by the model of a finished run.
 
+    Of a file that holds several examples, the mean over these.
+
     Raises:
+        DataError: the file cannot be read.
         WorkdirError: the folder holds no finished run.
     """
     missing = [name for name in RESULTS if not (folder / name).is_file()]
@@ -159,10 +170,11 @@ def classify(folder: pathlib.Path, clip: Int16[np.ndarray, " samples"]) -> list[
         raise WorkdirError(f"workdir={folder} holds no finished run: {missing[0]} is missing")
     frontend = data.frontends.from_json((folder / "frontend.json").read_text())
     model = runtimes.LiteRT((folder / "model.tflite").read_bytes())
-    ends = model.input_details, model.output_details
-    x = runtimes.quantize_input(np.asarray(frontend(clip[None])), ends[0].scale, ends[0].zero_point)
-    logits = runtimes.dequantize(model.predict(x), ends[1].scale, ends[1].zero_point)[0]
-    probabilities = np.asarray(jax.nn.softmax(logits))
+    reads, says = model.input_details, model.output_details
+    features = np.asarray(frontend(frontend.read(path)))
+    outputs = model.predict(runtimes.quantize_input(features, reads.scale, reads.zero_point))
+    logits = runtimes.dequantize(outputs, says.scale, says.zero_point)
+    probabilities = np.asarray(jax.nn.softmax(logits)).mean(axis=0)
     names = (folder / "labels.txt").read_text().splitlines()
     return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
 
@@ -265,22 +277,25 @@ def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any
 def _measure(
     plan: Plan, workdir: Workdir, found: Network, variables: dict[str, Any], model: bytes
 ) -> dict[str, Any]:
-    dataset, labels = plan.dataset, plan.dataset.test.labels
+    dataset, test = plan.dataset, plan.dataset.test
     features = data.split_features(dataset, "test", plan.frontend)
     floats = training.predict(
         lambda x: jnp.asarray(supernet.Supernet(found).apply(variables, x)), features
     )
     desktop, micro = runtimes.LiteRT(model), runtimes.TFLM(model)
-    details = desktop.input_details
-    quantized = runtimes.quantize_input(features, details.scale, details.zero_point)
-    outputs = desktop.predict(quantized)
-    rng = np.random.default_rng(plan.seed)
-    subset = np.sort(rng.permutation(len(labels))[:NUM_TFLM])
-    micro_outputs = micro.predict(quantized[subset])
-    _write_samples(workdir, quantized[subset], labels[subset], micro_outputs)
-    predicted = np.argmax(outputs, axis=-1)
-    confusion = np.zeros((dataset.num_classes, dataset.num_classes), int)
-    np.add.at(confusion, (labels, predicted), 1)
+    reads, says = desktop.input_details, desktop.output_details
+    quantized = runtimes.quantize_input(features, reads.scale, reads.zero_point)
+    few = test.sample(plan.num_tflm, plan.seed)
+    outputs, micro_outputs = desktop.predict(quantized), micro.predict(quantized[few])
+    _write_samples(workdir, quantized[few], test.labels[few], micro_outputs)
+    logits, micro_logits = (
+        runtimes.dequantize(x, says.scale, says.zero_point) for x in (outputs, micro_outputs)
+    )
+    scores = {
+        "float": plan.metric(floats, test),
+        "int8": plan.metric(logits, test),
+        "tflm": plan.metric(micro_logits, test.part(few)),
+    }
     arena, expected = micro.arena(), cost.arena(found, "tflm_host")
     largest = network.prune(plan.space.supernetwork())
     used, most = plan.budget.used(found), plan.budget.used(largest)
@@ -298,13 +313,9 @@ def _measure(
             name: {"limit": limit, "used": used[name], "largest": most[name]}
             for name, limit in plan.budget.limits().items()
         },
-        "accuracy": {
-            "float": training.accuracy(floats, labels),
-            "int8": training.accuracy(outputs, labels),
-            "tflm": training.accuracy(micro_outputs, labels[subset]),
-        },
-        "tflm_examples": len(subset),
-        "confusion": confusion.tolist(),
+        "metric": next(iter(scores["int8"])),
+        **_by_kind(scores),
+        "tflm_examples": len(few),
         "network": {
             "macs": cost.macs(found),
             "weights": cost.weights(found),
@@ -366,6 +377,16 @@ def _write_samples(
     few = slice(NUM_SAMPLES)
     np.savez(buffer, inputs=quantized[few], labels=labels[few], outputs=outputs[few])
     workdir.write("samples.npz", buffer.getvalue())
+
+
+def _by_kind(scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A metric's numbers for each kind of model; its tables for the int8 model alone."""
+    return {
+        name: {kind: row[name] for kind, row in scores.items()}
+        if isinstance(value, float)
+        else value
+        for name, value in scores["int8"].items()
+    }
 
 
 def _widths(found: Network, largest: Network) -> list[dict[str, Any]]:

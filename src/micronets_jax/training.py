@@ -41,11 +41,16 @@ class Examples(Protocol):
         ...
 
 
-Inputs = Callable[[Key[Array, ""], Num[Array, "batch ..."]], Float[Array, "batch ..."]]
-"""From raw examples to what the network reads, augmentation included; pure and jittable."""
+Inputs = Callable[
+    [Key[Array, ""], Num[Array, "batch ..."], Int[Array, " batch"]],
+    tuple[Float[Array, "batch ..."], Num[Array, "batch ..."]],
+]
+"""From raw examples and labels to what the network reads and the targets, augmentation included.
+
+Targets are classes [batch], or shares of each class [batch, classes]. Pure and jittable."""
 
 Loss = Callable[[Array, Array, Array], Float[Array, ""]]
-"""Of logits, labels and inputs."""
+"""Of logits, targets and inputs."""
 
 
 class Model(NamedTuple):
@@ -99,11 +104,16 @@ def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_s
 
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: float = 0.0
+    logits: Float[Array, "batch classes"], targets: Num[Array, "batch ..."], smoothing: float = 0.0
 ) -> Float[Array, ""]:
-    """Mean over the batch of the cross entropy with smoothed one-hot targets, in nats."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, targets).mean()
+    """Mean over the batch of the cross entropy with smoothed targets, in nats.
+
+    Args:
+        targets: classes [batch], or shares of each class [batch, classes] that sum to 1.
+        smoothing: weight of the uniform distribution.
+    """
+    shares = jax.nn.one_hot(targets, logits.shape[-1]) if targets.ndim == 1 else targets
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(shares, smoothing)).mean()
 
 
 def distilled(
@@ -117,11 +127,11 @@ def distilled(
     both softened by the temperature.
     """
 
-    def loss(logits: Array, labels: Array, x: Array) -> Array:
+    def loss(logits: Array, targets: Array, x: Array) -> Array:
         soft = jax.nn.softmax(jax.lax.stop_gradient(teacher(x)) / temperature)
         student = jax.nn.log_softmax(logits / temperature)
         divergence = optax.kl_divergence(student, soft).mean() * temperature**2
-        return (1 - coefficient) * cross_entropy(logits, labels) + coefficient * divergence
+        return (1 - coefficient) * cross_entropy(logits, targets) + coefficient * divergence
 
     return loss
 
@@ -137,18 +147,18 @@ def make_step(
     """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, not yet jitted."""
     optimizer = _optimizer(recipe, num_steps)
 
-    def objective(trainable: Variables, stats: Variables, x: Array, labels: Array):
+    def objective(trainable: Variables, stats: Variables, x: Array, targets: Array, labels: Array):
         logits, stats = model.forward(trainable, stats, x)
         if loss is None:
-            value = cross_entropy(logits, labels, recipe.label_smoothing)
+            value = cross_entropy(logits, targets, recipe.label_smoothing)
         else:
-            value = loss(logits, labels, x)
+            value = loss(logits, targets, x)
         return value, (stats, jnp.mean(jnp.argmax(logits, -1) == labels))
 
     def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
-        x = inputs(jax.random.fold_in(key, state.step), raw)
+        x, targets = inputs(jax.random.fold_in(key, state.step), raw, labels)
         (value, (stats, accuracy)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.trainable, state.stats, x, labels
+            state.trainable, state.stats, x, targets, labels
         )
         updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable: Any = optax.apply_updates(state.trainable, updates)
@@ -177,7 +187,7 @@ def fit(
         inputs: front end and augmentation.
         recipe: how.
         seed: of the order of examples and of augmentation.
-        loss: of ``(logits, labels, inputs)``; cross entropy where not given, distillation by
+        loss: of ``(logits, targets, inputs)``; cross entropy where not given, distillation by
             :func:`distilled`.
         progress: called now and then.
     """

@@ -1,23 +1,42 @@
-"""Changes that keep a clip's class: time shift, background noise, SpecAugment.
+"""Changes to training examples that keep what they are: one frozen record for each kind of data.
 
-Invariant: every function takes its key first, works on a whole batch inside ``jit``, and gives each
-clip its own draw.
+Invariant: everything takes its key first, works on a whole batch inside ``jit``, and gives each
+example its own draw.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int16, Key, Shaped
+from jaxtyping import Array, Float, Int, Int16, Key, Shaped
 
-from micronets_jax.data.dataset import SAMPLE_RATE
+from micronets_jax.data.dataset import Dataset
+from micronets_jax.data.frontends import FrontEnd
+from micronets_jax.data.recordings import SAMPLE_RATE
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """A frozen record of strengths that is a pure function."""
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        dataset: Dataset,
+        frontend: FrontEnd,
+        raw: Shaped[Array, "batch ..."],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Float[Array, "batch rows columns channels"], Shaped[Array, "batch ..."]]:
+        """Features of changed examples, and their targets: classes, or [batch, classes] shares."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """How strongly training clips are changed. Zero switches a change off.
+class SpeechAugmentation:
+    """Time shift, background noise and SpecAugment for clips. Zero switches a change off.
 
     Attributes:
         shift_ms: a clip moves by up to this much either way.
@@ -44,10 +63,23 @@ class Augmentation:
         if self.shift_ms > 1000:
             raise ValueError(f"shift_ms={self.shift_ms}: a clip lasts 1000 ms; give less")
 
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        dataset: Dataset,
+        frontend: FrontEnd,
+        raw: Int16[Array, "batch samples"],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Float[Array, "batch frames bins 1"], Int[Array, " batch"]]:
+        """Features of shifted, noisy clips, partly hidden; the labels as they came."""
+        wave_key, feature_key = jax.random.split(key)
+        waves = waveforms(wave_key, self, raw, jnp.asarray(dataset.extras["noise"]))
+        return features(feature_key, self, frontend(waves)), labels
+
 
 def waveforms(
     key: Key[Array, ""],
-    settings: Augmentation,
+    settings: SpeechAugmentation,
     clips: Int16[Array, "batch samples"],
     noise: Int16[Array, "recordings length"],
 ) -> Float[Array, "batch samples"]:
@@ -59,7 +91,7 @@ def waveforms(
 
 
 def features(
-    key: Key[Array, ""], settings: Augmentation, x: Float[Array, "batch frames bins 1"]
+    key: Key[Array, ""], settings: SpeechAugmentation, x: Float[Array, "batch frames bins 1"]
 ) -> Float[Array, "batch frames bins 1"]:
     """Features with some frames and some coefficients hidden."""
     time_key, frequency_key = jax.random.split(key)

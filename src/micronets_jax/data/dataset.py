@@ -1,4 +1,4 @@
-"""The noun of all input pipelines: labelled clips in three splits, and how batches are drawn.
+"""The noun of all input pipelines: labelled examples in three splits, and how batches are drawn.
 
 Invariant: which examples a batch holds depends on the split, the seed and the epoch alone, so a
 resumed run sees the batches that it would have seen.
@@ -10,13 +10,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from jaxtyping import Int, Int16, Int32
+from jaxtyping import Int, Int32, Shaped
 
-SAMPLE_RATE = 16_000
-"""Hz, and because every clip lasts one second, also samples."""
+SPLITS = ("train", "validation", "test")
 
-SILENCE, UNKNOWN = "silence", "unknown"
-"""The two classes that stand behind the words, in this order."""
+GROUP = "group"
+"""The fact that joins examples that are judged together and never divided: parts of one file."""
 
 
 class DataError(ValueError):
@@ -25,42 +24,53 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples of one purpose: rows of stored clips, which may lie on disk, and their labels.
+    """Examples of one purpose: rows of a store, which may lie on disk, their labels and facts.
 
     Attributes:
-        store: int16 clips, in memory or memory-mapped; the parts of a split share it.
+        store: raw examples of one shape and type (int16 clips, uint8 images, float patches), in
+            memory or memory-mapped; the parts of a split share it.
         rows: where in the store each example lies.
         labels: the class of each example.
+        facts: what else is known of each example, by name; metrics read them.
     """
 
-    store: Int16[np.ndarray, "stored samples"]
+    store: Shaped[np.ndarray, "stored ..."]
     rows: Int[np.ndarray, " examples"]
     labels: Int32[np.ndarray, " examples"]
+    facts: Mapping[str, Shaped[np.ndarray, " examples"]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def whole(
-        cls, clips: Int16[np.ndarray, "examples samples"], labels: Int32[np.ndarray, " examples"]
+        cls,
+        store: Shaped[np.ndarray, "examples ..."],
+        labels: Int32[np.ndarray, " examples"],
+        facts: Mapping[str, Shaped[np.ndarray, " examples"]] | None = None,
     ) -> Split:
-        """The split that holds every one of these clips."""
-        return cls(clips, np.arange(len(labels)), labels)
+        """The split that holds every one of these examples."""
+        return cls(store, np.arange(len(labels)), labels, facts or {})
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def clips(self) -> Int16[np.ndarray, "examples samples"]:
-        """All clips; of a part of a split, a copy in memory."""
+    def examples(self) -> Shaped[np.ndarray, "examples ..."]:
+        """All raw examples; of a part of a split, a copy in memory."""
         return self.store if len(self.store) == len(self) else self.store[self.rows]
 
     def take(
         self, positions: Int[np.ndarray, " batch"] | slice
-    ) -> tuple[Int16[np.ndarray, "batch samples"], Int32[np.ndarray, " batch"]]:
-        """Clips and labels at these positions of the split, in memory."""
+    ) -> tuple[Shaped[np.ndarray, "batch ..."], Int32[np.ndarray, " batch"]]:
+        """Raw examples and labels at these positions of the split, in memory."""
         return np.asarray(self.store[self.rows[positions]]), np.asarray(self.labels[positions])
+
+    def part(self, positions: Int[np.ndarray, " part"]) -> Split:
+        """The split of the examples at these positions."""
+        facts = {name: values[positions] for name, values in self.facts.items()}
+        return Split(self.store, self.rows[positions], self.labels[positions], facts)
 
     def batches(
         self, batch_size: int, seed: int, epoch: int
-    ) -> Iterator[tuple[Int16[np.ndarray, "batch samples"], Int32[np.ndarray, " batch"]]]:
+    ) -> Iterator[tuple[Shaped[np.ndarray, "batch ..."], Int32[np.ndarray, " batch"]]]:
         """Whole batches of one epoch in an order made from seed and epoch.
 
         The few examples left over wait for another epoch, where the order puts others last.
@@ -92,32 +102,41 @@ class Split:
     def halves(self, seed: int) -> tuple[Split, Split]:
         """Two disjoint parts that cover the split, with every class divided evenly.
 
-        A class with an odd count gives its extra example to the part that has fewer so far.
+        Groups are not divided. A class with an odd count gives its extra example, or group, to the
+        part that has fewer so far.
         """
         rng = np.random.default_rng([seed, len(self)])
+        groups = self._groups()
         parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for label in np.unique(self.labels):
-            positions = rng.permutation(np.flatnonzero(self.labels == label))
+            positions = np.flatnonzero(self.labels == label)
+            drawn = rng.permutation(np.unique(groups[positions]))
             smaller, larger = sorted(parts, key=lambda part: sum(map(len, part)))
-            smaller.append(positions[0::2])
-            larger.append(positions[1::2])
-        first, second = (self._part(np.sort(np.concatenate(part))) for part in parts)
+            smaller.append(positions[np.isin(groups[positions], drawn[0::2])])
+            larger.append(positions[np.isin(groups[positions], drawn[1::2])])
+        first, second = (self.part(np.sort(np.concatenate(part))) for part in parts)
         return first, second
 
-    def _part(self, positions: Int[np.ndarray, " examples"]) -> Split:
-        return Split(self.store, self.rows[positions], self.labels[positions])
+    def sample(self, count: int, seed: int) -> Int[np.ndarray, " part"]:
+        """Positions of at most ``count`` examples by lot: whole groups, in order, at least one."""
+        names, index, sizes = np.unique(self._groups(), return_inverse=True, return_counts=True)
+        drawn = np.random.default_rng(seed).permutation(len(names))
+        fitting = int(np.searchsorted(np.cumsum(sizes[drawn]), count, side="right"))
+        return np.flatnonzero(np.isin(index, drawn[: max(1, fitting)]))
+
+    def _groups(self) -> Int[np.ndarray, " examples"]:
+        return self.facts[GROUP] if GROUP in self.facts else np.arange(len(self))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits of clips of one second, and background noise to mix into them.
+    """Three splits of examples, and what else a task's augmentation needs.
 
     Attributes:
         name: for people.
-        fingerprint: hexadecimal; differs whenever any clip, label or class does.
+        fingerprint: hexadecimal; differs whenever any example, label or class does.
         class_names: by label.
-        noise: int16 [recordings, samples], each at least one second.
-        sample_rate: Hz.
+        extras: arrays beside the examples, by name, such as background noise.
     """
 
     name: str
@@ -126,8 +145,7 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
-    noise: Int16[np.ndarray, "recordings length"]
-    sample_rate: int = SAMPLE_RATE
+    extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_arrays(
@@ -137,12 +155,20 @@ class Dataset:
         class_names: tuple[str, ...],
         arrays: Mapping[str, np.ndarray],
     ) -> Dataset:
-        """From arrays named ``<split>_clips``, ``<split>_labels`` and ``noise``."""
-        train, validation, test = (
-            Split.whole(arrays[f"{split}_clips"], arrays[f"{split}_labels"])
-            for split in ("train", "validation", "test")
-        )
-        return cls(name, fingerprint, class_names, train, validation, test, arrays["noise"])
+        """From arrays named ``<split>_examples`` and ``<split>_labels``.
+
+        Others named ``<split>_<fact>`` are facts of the split, the rest are extras.
+        """
+        splits, used = [], set()
+        for split in SPLITS:
+            mine = {k.removeprefix(f"{split}_"): k for k in arrays if k.startswith(f"{split}_")}
+            used |= set(mine.values())
+            parts = {short: arrays[k] for short, k in mine.items()}
+            store, labels = parts.pop("examples"), parts.pop("labels")
+            splits.append(Split.whole(store, labels, parts))
+        extras = {k: array for k, array in arrays.items() if k not in used}
+        train, validation, test = splits
+        return cls(name, fingerprint, class_names, train, validation, test, extras)
 
     @property
     def num_classes(self) -> int:
@@ -150,5 +176,5 @@ class Dataset:
         return len(self.class_names)
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{len(getattr(self, s))} {s}" for s in ("train", "validation", "test"))
-        return f"{self.name}: {self.num_classes} classes, {sizes} clips"
+        sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in SPLITS)
+        return f"{self.name}: {self.num_classes} classes, {sizes} examples"

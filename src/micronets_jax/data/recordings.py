@@ -16,7 +16,10 @@ import scipy.io.wavfile
 import scipy.signal
 from jaxtyping import Int16
 
-from micronets_jax.data.dataset import SAMPLE_RATE, DataError
+from micronets_jax.data.dataset import DataError
+
+SAMPLE_RATE = 16_000
+"""Hz, and because a clip of one word lasts one second, also its samples."""
 
 LOWEST_RATE, HIGHEST_RATE = 2_000, 384_000  # Hz; anything else is a damaged header
 

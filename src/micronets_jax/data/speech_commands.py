@@ -25,8 +25,10 @@ import numpy as np
 import scipy
 from jaxtyping import Int16
 
-from micronets_jax.data import cache, embedded, recordings
-from micronets_jax.data.dataset import SAMPLE_RATE, SILENCE, UNKNOWN, DataError, Dataset
+from micronets_jax.data import cache, recordings, vocabulary
+from micronets_jax.data.dataset import DataError, Dataset
+from micronets_jax.data.recordings import SAMPLE_RATE
+from micronets_jax.data.vocabulary import SILENCE, UNKNOWN
 
 TARGETS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 """The ten words of the 12-class task."""
@@ -63,6 +65,63 @@ class _Clip:
     label: int
 
 
+def load(
+    source: str | pathlib.Path = "embedded",
+    *,
+    size: str = "quick",
+    seed: int = 0,
+    words: Sequence[str] | None = None,
+    cache_folder: pathlib.Path | None = None,
+) -> Dataset:
+    """The data set of keywords behind a name or a folder; ``extras`` hold background ``noise``.
+
+    Args:
+        source: ``embedded`` (synthesised), ``tfds`` (Speech Commands through TensorFlow Datasets),
+            or a folder of recordings laid out as Speech Commands V2.
+        size: of the embedded data: ``tiny``, ``quick`` or ``paper``.
+        seed: of the embedded data, of made-up silence, and of splits where names carry no speaker.
+        words: the words to tell apart; all other words together become ``unknown``.
+        cache_folder: where decoded audio is kept; see ``cache.default_folder``.
+
+    Raises:
+        DataError: the source is missing, empty, damaged or too small; the message names it.
+    """
+    if source == "embedded":
+        return embedded(size=size, words=words, seed=seed, cache_folder=cache_folder)
+    if source == "tfds":
+        return from_tfds(words=words, seed=seed, cache_folder=cache_folder)
+    return from_folder(pathlib.Path(source), words=words, seed=seed, cache_folder=cache_folder)
+
+
+def embedded(
+    *,
+    size: str = "quick",
+    words: Sequence[str] | None = None,
+    seed: int = 0,
+    cache_folder: pathlib.Path | None = None,
+) -> Dataset:
+    """The synthesised vocabulary, made once and kept on disk.
+
+    Raises:
+        DataError: no such size, or ``words`` are given.
+    """
+    if size not in vocabulary.SIZES:
+        raise DataError(f"size={size!r} is not known; choose from {', '.join(vocabulary.SIZES)}")
+    if words:
+        raise DataError(
+            f"words={', '.join(words)}: the embedded data has its own words; "
+            "leave words out, or give a folder of recordings"
+        )
+    spec = dataclasses.replace(vocabulary.SIZES[size], seed=seed)
+    fingerprint = cache.key(
+        spec=dataclasses.asdict(spec), code=cache.code(vocabulary), numpy=np.__version__
+    )
+    arrays = cache.arrays(
+        f"embedded-{fingerprint}", lambda: vocabulary.generate(spec), cache_folder
+    )
+    return Dataset.from_arrays(f"embedded ({size})", fingerprint, vocabulary.CLASS_NAMES, arrays)
+
+
 def from_folder(
     folder: pathlib.Path,
     *,
@@ -96,7 +155,7 @@ def from_folder(
         noise=[stamp(f"{BACKGROUND}/{name}") for name in noise_files],
         class_names=task.class_names,
         seed=seed,
-        code=[cache.code(module) for module in (recordings, embedded)],
+        code=[cache.code(module) for module in (recordings, vocabulary)],
         versions=[np.__version__, scipy.__version__],
     )
 
@@ -121,9 +180,10 @@ def from_folder(
         return out | {"converted": np.array(converted)}
 
     arrays = cache.arrays(f"speech-{fingerprint}", build, cache_folder)
-    if arrays["converted"] > 0:
+    converted = arrays.pop("converted")
+    if converted > 0:
         warnings.warn(
-            f"{int(arrays['converted'])} recordings in {folder} were not mono at 16 kHz and have "
+            f"{int(converted)} recordings in {folder} were not mono at 16 kHz and have "
             "been converted",
             stacklevel=2,
         )
@@ -276,7 +336,7 @@ def _noise(
     Without any, made-up ones.
     """
     if not names:
-        return embedded.noise_recordings(seed), 0
+        return vocabulary.noise_recordings(seed), 0
     read = [recordings.read(folder / BACKGROUND / name) for name in names]
     length = min(LONGEST_NOISE, max(SAMPLE_RATE, *(len(samples) for samples, _ in read)))
     return np.stack([np.resize(samples, length) for samples, _ in read]), sum(c for _, c in read)
@@ -303,7 +363,7 @@ def _with_silence(
         quiet = np.rint(quiet * (volume * np.square(rng.random((count, 1))))).astype(np.int16)
         sounds = np.concatenate([sounds, quiet])
         labels = np.concatenate([labels, np.full(count, task.silence, np.int32)])
-    return {f"{split}_clips": sounds, f"{split}_labels": labels}
+    return {f"{split}_examples": sounds, f"{split}_labels": labels}
 
 
 def from_tfds(
@@ -357,9 +417,9 @@ def from_tfds(
             for row, example in enumerate(examples):
                 if row in position:
                     sounds[position[row]] = recordings.one_second(example["audio"].astype(np.int16))
-            out |= {f"{split}_clips": sounds, f"{split}_labels": labels[keep]}
-        silent = out["train_clips"][out["train_labels"] == task.silence]
-        out["noise"] = silent if len(silent) else embedded.noise_recordings(seed)
+            out |= {f"{split}_examples": sounds, f"{split}_labels": labels[keep]}
+        silent = out["train_examples"][out["train_labels"] == task.silence]
+        out["noise"] = silent if len(silent) else vocabulary.noise_recordings(seed)
         return out
 
     arrays = cache.arrays(f"tfds-{fingerprint}", build, cache_folder)

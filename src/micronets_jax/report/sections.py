@@ -20,7 +20,7 @@ Metrics = Sequence[Mapping[str, Any]]
 FILES = {
     "model.tflite": "the int8 model, to be built into firmware or run on a desktop",
     "labels.txt": "names of the classes, in the order of the model's outputs",
-    "frontend.json": "parameters of the front end that turns a recording into the model's input",
+    "frontend.json": "parameters of the front end that turns a file into the model's input",
     "samples.npz": "test inputs and the outputs expected for them, to check a device against",
     "network.json": "the found network, one layer a line; can be read back",
     "weights": "trained weights and ranges, an Orbax checkpoint",
@@ -75,6 +75,9 @@ LIMITS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 """What may be limited: its title and how its values are written."""
 
+METRICS = {"accuracy": "Accuracy", "auc": "Mean AUC"}
+"""Titles of what a task may be judged by."""
+
 
 def names(summary: Summary) -> list[str]:
     """What tells this run from others: experiment, preset, seed."""
@@ -88,14 +91,19 @@ def names(summary: Summary) -> list[str]:
 
 def headline(summary: Summary) -> Html:
     """What was found, in one line, one sentence and six figures."""
-    accuracy, device = summary.get("accuracy", {}), summary.get("device", {})
+    metric = summary.get("metric", "accuracy")
+    score, device = summary.get(metric, {}), summary.get("device", {})
     limits, shape = summary.get("limits", {}), summary.get("network", {})
-    board, best = device.get("name", "device"), accuracy.get("int8", accuracy.get("float"))
+    board, best = device.get("name", "device"), score.get("int8", score.get("float"))
+    named, shares = METRICS.get(metric, metric), metric == "accuracy"
     over = [LIMITS[n][0] if n in LIMITS else n for n, x in limits.items() if _share(x) > 1]
     verdict = f"fits the {board}" if limits else f"made for the {board}"
     if over:
         verdict = f"over the limits of the {board}: {', '.join(over)}"
-    title = verdict if best is None else f"{_percent(best)} right, {verdict}"
+    title = verdict
+    if best is not None:
+        praise = f"{_percent(best)} right" if shares else f"{named} {_percent(best)}"
+        title = f"{praise}, {verdict}"
     data = summary.get("data", {})
     tested = data.get("test")
     uses = [
@@ -115,7 +123,7 @@ def headline(summary: Summary) -> Html:
         f"The int8 model takes {', '.join(uses)}." if uses else "",
     ]
     examples = summary.get("tflm_examples")
-    error = math.sqrt(best * (1 - best) / tested) if tested and best is not None else None
+    error = math.sqrt(best * (1 - best) / tested) if tested and shares and best else None
     notes = {
         "float": "as trained",
         "int8": f"± {_percent(error)} std. error" if error is not None else "the exported file",
@@ -123,9 +131,9 @@ def headline(summary: Summary) -> Html:
     }
     kinds = {"float": "float", "int8": "int8", "tflm": "TFLM"}
     tiles = [
-        (f"Accuracy, {kind}", _percent(accuracy[name], 2), notes[name])
+        (f"{named}, {kind}", _percent(score[name], 2), notes[name])
         for name, kind in kinds.items()
-        if accuracy.get(name) is not None
+        if score.get(name) is not None
     ]
     if "macs" in shape:
         tiles.append(("MACs", _count(shape["macs"]), "per inference"))
@@ -479,13 +487,13 @@ def files(files: Mapping[str, int], summary: Summary) -> Html | None:
         if name in files
     ]
     experiment = summary.get("experiment")
-    usage = f"python -m experiments.{experiment} --predict FILE.wav --workdir RUN"
+    usage = f"python -m experiments.{experiment} --predict FILE --workdir RUN"
     return markup.section(
         "Files beside this page",
         None,
         markup.table("Files", ("file", "size", "what it is"), rows, 3),
         [
-            tag("p", "To classify a recording, with RUN the folder of this page:"),
+            tag("p", "To classify a file, with RUN the folder of this page:"),
             markup.command(usage),
         ]
         if experiment and "model.tflite" in files

@@ -19,12 +19,16 @@ import os
 import numpy as np
 from jaxtyping import Complex64, Float, Int16, Int32
 
-from micronets_jax.data.dataset import SAMPLE_RATE, SILENCE, UNKNOWN, DataError
+from micronets_jax.data.dataset import SPLITS, DataError
+from micronets_jax.data.recordings import SAMPLE_RATE
 
 FRAME, HOP = 320, 160  # samples; square-root Hann windows at half overlap add up to one
 FRAMES = SAMPLE_RATE // HOP + 1
 HZ = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE).astype(np.float32)
 CHUNK = 40  # clips synthesised together: their spectra stay in the processor's cache
+
+SILENCE, UNKNOWN = "silence", "unknown"
+"""The two classes that stand behind the words, in this order."""
 
 TARGETS = {
     "bana": "b a n a",
@@ -58,7 +62,7 @@ OTHERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Embedded:
+class Vocabulary:
     """What to synthesise.
 
     Attributes:
@@ -84,14 +88,13 @@ class Embedded:
 
 
 SIZES = {
-    "tiny": Embedded(train=480, validation=240, test=240),
-    "quick": Embedded(),
-    "paper": Embedded(train=24_000, validation=3000, test=3000),
+    "tiny": Vocabulary(train=480, validation=240, test=240),
+    "quick": Vocabulary(),
+    "paper": Vocabulary(train=24_000, validation=3000, test=3000),
 }
 """Parameters by preset."""
 
 CLASS_NAMES = (*TARGETS, SILENCE, UNKNOWN)
-SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +187,11 @@ def _word_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _SECONDS, _TARGETS, _PHONEME = _word_tables()
 
 
-def generate(spec: Embedded) -> dict[str, np.ndarray]:
+def generate(spec: Vocabulary) -> dict[str, np.ndarray]:
     """Clips and labels of every split, and noise to mix in.
 
     Returns:
-        ``<split>_clips`` int16 [n, 16000] and ``<split>_labels`` int32 [n] in random order, and
+        ``<split>_examples`` int16 [n, 16000] and ``<split>_labels`` int32 [n] in random order, and
         ``noise`` int16 [6, 320000]. No speaker is heard in two splits.
     """
     bank = _noise_bank(spec.seed)
@@ -201,7 +204,7 @@ def generate(spec: Embedded) -> dict[str, np.ndarray]:
         speakers = _speakers(max(2, n // spec.clips_per_speaker), rng)
         heard = rng.permutation(np.arange(n) % len(speakers["tract"]))
         clips = np.empty((n, SAMPLE_RATE), np.int16)
-        out |= {f"{split}_clips": clips, f"{split}_labels": labels}
+        out |= {f"{split}_examples": clips, f"{split}_labels": labels}
         for number, start in enumerate(range(0, n, CHUNK)):
             rows = slice(start, min(start + CHUNK, n))
             people = {k: v[heard[rows]] for k, v in speakers.items()}

@@ -1,22 +1,22 @@
-"""Front ends: from one second of sound to the features that a network reads.
-
-Invariant: a front end is a frozen record of its parameters and a pure, jittable function of the
-waveform alone, so the record saved beside a model is enough to feed that model again.
-"""
+"""Mel-frequency cepstral coefficients: from one second of speech to what a spotter reads."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import pathlib
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int16, Shaped
+
+from micronets_jax.data import recordings
+from micronets_jax.data.frontends.registry import register
 
 
+@register("mfcc")
 @dataclasses.dataclass(frozen=True)
 class MFCC:
     """Mel-frequency cepstral coefficients of Hann-windowed frames.
@@ -77,6 +77,14 @@ class MFCC:
     def shape(self) -> tuple[int, int, int]:
         """Rows (frames), columns (coefficients), channels (1) of one clip's features."""
         return self.num_frames, self.num_coefficients, 1
+
+    def read(self, path: pathlib.Path) -> Int16[np.ndarray, "1 samples"]:
+        """The one clip of a recording: its loudest second.
+
+        Raises:
+            DataError: the recording cannot be read.
+        """
+        return recordings.read_clip(path)[None]
 
     def __call__(
         self, waveform: Shaped[Array | np.ndarray, "*batch samples"]
@@ -165,27 +173,3 @@ def mel_triangles(
     triangles = np.maximum(triangles, 0)
     triangles[0] = 0  # a constant offset of the recording is no sound
     return triangles
-
-
-def to_json(frontend: MFCC) -> str:
-    """The front end as readable text; ``from_json`` gives it back."""
-    return json.dumps({"kind": "mfcc", **dataclasses.asdict(frontend)}, indent=2) + "\n"
-
-
-def from_json(text: str) -> MFCC:
-    """The front end that ``to_json`` wrote.
-
-    Raises:
-        ValueError: not a front end, or with an unknown or a missing parameter.
-    """
-    try:
-        values = dict(json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"not the text of a front end: {error}") from error
-    if values.pop("kind", None) != "mfcc":
-        raise ValueError(f"not a front end of a known kind (mfcc): {text[:80]!r}")
-    known = {field.name for field in dataclasses.fields(MFCC)}
-    if set(values) != known:
-        wrong = ", ".join(sorted(set(values) ^ known))
-        raise ValueError(f"front end with unknown or missing parameters: {wrong}")
-    return MFCC(**values)

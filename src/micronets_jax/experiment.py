@@ -1,0 +1,155 @@
+"""The command line of all experiments: options, presets, checks before a run, run, prediction.
+
+Invariant: nothing heavy is imported before the command line has been read, and nothing is written
+before all that can be checked has been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
+
+import tyro
+
+from micronets_jax.recipes import Limits, Search, Training
+
+if TYPE_CHECKING:
+    from micronets_jax.pipeline import Plan, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every experiment can be told; a subclass adds its own and says what it is for."""
+
+    preset: Literal["tiny", "quick", "paper"] = "quick"
+    """Defaults of all below: tiny tests the path, quick takes minutes, paper is the paper's."""
+    data: str = "embedded"
+    """embedded, or what else the experiment reads."""
+    device: str = "STM32F446RE"
+    """The board; its memory less what firmware takes is the limit."""
+    budget: Limits = Limits()
+    """Limits that override the board's."""
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """What computes the search. Decides nothing but the speed."""
+    seed: int = 0
+    """Of everything random; the same seed on the same machine gives the same files."""
+    workdir: pathlib.Path | None = None
+    """Folder of results; runs/EXPERIMENT-PRESET if not given."""
+    resume: bool = False
+    """Continue the run that the folder holds."""
+    predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Classify this file with the folder's model, and do nothing else."""
+    search: Search = Search()
+    train: Training = Training()
+    quantize: Training = Training(epochs=6, learning_rate=0.0005)
+
+
+UNRECORDED = ("workdir", "resume", "predict", "accelerator")
+"""Options that decide nothing of a result."""
+
+Given = TypeVar("Given", bound=Options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Generic[Given]):
+    """A task on the command line.
+
+    Attributes:
+        name: ``python -m experiments.NAME`` runs it.
+        presets: options by preset; ``quick`` must be among them.
+        task: data, front end, augmentation, space and metric for options; imports what it needs.
+    """
+
+    name: str
+    presets: Mapping[str, Given]
+    task: Callable[[Given], Task]
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """Do what the command line says; ends the process with status 2 on a mistake."""
+        arguments = sys.argv[1:] if arguments is None else arguments
+        options = self.parse(arguments)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from micronets_jax import console
+        from micronets_jax.accelerators import AcceleratorError
+        from micronets_jax.data import DataError
+        from micronets_jax.workdir import WorkdirError
+
+        with console.errors(AcceleratorError, ValueError, OSError):
+            if options.predict is not None:
+                return self.predict(options.predict, self.folder(options))
+            plan = self.prepare(options, arguments)
+        with console.errors(DataError, WorkdirError, OSError):
+            self.run(plan, options)
+
+    def parse(self, arguments: Sequence[str]) -> Given:
+        """Options from words; the preset among them decides the defaults of the others."""
+        first = dict(itertools.pairwise(arguments))
+        single = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
+        name = (single or [first.get("--preset", "quick")])[-1]
+        default = self.presets.get(name, self.presets["quick"])
+        return tyro.cli(
+            type(default),
+            args=arguments,
+            default=default,
+            description=type(default).__doc__,
+            prog=f"python -m experiments.{self.name}",
+        )
+
+    def prepare(self, options: Given, arguments: Sequence[str] = ()) -> Plan:
+        """Everything that a run needs, checked before anything is written.
+
+        Raises:
+            ValueError: options, data or limits that cannot be; the message says which.
+        """
+        from micronets_jax import accelerators, budgets, devices, pipeline, workdir
+
+        workdir.check(self.folder(options), resume=options.resume)
+        device = devices.device(options.device)
+        budget = budgets.Budget.of(device, options.budget)
+        print(f"computing on {accelerators.select(options.accelerator)}")
+        task = self.task(options)
+        print(task.dataset)
+        budgets.feasible(task.space, budget)
+        return pipeline.Plan(
+            **vars(task),
+            budget=budget,
+            device=device,
+            search=options.search,
+            train=options.train,
+            quantize=options.quantize,
+            seed=options.seed,
+            facts={
+                "experiment": self.name,
+                "preset": options.preset,
+                "command": " ".join([f"python -m experiments.{self.name}", *arguments]),
+            },
+        )
+
+    def run(self, plan: Plan, options: Given) -> None:
+        """The whole path; its results lie in the work folder."""
+        from micronets_jax import console, pipeline, workdir
+
+        configuration = dataclasses.asdict(options)
+        for name in UNRECORDED:
+            del configuration[name]
+        configuration["data_fingerprint"] = plan.dataset.fingerprint
+        with workdir.Workdir(self.folder(options), configuration, options.resume) as place:
+            with console.Console() as screen:
+                summary = pipeline.run(plan, place, screen)
+            console.show(summary, place.path)
+
+    def folder(self, options: Given) -> pathlib.Path:
+        """Where results lie."""
+        return options.workdir or pathlib.Path("runs") / f"{self.name}-{options.preset}"
+
+    def predict(self, path: pathlib.Path, folder: pathlib.Path) -> None:
+        """Say what a file holds, by the model of a finished run."""
+        from micronets_jax import pipeline
+
+        for name, probability in pipeline.classify(folder, path)[:3]:
+            print(f"{name:12} {probability:6.1%}")
