@@ -180,7 +180,9 @@ def test_generated_build_files(reference, tmp_path):
     compiler.write(compiler.compile_model(load(reference, "mlperf_kws_dscnn")), folder)
 
 
-@pytest.mark.parametrize("name", ["all blocks", "first skipped", "mixed", "convolutional"])
+@pytest.mark.parametrize(
+    "name", ["all blocks", "first skipped", "mixed", "convolutional", "residual", "sums"]
+)
 def test_exported_networks(name):
     """Networks of the house's own space and format, from folded weights to C."""
     from test_export import NETWORKS

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_quantize import SPACE, inputs, trained
+from test_quantize import RESIDUAL, SPACE, inputs, trained
 
-from micronets_jax import export, quantize, runtimes
+from micronets_jax import cost, export, memory, quantize, runtimes
 from micronets_jax.network import INPUT, Layer, Network
 
 DSCNN_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "FULLY_CONNECTED"}
@@ -39,7 +39,23 @@ CONVOLUTIONAL = Network(
         Layer("logits", "reshape", ("classes",), 7, 7),
     ),
 )
+# Sums with activations, of a tensor and itself, of two that each another layer reads.
+SUMS = Network(
+    (9, 8, 4),
+    (
+        Layer("twice", "add", (INPUT, INPUT), 4, 4),
+        Layer("wide", "conv", ("twice",), 4, 12, activation="relu6"),
+        Layer("more", "pad", ("twice",), 4, 12),
+        Layer("clipped", "add", ("wide", "more"), 12, 12, activation="relu6"),
+        Layer("positive", "add", ("more", "clipped"), 12, 12, activation="relu"),
+        Layer("pooled", "avg_pool", ("positive",), 12, 12, (9, 8), (9, 8), "VALID"),
+        Layer("vector", "reshape", ("pooled",), 12, 12),
+        Layer("logits", "dense", ("vector",), 12, 5),
+    ),
+)
 NETWORKS = {
+    "residual": RESIDUAL,
+    "sums": SUMS,
     "all blocks": SPACE.member([8, 12, 16, 4], [True, True, True]),
     "first skipped": SPACE.member([40, 12, 20, 16], [False, True, True]),
     "last skipped": SPACE.member([4, 40, 8, 24], [True, True, False]),
@@ -71,6 +87,15 @@ def random_inputs(network, n=20):
     return x
 
 
+@pytest.mark.parametrize("exported", ["residual", "sums"], indirect=True)
+def test_the_arena_is_the_predicted_one(exported):
+    network, _, data = exported
+    seen, predicted = runtimes.TFLM(data).arena(), cost.arena(network, "tflm_host")
+    assert seen.activation_bytes == predicted.activations
+    assert predicted.persistent == pytest.approx(seen.persistent_bytes, rel=0.05)
+    assert cost.flash_bytes(network) == pytest.approx(len(data), rel=0.02)
+
+
 def litert(data):
     return runtimes.LiteRT(data)._interpreter
 
@@ -95,6 +120,10 @@ def test_the_operators_are_those_of_the_network(exported):
         assert names.count("RESHAPE") == 1 and set(names) == DSCNN_OPERATORS | {"RESHAPE"}
     elif network is CONVOLUTIONAL:
         assert names == ["DEPTHWISE_CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "RESHAPE"]
+    elif network in (RESIDUAL, SUMS):
+        assert names == [operator.kind for operator in memory.operators(network)]
+        assert names.count("PAD") == sum(layer.kind == "pad" for layer in network) > 0
+        assert names.count("ADD") == 3
     else:
         layers = [layer for layer in network if layer.kind != "reshape"]
         assert len(names) == len(layers) and set(names) <= DSCNN_OPERATORS

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_network import decisions_of
+from test_network import choices_of, decisions_of
 
 from micronets_jax import memory, zoo
 from micronets_jax.network import INPUT, Layer, Network
-from micronets_jax.spaces import DSCNN
+from micronets_jax.spaces import DSCNN, MobileNetV2
+from micronets_jax.spaces.mobilenet_v2 import Stage
 
 SMALL = DSCNN(input_shape=(9, 2, 1), max_width=60, strides=(1, 2, 1, 2))
 PAPER = DSCNN()
+RESIDUAL = MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), 32, 64)
 
 
 def greedy(buffers):
@@ -76,6 +78,41 @@ def test_chain_formula_planner_and_twin_agree(space, data, scratch):
     starts = memory.place(buffers)
     assert starts == greedy(buffers)
     assert memory.head_bytes(network, scratch) == head(buffers, starts)
+
+
+@settings(max_examples=12, deadline=None)
+@given(choices_of(RESIDUAL), st.booleans())
+def test_residuals_are_placed_as_the_twin_places_them(choice, scratch):
+    """Traced and known: a shortcut waits for its sum, and a pad comes and goes."""
+    network = RESIDUAL.decode(choice)
+    buffers = memory.buffers(network, scratch)
+    assert memory.place(buffers) == greedy(buffers)
+    bound = memory.head_bytes(network, scratch)
+    assert bound == head(buffers, greedy(buffers))
+    assert jax.jit(lambda c: memory.head_bytes(RESIDUAL.network(c), scratch))(choice) == bound
+    peak = memory.peak_bytes(network, lambda o: scratch * memory.scratch_bytes(o))
+    assert peak <= bound
+    assert peak == max(step.live_bytes for step in memory.timeline(network, scratch))
+
+
+def test_a_residual_by_hand():
+    """8 x 8: the shortcut of 4 channels waits while the block is 24 wide, then grows to 8."""
+    network = Network(
+        (8, 8, 4),
+        (
+            Layer("expand", "conv", (INPUT,), 4, 24),
+            Layer("depthwise", "depthwise", ("expand",), 24, 24, (3, 3)),
+            Layer("project", "conv", ("depthwise",), 24, 8),
+            Layer("pad", "pad", (INPUT,), 4, 8),
+            Layer("add", "add", ("pad", "project"), 8, 8),
+        ),
+    )
+    live = {step.name: step.live_bytes // 64 for step in memory.timeline(network)}
+    assert live == {
+        "expand": 4 + 24, "depthwise": 4 + 24 + 24, "project": 4 + 24 + 8, "pad": 4 + 8 + 8,
+        "add": 8 + 8 + 8,
+    }  # fmt: skip
+    assert memory.head_bytes(network, scratch=False) == 64 * 52
 
 
 @settings(max_examples=10, deadline=None)

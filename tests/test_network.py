@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,9 +10,23 @@ from hypothesis import strategies as st
 from micronets_jax import network as networks
 from micronets_jax import zoo
 from micronets_jax.network import INPUT, Layer, Network
-from micronets_jax.spaces import DSCNN
+from micronets_jax.spaces import DSCNN, MobileNetV2
+from micronets_jax.spaces.mobilenet_v2 import Stage
 
 SPACE = DSCNN(max_width=40, strides=(2, 1, 2))
+RESIDUAL = MobileNetV2((20, 17, 3), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 3, 2)))
+
+
+def choices_of(space):
+    """Int32 one-hot choices of any space."""
+    return st.fixed_dictionaries(
+        {
+            name: st.lists(st.integers(0, options - 1), min_size=taken, max_size=taken).map(
+                lambda indices, options=options: np.eye(options, dtype=np.int32)[indices]
+            )
+            for name, (taken, options) in space.options().items()
+        }
+    )
 
 
 def decisions_of(space: DSCNN):
@@ -41,11 +56,13 @@ def test_padding_as_in_tensorflow(size, kernel, stride, padding, expected):
     assert networks.output_sizes(Network((*size, 1), (layer,)))["a"] == expected
 
 
+@pytest.mark.parametrize("space", [SPACE, RESIDUAL], ids=["dscnn", "mobilenet_v2"])
 @settings(max_examples=15, deadline=None)
-@given(decisions_of(SPACE))
-def test_json_round_trip(decisions):
-    network = SPACE.member(*decisions)
+@given(st.data())
+def test_json_round_trip(space, data):
+    network = space.decode(data.draw(choices_of(space)))
     assert networks.from_json(networks.to_json(network)) == network
+    assert networks.prune(network) == network
 
 
 @pytest.mark.parametrize(
@@ -70,6 +87,39 @@ def test_wrong_wiring_is_refused():
     large = dataclasses.replace(layer, kernel=(5, 5), padding="VALID")
     with pytest.raises(ValueError, match="does not fit its input"):
         networks.output_sizes(Network((4, 4, 1), (large,)))
+    alone = Layer("sum", "add", ("a",), 4, 4)
+    with pytest.raises(ValueError, match="'sum' reads 1 tensors; 'add' reads 2"):
+        networks.output_sizes(Network((4, 4, 1), (layer, alone)))
+    unlike = dataclasses.replace(alone, inputs=(INPUT, "a"))
+    with pytest.raises(ValueError, match=r"'input' of \(4, 4, 1\) and 'a' of \(4, 4, 4\).*pad"):
+        networks.output_sizes(Network((4, 4, 1), (layer, unlike)))
+
+
+def test_pruning_a_residual_whose_sides_may_need_zeros():
+    """Of a pad and the tensor that it pads the mix takes one; an absent sum is its shortcut."""
+
+    def residual(pad, add):
+        return Network(
+            (4, 4, 4),
+            (
+                Layer("a", "conv", (INPUT,), 4, 8),
+                Layer("a_pad", "pad", ("a",), 8, 12, presence=pad),
+                Layer("a_mix", "mix", ("a_pad", "a"), 12, 12),
+                Layer("b", "conv", ("a",), 8, 12 if pad else 8),
+                Layer("sum", "add", ("a_mix", "b"), 12, 12, presence=add),
+                Layer("c", "conv", ("sum",), 12, 4),
+            ),
+        )
+
+    def wiring(network):
+        return {layer.name: layer.inputs for layer in networks.prune(network)}
+
+    assert wiring(residual(1, 1))["sum"] == ("a_pad", "b")
+    assert wiring(residual(0, 1)) == {
+        "a": (INPUT,), "b": ("a",), "sum": ("a", "b"), "c": ("sum",),
+    }  # fmt: skip
+    assert wiring(residual(0, 0))["c"] == ("a",)
+    assert networks.consumers(residual(1, 1))["a"] == ["a_pad", "a_mix", "b"]
 
 
 def test_pruning_removes_absent_layers_and_mixes():

@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 
 from micronets_jax import layers, quantize
 from micronets_jax.network import INPUT, Layer, Network
-from micronets_jax.spaces import DSCNN
+from micronets_jax.spaces import DSCNN, MobileNetV2
+from micronets_jax.spaces.mobilenet_v2 import Stage
 
 SPACE = DSCNN(max_width=40, strides=(2, 1, 1))
 SMALL = dataclasses.replace(SPACE, input_shape=(13, 7, 1), stem_kernel=(3, 2), strides=(2, 1))
 NETWORK = SMALL.member([8, 12, 12], [False, True])
+RESIDUAL_SPACE = MobileNetV2(
+    (20, 17, 1), width=0.5, stages=(Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), last_width=64
+)
+# Zeros for the shortcut of block 3, for the output of block 4, for none in block 5.
+RESIDUAL = RESIDUAL_SPACE.member([8, 12], [5, 20, 28, 40, 48], [5, 6, 10, 2, 10])
 
 
 def variables(network, seed=0):
@@ -54,10 +60,11 @@ def trained(network, seed=0):
     activation = {INPUT: {"min": -rng.uniform(2, 4), "max": rng.uniform(2, 4)}}
     weight = {}
     for layer in network:
-        if layer.kind in quantize.WEIGHTED:
+        if layer.kind in quantize.RANGED:
             activation[layer.name] = {"max": rng.uniform(1, 4)}
             if layer.activation == "linear":
                 activation[layer.name]["min"] = -rng.uniform(1, 4)
+        if layer.kind in quantize.WEIGHTED:
             kernel = np.abs(folded[layer.name]["kernel"]).reshape(-1, layer.out_channels)
             weight[layer.name] = kernel.max(0) * rng.uniform(0.7, 1.05, layer.out_channels)
     return folded, jax.tree.map(jnp.float32, {"activation": activation, "weight": weight})
@@ -270,6 +277,59 @@ def test_means_round_halves_away_from_zero():
     x = np.asarray([[1, 2, 7], [1, 2, 8], [-1, -2, 5]], np.int8).reshape(1, 3, 3, 1)
     # 6 / 4, 15 / 2, -3 / 2, 5 / 1: at the edges only real pixels count.
     np.testing.assert_array_equal(quantize.run(quantized, x).ravel(), [2, 8, -2, 5])
+
+
+def test_sums_by_hand():
+    """x in steps of 0.01 (zero point -28), y of 0.02 (-128), their sum of 0.04 (0): 1 + 0.5, ..."""
+    layers_ = (Layer("y", "avg_pool", (INPUT,), 1, 1), Layer("sum", "add", (INPUT, "y"), 1, 1))
+    quantized = quantize.QuantizedNetwork(
+        Network((1, 4, 1), layers_),
+        {INPUT: np.float32(0.01), "y": np.float32(0.02), "sum": np.float32(0.04)},
+        {INPUT: -28, "y": -128, "sum": 0},
+        {},
+    )
+    x = np.asarray([72, -28, 127, -128], np.int8).reshape(1, 1, 4, 1)
+    y = np.asarray([-103, -128, 127, -128], np.int8).reshape(1, 1, 4, 1)
+    # 1.5 is 37.5 steps, rounded up; 1.55 + 5.1 is beyond the last level; -1 is 25 steps below 0.
+    got = quantize._sum(quantized, layers_[1], x, y)
+    np.testing.assert_array_equal(got.ravel(), [38, 0, 127, -25])
+    relu6 = dataclasses.replace(layers_[1], activation="relu6")
+    got = quantize._sum(quantized, relu6, x, y)
+    np.testing.assert_array_equal(got.ravel(), [38, 0, 127, 0])
+
+
+def test_padding_appends_zeros_and_keeps_the_range():
+    layers_ = (Layer("p", "pad", (INPUT,), 1, 3), Layer("q", "pad", ("p",), 3, 4))
+    network = Network((1, 1, 1), layers_)
+    assert quantize.range_owners(network) == {INPUT: INPUT, "p": INPUT, "q": INPUT}
+    ranges = {"activation": {INPUT: {"min": -1.0, "max": 1.55}}, "weight": {}}
+    quantized = quantize.integers(network, {}, ranges)
+    x = np.asarray([5], np.int8).reshape(1, 1, 1, 1)
+    np.testing.assert_array_equal(quantize.run(quantized, x).ravel(), [5, -28, -28, -28])
+
+
+def test_sums_are_simulated_and_their_ranges_learn():
+    folded, ranges = trained(RESIDUAL)
+    quantized = quantize.integers(RESIDUAL, folded, ranges)
+    x = inputs(RESIDUAL, 32)
+    steps = x / quantized.scales[INPUT] + quantized.zero_points[INPUT]
+    levels = np.clip(np.floor(steps + 0.5), -128, 127).astype(np.int8)
+    logits = np.asarray(jax.jit(quantize.apply, static_argnums=0)(RESIDUAL, folded, ranges, x))
+    simulated = logits / quantized.scales["logits"] + quantized.zero_points["logits"]
+    difference = np.abs(np.round(simulated) - quantize.run(quantized, levels))
+    assert difference.max() <= 3 and (difference > 0).mean() < 0.3
+    calibrated = quantize.calibrate(RESIDUAL, folded, [x])
+    chex.assert_trees_all_equal_shapes_and_dtypes(calibrated, ranges)
+    slopes = jax.grad(lambda r: jnp.mean(quantize.apply(RESIDUAL, folded, r, x) ** 2))(ranges)
+    for name in ("block3_add", "block4_add", "block5_add"):
+        assert all(abs(v) > 0 for v in slopes["activation"][name].values())
+
+
+def test_a_collapsed_range_of_a_sum_is_named():
+    folded, ranges = trained(RESIDUAL)
+    ranges["activation"]["block3_add"] = {"min": jnp.float32(0), "max": jnp.float32(1e-7)}
+    with pytest.raises(ValueError, match="range of 'block3_add' is 1,048,576 times narrower"):
+        quantize.integers(RESIDUAL, folded, ranges)
 
 
 def test_the_batch_size_changes_nothing(model):

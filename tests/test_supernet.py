@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from micronets_jax import derive, supernet
-from micronets_jax.spaces import DSCNN
+from micronets_jax.spaces import DSCNN, MobileNetV2
+from micronets_jax.spaces.mobilenet_v2 import Stage
 
+RESIDUAL = MobileNetV2((20, 17, 1), 4, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), 32, 64)
 SPACE = DSCNN((13, 6, 1), num_classes=4, max_width=40, stem_kernel=(3, 3), strides=(2, 1, 2))
 MEMBERS = [
     ((40, 40, 40, 40), (True, True, True)),
@@ -51,6 +53,50 @@ def test_a_decided_architecture_is_the_network_cut_from_it(variables, x, widths,
         np.testing.assert_allclose(masked, own, atol=1e-4)
     else:  # ranges of activations cover the channels that are masked, too
         np.testing.assert_allclose(masked, own, atol=0.1 * float(jnp.std(own)))
+
+
+@pytest.fixture(scope="module")
+def residual():
+    variables = supernet.init(jax.random.key(0), RESIDUAL.supernetwork())
+    return variables, jax.random.normal(jax.random.key(1), (8, *RESIDUAL.input_shape))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_decided_residual_network_is_the_one_cut_from_it(residual, seed):
+    """Projections of all widths, so that either side of a sum may be the narrower one."""
+    variables, x = residual
+    rng = np.random.default_rng(seed)
+    choice = {
+        name: np.eye(options, dtype=np.float32)[rng.integers(0, options, taken)]
+        for name, (taken, options) in RESIDUAL.options().items()
+    }
+    network = RESIDUAL.decode(choice)
+    assert any(layer.kind == "pad" for layer in network)
+    masked, _ = forward(
+        RESIDUAL.supernetwork(), variables, x, supernet.architecture(RESIDUAL, choice)
+    )
+    own, _ = forward(network, derive.weights(network, variables), x)
+    np.testing.assert_allclose(masked, own, atol=1e-4)
+
+
+def test_a_sum_has_the_channels_of_either_side():
+    narrow, wide = jnp.asarray([1.0, 0, 0, 0]), jnp.asarray([1.0, 1, 1, 0])
+    np.testing.assert_array_equal(supernet.either(narrow, wide), wide)
+    np.testing.assert_allclose(supernet.either(narrow / 2, wide / 2), [0.75, 0.5, 0.5, 0])
+    assert supernet.either(narrow, None) is None
+
+
+def test_gradients_reach_every_decision_of_a_residual_network(residual):
+    variables, x = residual
+
+    def loss(logits):
+        masks = supernet.architecture(RESIDUAL, jax.tree.map(jax.nn.softmax, logits))
+        return jnp.sum(forward(RESIDUAL.supernetwork(), variables, x, masks)[0] ** 2)
+
+    gradient = jax.grad(loss)({n: jnp.zeros(shape) for n, shape in RESIDUAL.options().items()})
+    for leaf in jax.tree.leaves(gradient):
+        assert np.isfinite(leaf).all()
+        assert (np.abs(leaf).max(axis=-1) > 0).all()
 
 
 def test_batch_norm_of_a_channel_does_not_see_masks_of_its_own_width(variables, x):

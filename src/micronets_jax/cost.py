@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from micronets_jax.counts import align, maximum, total
-from micronets_jax.memory import head_bytes, operators, padded
+from micronets_jax.memory import Operator, head_bytes, operators, padded, peak_bytes
 from micronets_jax.network import INPUT, Count, Layer, Network, output_sizes
 
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -66,6 +66,8 @@ _FILE_BYTES_PER_OPERATOR = {
     "AVERAGE_POOL_2D": 154,
     "FULLY_CONNECTED": 303,
     "RESHAPE": 69,
+    "ADD": 122,
+    "PAD": 202,
 }
 """Tables of the file itself, of each kind of operator, and of each operator with its tensors, their
 names aside: fitted to 51 exported files, which they predict within 0.8 %."""
@@ -120,18 +122,19 @@ class Runtime:
     scratch: bool
 
 
-# Sizes of TfLiteNode + registration (28 + 4 and 56 + 8 bytes), of TfLite*Params (28, 28, 40, 5, 36)
-# and of OpData*; the fixed part is what remains, the same for every network (to 4 bytes on the
-# 32-bit target, to 16 with 64-bit pointers). Both were read from TFLM's recording interpreter.
+# Sizes of TfLiteNode + registration (28 + 4 and 56 + 8 bytes), of TfLite*Params (28, 28, 40, 5, 36;
+# 8 of an ADD) and of OpData*; the fixed part is what remains, the same for every network (to 4
+# bytes on the 32-bit target, to 16 with 64-bit pointers). Both were read from TFLM's recording
+# interpreter.
 _CORTEX_M = Runtime(
     fixed=356,
     operator={
         "CONV_2D": 60, "DEPTHWISE_CONV_2D": 60, "AVERAGE_POOL_2D": 72, "FULLY_CONNECTED": 40,
-        "RESHAPE": 68,
+        "RESHAPE": 68, "ADD": 40, "PAD": 32,
     },
     kernel={
         "CONV_2D": 64, "DEPTHWISE_CONV_2D": 64, "AVERAGE_POOL_2D": 48, "FULLY_CONNECTED": 80,
-        "RESHAPE": 0,
+        "RESHAPE": 0, "ADD": 64, "PAD": 64,
     },
     tensor=12,
     scratch=True,
@@ -140,11 +143,11 @@ _HOST = Runtime(
     fixed=752,
     operator={
         "CONV_2D": 92, "DEPTHWISE_CONV_2D": 92, "AVERAGE_POOL_2D": 104, "FULLY_CONNECTED": 80,
-        "RESHAPE": 100,
+        "RESHAPE": 100, "ADD": 72, "PAD": 64,
     },
     kernel={
         "CONV_2D": 80, "DEPTHWISE_CONV_2D": 80, "AVERAGE_POOL_2D": 32, "FULLY_CONNECTED": 64,
-        "RESHAPE": 0,
+        "RESHAPE": 0, "ADD": 64, "PAD": 64,
     },
     tensor=24,
     scratch=False,
@@ -201,7 +204,7 @@ def arena(network: Network, runtime: str = "tflm_cortex_m") -> Arena:
 def _persistent(network: Network, runtime: Runtime) -> Count:
     sizes: list[Count] = [runtime.fixed + runtime.tensor]  # one for the network's input
     for layer, kind, *_ in operators(network):
-        constants = 2 if kind in WEIGHTED else int(kind == "RESHAPE")
+        constants = 2 if kind in WEIGHTED else int(kind in ("RESHAPE", "PAD"))
         size: Count = (
             runtime.operator[kind] + runtime.kernel[kind] + runtime.tensor * (1 + constants)
         )
@@ -216,19 +219,18 @@ def _persistent(network: Network, runtime: Runtime) -> Count:
 def _paper_arena(network: Network) -> Arena:
     """The rule fitted to the paper's tables: no padding, 18 bytes a channel in depthwise layers.
 
-    It counts a convolution as one whatever its input, and a reshape as an operator.
+    It counts a convolution as one whatever its input, a reshape as an operator, and a sum as two,
+    its ADD and a PAD, whether or not one is needed.
     """
-    sizes = output_sizes(network)
-    areas = {name: math.prod(size) for name, size in sizes.items()}
-    live, channels, count = [], [], []
+
+    def scratch(operator: Operator) -> Count:
+        return 18 * operator.layer.in_channels if operator.layer.kind == "depthwise" else 0
+
+    live = peak_bytes(network, scratch, rounding=lambda size: size)
+    channels, count = [], []
     for layer in network:
-        if layer.kind == "mix":
-            continue
-        scratch = 18 * layer.in_channels if layer.kind == "depthwise" else 0
-        inputs = areas[layer.inputs[0]] * layer.in_channels
-        outputs = areas[layer.name] * layer.out_channels
-        live.append(layer.presence * (inputs + outputs + scratch))
         if layer.kind in ("conv", "depthwise", "dense"):
             channels.append(layer.presence * layer.out_channels)
-        count.append(layer.presence)
-    return Arena(maximum(live), 8 * total(channels) + 160 * total(count))
+        if layer.kind not in ("mix", "pad"):
+            count.append(layer.presence * (2 if layer.kind == "add" else 1))
+    return Arena(live, 8 * total(channels) + 160 * total(count))

@@ -22,7 +22,8 @@ import numpy as np
 from jax import lax
 
 from micronets_jax import layers
-from micronets_jax.network import INPUT, Layer, Network, consumers, output_sizes
+from micronets_jax.memory import operators
+from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.quantize import WEIGHT_MAX, Folded, QuantizedNetwork, Ranges, integers
 
 ALIGNMENT = 16
@@ -38,10 +39,10 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
     """The TFLite file of a decided network: int8 in, int8 logits (or probabilities) out.
 
     The same input gives the same bytes. Operators: CONV_2D, DEPTHWISE_CONV_2D (also for a
-    convolution of one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, RESHAPE (except of a single
-    pixel before a dense layer, which absorbs it), and SOFTMAX if asked. Only activations are named,
-    each as its layer. What no interpreter reads is left out: metadata, signatures, names of
-    weights, scales of biases, empty buffers.
+    convolution of one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, ADD, PAD, RESHAPE (except
+    of a single pixel before a dense layer, which absorbs it), and SOFTMAX if asked. Only
+    activations are named, each as its layer. What no interpreter reads is left out: metadata,
+    signatures, names of weights, scales of biases, empty buffers.
 
     Raises:
         ValueError: a weight or range is not finite, or the network still has mixes.
@@ -96,6 +97,11 @@ def _convert(quantized: QuantizedNetwork, softmax: bool) -> bytes:
                 x = tf.nn.avg_pool2d(x, layer.kernel, layer.stride, layer.padding)
             elif layer.kind == "reshape":
                 x = tf.reshape(x, (1, -1))
+            elif layer.kind == "pad":
+                x = tf.pad(x, _paddings(layer))
+            elif layer.kind == "add":
+                total = tf.add(x, tensors[layer.inputs[1]])
+                x = in_range(_ACTIVATIONS[layer.activation](tf)(total), layer.name)
             else:
                 function = _floats(quantized, layer)
                 lowered = jax2tf.convert(
@@ -113,6 +119,20 @@ def _convert(quantized: QuantizedNetwork, softmax: bool) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter.convert()
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Callable[[Any], Any]]] = {
+    "linear": lambda tf: tf.identity,
+    "relu": lambda tf: tf.nn.relu,
+    "relu6": lambda tf: tf.nn.relu6,
+}
+
+
+def _paddings(layer: Layer) -> np.ndarray:
+    """What PAD reads beside the tensor: places before and after, by axis."""
+    paddings = np.zeros((4, 2), np.int32)
+    paddings[3, 1] = layer.out_channels - layer.in_channels
+    return paddings
 
 
 def _floats(quantized: QuantizedNetwork, layer: Layer) -> Callable[[Any], Any]:
@@ -155,50 +175,48 @@ def _parse(data: bytes) -> Any:
     return _schema().ModelT.InitFromPackedBuf(data, 0)
 
 
-def _operators(quantized: QuantizedNetwork, softmax: bool) -> list[tuple[str, str]]:
-    """What the file must compute: (name of the tensor made, operator), in order."""
-    network, readers = quantized.network, consumers(quantized.network)
-    sizes = output_sizes(network)
-    expected = []
-    for layer in network:
-        operator = {
-            "conv": "CONV_2D",
-            "depthwise": "DEPTHWISE_CONV_2D",
-            "avg_pool": "AVERAGE_POOL_2D",
-            "dense": "FULLY_CONNECTED",
-            "reshape": "RESHAPE",
-        }[layer.kind]
-        if layer.kind == "conv" and layer.in_channels == 1:
-            operator = "DEPTHWISE_CONV_2D"
-        before_dense = [network[reader].kind == "dense" for reader in readers[layer.name]]
-        single_pixel = sizes[layer.inputs[0]] == (1, 1)
-        if not (layer.kind == "reshape" and single_pixel and before_dense and all(before_dense)):
-            expected.append((layer.name, operator))
-    return [*expected, (SOFTMAX, "SOFTMAX")] if softmax else expected
+def _operators(quantized: QuantizedNetwork, softmax: bool) -> list[tuple[str, str, list[str]]]:
+    """What the file must compute, in order: tensor made, operator, activations read."""
+    expected = [(o.layer.name, o.kind, list(o.reads)) for o in operators(quantized.network)]
+    return [*expected, (SOFTMAX, "SOFTMAX", [expected[-1][0]])] if softmax else expected
+
+
+def _matched(model: Any, quantized: QuantizedNetwork, softmax: bool) -> dict[str, Any]:
+    """The file's operators by the tensor they make, in the network's order.
+
+    The converter hoists operators that nothing holds back, such as the PAD of a shortcut.
+
+    Raises:
+        RuntimeError: the operators, or what they read, are not those of the network.
+    """
+    schema, graph = _schema(), model.subgraphs[0]
+    kinds = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    left = [(kinds[model.operatorCodes[o.opcodeIndex].builtinCode], o) for o in graph.operators]
+    found, expected = [kind for kind, _ in left], _operators(quantized, softmax)
+    index, matched = {INPUT: graph.inputs[0]}, {}
+    for name, kind, reads in expected:
+        wanted = [index[source] for source in reads]
+        fitting = [o for k, o in left if k == kind and list(o.inputs[: len(reads)]) == wanted]
+        if not fitting or len(found) != len(expected):
+            raise RuntimeError(
+                f"the converter made {found} of the network, expected {[k for _, k, _ in expected]}"
+                f", where {name!r} reads {reads}; check the installed TensorFlow against the lock "
+                "file"
+            )
+        matched[name] = fitting[0]
+        left = [(k, o) for k, o in left if o is not fitting[0]]
+        index[name] = fitting[0].outputs[0]
+    return matched
 
 
 def _tensors(model: Any, quantized: QuantizedNetwork, softmax: bool) -> dict[str, Any]:
     """The file's tensors: activations by layer, weights as ``layer/kernel`` and ``layer/bias``.
 
     A bias may be ``None``: the converter drops one that is all zeros.
-
-    Raises:
-        RuntimeError: the operators are not those of the network.
     """
-    schema, graph = _schema(), model.subgraphs[0]
-    operator_names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
-    found = [
-        operator_names[model.operatorCodes[operator.opcodeIndex].builtinCode]
-        for operator in graph.operators
-    ]
-    expected = _operators(quantized, softmax)
-    if found != [operator for _, operator in expected]:
-        raise RuntimeError(
-            f"the converter made {found} of the network, expected {[o for _, o in expected]}; "
-            "check the installed TensorFlow against the lock file"
-        )
+    graph = model.subgraphs[0]
     tensors = {INPUT: graph.tensors[graph.inputs[0]]}
-    for (name, _), operator in zip(expected, graph.operators, strict=True):
+    for name, operator in _matched(model, quantized, softmax).items():
         tensors[name] = graph.tensors[operator.outputs[0]]
         if name in quantized.layers:
             kernel, bias = (*operator.inputs[1:], -1)[:2]
@@ -272,10 +290,11 @@ def _compare(model: Any, quantized: QuantizedNetwork, softmax: bool, exact: bool
 def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
     """Exact numbers in place of the converter's, and nothing in the file that no interpreter reads.
 
-    Activations come first, in order of execution, then each layer's kernel and bias.
+    Operators run in the network's order, which ``memory`` plans for. Activations come first, in
+    order of execution, then each layer's kernel and bias.
     """
     schema, graph = _schema(), model.subgraphs[0]
-    old = _tensors(model, quantized, softmax)
+    matched, old = _matched(model, quantized, softmax), _tensors(model, quantized, softmax)
     tensors, buffers = [], [_buffer(None)]
 
     def add(name: str | None, shape: Any, kind: int, quantization: Any, values: Any = None) -> int:
@@ -294,8 +313,9 @@ def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
         for name, tensor in old.items()
         if "/" not in name
     }
-    for (name, _), operator in zip(_operators(quantized, softmax), graph.operators, strict=True):
-        inputs = [index[id(graph.tensors[operator.inputs[0]])]]
+    for name, kind, reads in _operators(quantized, softmax):
+        operator = matched[name]
+        inputs = [index[id(old[source])] for source in reads]
         operator.outputs = np.asarray([index[id(graph.tensors[operator.outputs[0]])]], np.int32)
         if name in quantized.layers:
             weights = quantized.layers[name]
@@ -303,10 +323,14 @@ def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
             scales = _quantization(weights.scales, np.zeros(len(weights.scales)), axis)
             inputs.append(add(None, kernel.shape, int8, scales, kernel))
             inputs.append(add(None, weights.bias.shape, int32, None, weights.bias))
-        elif len(operator.inputs) > 1:  # RESHAPE: the new shape
+        elif kind == "PAD":
+            paddings = _paddings(quantized.network[name])
+            inputs.append(add(None, paddings.shape, int32, None, paddings))
+        elif len(operator.inputs) > len(reads):  # RESHAPE: the new shape
             shape = old[name].shape.astype(np.int32)
             inputs.append(add(None, shape.shape, int32, None, shape))
         operator.inputs = np.asarray(inputs, np.int32)
+    graph.operators = list(matched.values())
     graph.inputs = np.asarray([0], np.int32)
     graph.outputs = graph.operators[-1].outputs
     graph.tensors, model.buffers = tensors, buffers

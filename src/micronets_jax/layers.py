@@ -204,6 +204,11 @@ def _pool_blocks_backward(window: Steps, size: Steps, _: None, g: Array) -> tupl
 _pool_blocks.defvjp(_pool_blocks_forward, _pool_blocks_backward)
 
 
+def pad_channels(x: Images, channels: int) -> Float[Array, "batch rows columns new_channels"]:
+    """Zeros after the last channel, up to ``channels`` of them in all."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
+
+
 def activate(x: Array, activation: Activation) -> Array:
     """``linear``, ``relu`` or ``relu6``."""
     if activation == "linear":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +87,8 @@ def _operator_kind(network: Network, layer: Layer) -> str:
         "dense": "FULLY_CONNECTED",
         "avg_pool": "AVERAGE_POOL_2D",
         "reshape": "RESHAPE",
+        "add": "ADD",
+        "pad": "PAD",
     }[layer.kind]
 
 
@@ -118,21 +121,27 @@ def head_bytes(network: Network, scratch: bool) -> Count:
     """
     if not is_soft(network):
         return _head(network, scratch)
-    peak, decided = _peak(network, scratch), rounded(network)
-    surplus = _head(decided, scratch) - _peak(decided, scratch)
+
+    def work(operator: Operator) -> Count:
+        return scratch * scratch_bytes(operator)
+
+    peak, decided = peak_bytes(network, work), rounded(network)
+    surplus = _head(decided, scratch) - peak_bytes(decided, work)
     return peak + jax.lax.stop_gradient(surplus).astype(peak.dtype)
 
 
 class Buffer(NamedTuple):
     """A stretch of the arena: ``name`` is a tensor, or an operator's scratch.
 
-    It lives from operator ``first`` to operator ``last``, both included.
+    It lives from operator ``first`` to operator ``last``, both included; ``latest`` is the greatest
+    that ``last`` can be, whatever is decided.
     """
 
     name: str
     bytes: Count
-    first: Count
+    first: int
     last: Count
+    latest: int
     presence: Count
 
 
@@ -144,15 +153,47 @@ def _head(network: Network, scratch: bool) -> Count:
     return maximum([b.presence * end for b, end in zip(listed, ends, strict=True)])
 
 
-def _peak(network: Network, scratch: bool) -> Count:
-    """Live bytes of the operator that has most: what it reads, makes and works with."""
+def peak_bytes(
+    network: Network,
+    scratch: Callable[[Operator], Count],
+    rounding: Callable[[Count], Count] = padded,
+) -> Count:
+    """Live bytes of the operator that has most: what it reads, makes and works with, and what waits
+    for a later reader; ``rounding`` gives what a buffer of some bytes takes."""
+    listed = operators(network)
+    work = [rounding(scratch(operator)) for operator in listed]
+    if not _is_chain(network):
+        return _peak_of_any_wiring(network, work, rounding)
     peaks = []
-    for operator in operators(network):
-        live = padded(operator.out_bytes) + padded(scratch * scratch_bytes(operator))
-        for size in operator.in_bytes:
-            live = live + padded(size)
+    for operator, live in zip(listed, work, strict=True):
+        for size in (operator.out_bytes, *operator.in_bytes):
+            live = live + rounding(size)
         peaks.append(operator.layer.presence * live)
     return maximum(peaks)
+
+
+def _peak_of_any_wiring(
+    network: Network, work: list[Count], rounding: Callable[[Count], Count]
+) -> Count:
+    tensors = _tensors(network)
+    counts = (
+        [rounding(tensor.bytes) * tensor.presence for tensor in tensors],
+        [tensor.last for tensor in tensors],
+        [operator.layer.presence for operator in operators(network)],
+        work,
+    )
+    concrete = all(isinstance(leaf, int) for leaf in jax.tree.leaves(network))
+    xp, stack = (np, np.asarray) if concrete else (jnp, _stacked)
+    size, last, present, working = map(stack, counts)
+    turn = np.arange(len(present))[:, None]
+    alive = (np.asarray([tensor.first for tensor in tensors])[None] <= turn) & (turn <= last[None])
+    peak = xp.max(present * (xp.sum(xp.where(alive, size[None], 0), axis=1) + working))
+    return int(peak) if concrete else peak
+
+
+def _stacked(counts: list[Count]) -> jax.Array:
+    dtype = jnp.result_type(*counts)
+    return jnp.stack([jnp.asarray(count, dtype) for count in counts])
 
 
 def buffers(network: Network, scratch: bool) -> list[Buffer]:
@@ -160,27 +201,35 @@ def buffers(network: Network, scratch: bool) -> list[Buffer]:
 
     Any wiring: a tensor lives until its last present reader, also where mixes rename it.
     """
+    result = [tensor._replace(bytes=padded(tensor.bytes)) for tensor in _tensors(network)]
+    for i, operator in enumerate(operators(network)):
+        size = scratch * scratch_bytes(operator)
+        if not (isinstance(size, int) and size == 0):
+            name = f"{operator.layer.name} scratch"
+            result.append(Buffer(name, padded(size), i, i, i, operator.layer.presence))
+    return result
+
+
+def _tensors(network: Network) -> list[Buffer]:
+    """The tensors among :func:`buffers`, with the bytes of their elements."""
     listed = operators(network)
     makers = _makers(network)
     first = {INPUT: 0} | {o.layer.name: i for i, o in enumerate(listed)}
     sizes: dict[str, Count] = {INPUT: math.prod(network.input_shape)}
     presence = {INPUT: 1}
     last: dict[str, Count] = dict(first)
+    latest = dict(first)
     for i, operator in enumerate(listed):
         sizes[operator.layer.name] = operator.out_bytes
         presence[operator.layer.name] = operator.layer.presence
         for name in operator.reads:
             for maker, share in makers[name].items():
                 last[maker] = maximum([last[maker], i * operator.layer.presence * share])
+                latest[maker] = i
     for maker, share in makers[network.layers[-1].name].items():
         last[maker] = maximum([last[maker], (len(listed) - 1) * share])
-    result = [Buffer(n, padded(sizes[n]), first[n], last[n], presence[n]) for n in first]
-    for i, operator in enumerate(listed):
-        size = scratch * scratch_bytes(operator)
-        if not (isinstance(size, int) and size == 0):
-            name = f"{operator.layer.name} scratch"
-            result.append(Buffer(name, padded(size), i, i, operator.layer.presence))
-    return result
+        latest[maker] = len(listed) - 1
+    return [Buffer(n, sizes[n], first[n], last[n], latest[n], presence[n]) for n in first]
 
 
 def _makers(network: Network) -> dict[str, dict[str, Count]]:
@@ -204,27 +253,32 @@ def place(listed: list[Buffer]) -> list[Count]:
     """Where TFLM's greedy planner puts each buffer: its first byte.
 
     Buffers come largest first, of equals the one told last; each goes to the lowest gap among those
-    already placed that live at the same time. The order depends on sizes, so that traced sizes cost
-    one pass per buffer and pair of buffers.
+    already placed that live at the same time. The order depends on sizes, but who can live beside
+    whom does not: traced sizes cost one pass per buffer over its few possible neighbours.
     """
     xp = np if all(isinstance(v, int) for b in listed for v in b[1:]) else jnp
     size = xp.stack([xp.asarray(b.bytes * b.presence) for b in listed])
-    first = xp.stack([xp.asarray(b.first) for b in listed])
+    first = xp.asarray([b.first for b in listed])
     last = xp.stack([xp.asarray(b.last) for b in listed])
-    together = (first[:, None] <= last[None]) & (first[None] <= last[:, None])
-    index = xp.arange(len(listed))
-    order = xp.lexsort((-index, -size))
+    near = xp.asarray(_neighbours(listed))
+    order = len(listed) - 1 - xp.argsort(-size[::-1], stable=True)
 
     def step(turn: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
         start, placed = state
-        mine = index == order[turn]
-        wanted = xp.sum(size * mine)
-        others = placed & xp.any(together & mine[:, None], axis=0) & (size > 0)
-        end = xp.where(others, start + size, 0)
+        mine = order[turn]
+        others = near[mine]
+        begin, length = start[others], size[others]
+        together = (first[mine] <= last[others]) & (first[others] <= last[mine])
+        taken = placed[others] & together & (length > 0) & (others != mine)
+        end = xp.where(taken, begin + length, 0)
         at = xp.append(end, 0)  # each end is a candidate, and so is the arena's start
-        clear = (at[:, None] + wanted <= start[None]) | (at[:, None] >= end[None]) | ~others[None]
-        lowest = xp.min(xp.where(xp.all(clear, axis=1), at, xp.sum(size)))
-        return xp.where(mine, lowest, start), placed | mine
+        below, above = at[:, None] + size[mine] <= begin[None], at[:, None] >= end[None]
+        clear = xp.all(below | above | ~taken[None], axis=1)
+        lowest = xp.min(xp.where(clear, at, xp.sum(length)))
+        if xp is jnp:
+            return start.at[mine].set(lowest), placed.at[mine].set(True)
+        start[mine], placed[mine] = lowest, True
+        return start, placed
 
     state = xp.zeros_like(size), xp.zeros(len(listed), bool)
     if xp is jnp:
@@ -232,6 +286,19 @@ def place(listed: list[Buffer]) -> list[Count]:
     for turn in range(len(listed)):
         state = step(turn, state)
     return [int(x) for x in state[0]]
+
+
+def _neighbours(listed: list[Buffer]) -> np.ndarray:
+    """For each buffer, those that may live beside it, [buffers, most]; itself where there are
+    fewer."""
+    first, latest = (np.asarray([getattr(b, name) for b in listed]) for name in ("first", "latest"))
+    beside = (first[:, None] <= latest[None]) & (first[None] <= latest[:, None])
+    np.fill_diagonal(beside, False)
+    rows = [np.flatnonzero(row) for row in beside]
+    table = np.repeat(np.arange(len(listed))[:, None], max(1, *map(len, rows)), axis=1)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return table
 
 
 class _Placed(NamedTuple):

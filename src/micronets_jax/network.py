@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jax
 
-Kind = Literal["conv", "depthwise", "dense", "avg_pool", "reshape", "mix"]
+Kind = Literal["conv", "depthwise", "dense", "avg_pool", "reshape", "add", "pad", "mix"]
 Activation = Literal["linear", "relu", "relu6"]
 Padding = Literal["SAME", "VALID"]
 Count = Any  # a Python int, or a traced int32 or float32 scalar
@@ -29,8 +29,9 @@ class Layer:
     Attributes:
         name: unique in its network.
         kind: ``conv``, ``depthwise`` (multiplier 1), ``dense``, ``avg_pool``, ``reshape`` (to a
-            vector), or ``mix``: one of two tensors, the first if the layer that makes it is
-            present. A mix computes nothing once decided and decoding removes it.
+            vector), ``add`` (of two tensors alike in shape), ``pad`` (zeros for channels after the
+            last, up to ``out_channels``), or ``mix``: one of two tensors, the first if the layer
+            that makes it is present. A mix computes nothing once decided and decoding removes it.
         inputs: names of the tensors read, ``"input"`` for the network's own.
         in_channels: channels read, a Python int or their traced expectation.
         out_channels: channels made, likewise.
@@ -87,10 +88,12 @@ def output_sizes(network: Network) -> dict[str, tuple[int, int]]:
     """Rows and columns of every tensor by name, the input's included.
 
     Raises:
-        ValueError: a layer reads a tensor that no earlier layer made, two layers share a name, or a
-            VALID kernel is larger than its input.
+        ValueError: a layer reads a tensor that no earlier layer made or other than the number its
+            kind reads, two layers share a name, a VALID kernel is larger than its input, or an
+            ``add`` reads tensors of different shapes.
     """
     sizes = {INPUT: network.input_shape[:2]}
+    channels: dict[str, Count] = {INPUT: network.input_shape[2]}
     for layer in network:
         if layer.name in sizes:
             raise ValueError(f"layer name {layer.name!r} is used twice; names must be unique")
@@ -99,8 +102,27 @@ def output_sizes(network: Network) -> dict[str, tuple[int, int]]:
             raise ValueError(
                 f"layer {layer.name!r} reads {missing[0]!r}, which no earlier layer makes"
             )
+        wanted = 2 if layer.kind in ("add", "mix") else 1
+        if len(layer.inputs) != wanted:
+            raise ValueError(
+                f"layer {layer.name!r} reads {len(layer.inputs)} tensors; "
+                f"{layer.kind!r} reads {wanted}"
+            )
+        if layer.kind == "add":
+            _require_alike(layer, *((sizes[name], channels[name]) for name in layer.inputs))
         sizes[layer.name] = _output_size(layer, sizes[layer.inputs[0]])
+        channels[layer.name] = layer.out_channels
     return sizes
+
+
+def _require_alike(layer: Layer, *shapes: tuple[tuple[int, int], Count]) -> None:
+    (first, one), (second, other) = shapes
+    known = isinstance(one, int) and isinstance(other, int)
+    if first != second or (known and one != other):
+        raise ValueError(
+            f"layer {layer.name!r} adds {layer.inputs[0]!r} of {(*first, one)} and "
+            f"{layer.inputs[1]!r} of {(*second, other)}; make them alike: pad the narrower one"
+        )
 
 
 def _output_size(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
@@ -131,7 +153,8 @@ def consumers(network: Network) -> dict[str, list[str]]:
 def prune(network: Network) -> Network:
     """The decided network without its absent layers and its mixes; costs stay as they were.
 
-    Every ``presence`` must be a Python 0 or 1.
+    Who reads an absent layer reads what that would have read, first. Every ``presence`` must be a
+    Python 0 or 1.
     """
     alias: dict[str, str] = {INPUT: INPUT}
     presence = {INPUT: 1, **{layer.name: layer.presence for layer in network}}

@@ -32,12 +32,15 @@ Folded = dict[str, dict[str, Any]]
 """For each conv, depthwise and dense layer ``kernel`` and ``bias``, batch norm folded in."""
 
 Ranges = dict[str, dict[str, Any]]
-"""What is learned beside the weights. ``activation``: for the input and each layer with weights
-``{"min", "max"}``, scalars; ReLU layers have no ``min``, theirs is 0. ``weight``: for each layer
-with weights, thresholds [output channels]."""
+"""What is learned beside the weights. ``activation``: for the input, each layer with weights and
+each sum ``{"min", "max"}``, scalars; ReLU layers have no ``min``, theirs is 0. ``weight``: for each
+layer with weights, thresholds [output channels]."""
 
 WEIGHTED = ("conv", "depthwise", "dense")
-"""Kinds of layers that own weights, and a range; all others share the range of what they read."""
+"""Kinds of layers that own weights."""
+
+RANGED = (*WEIGHTED, "add")
+"""Kinds of layers that own a range; all others share the range of what they read."""
 
 WEIGHT_MAX = 127
 """Largest quantised weight; the smallest is its negative (narrow range)."""
@@ -254,6 +257,11 @@ def _forward(
                 x = seen(layer.name, x)
             case "reshape":
                 x = x.reshape(x.shape[0], -1)
+            case "pad":
+                x = layers.pad_channels(x, layer.out_channels)
+            case "add":
+                total = layers.activate(x + tensors[layer.inputs[1]], layer.activation)
+                x = seen(layer.name, total)
             case "mix":
                 raise ValueError(f"layer {layer.name!r} is a mix: {_DECIDE}")
         tensors[layer.name] = x
@@ -264,10 +272,10 @@ _DECIDE = "decode the choice, or prune the network, first"
 
 
 def range_owners(network: Network) -> dict[str, str]:
-    """For every tensor, the one whose range it has: its own, or what it pools or reshapes."""
+    """For every tensor, the one whose range it has: its own, or what it pools, reshapes or pads."""
     owner = {INPUT: INPUT}
     for layer in network:
-        owner[layer.name] = layer.name if layer.kind in WEIGHTED else owner[layer.inputs[0]]
+        owner[layer.name] = layer.name if layer.kind in RANGED else owner[layer.inputs[0]]
     return owner
 
 
@@ -277,7 +285,8 @@ def _weighted(network: Network) -> Iterator[Layer]:
 
 def _owners(network: Network) -> list[tuple[str, str]]:
     """Names and activations of the tensors that own a range."""
-    return [(INPUT, "linear"), *((layer.name, layer.activation) for layer in _weighted(network))]
+    ranged = (layer for layer in network if layer.kind in RANGED)
+    return [(INPUT, "linear"), *((layer.name, layer.activation) for layer in ranged)]
 
 
 def _interval(entry: dict[str, Any]) -> tuple[Any, Any]:
@@ -337,7 +346,14 @@ def integers(network: Network, folded: Folded, ranges: Ranges) -> QuantizedNetwo
             np.round(np.clip(steps, -_MAX_BIAS, _MAX_BIAS)).astype(np.int32),
             step,
         )
-    return QuantizedNetwork(network, scales, zero_points, quantized)
+    result = QuantizedNetwork(network, scales, zero_points, quantized)
+    for layer in network:
+        if layer.kind == "add" and not _sum_factor(result, layer) < 1:
+            raise ValueError(
+                f"range of {layer.name!r} is {2**_SUM_SHIFT:,} times narrower than what it adds: "
+                "training diverged; lower the learning rate"
+            )
+    return result
 
 
 def _require_finite(what: str, *values: Any) -> None:
@@ -374,6 +390,11 @@ def _run(quantized: QuantizedNetwork, x: np.ndarray) -> np.ndarray:
                 x = _mean(layer, x)
             case "reshape":
                 x = x.reshape(len(x), math.prod(x.shape[1:]))
+            case "pad":
+                more = ((0, 0), (0, 0), (0, 0), (0, layer.out_channels - x.shape[-1]))
+                x = np.pad(x, more, constant_values=quantized.zero_points[source])
+            case "add":
+                x = _sum(quantized, layer, x, tensors[layer.inputs[1]])
         tensors[layer.name] = x
     return x
 
@@ -434,7 +455,37 @@ def _requantize(quantized: QuantizedNetwork, layer: Layer, sums: np.ndarray) -> 
     scale, zero_point = quantized.scales[layer.name], quantized.zero_points[layer.name]
     real = np.float64(quantized.scales[layer.inputs[0]]) * quantized.layers[layer.name].scales
     multiplier, shift = multipliers(real / np.float64(scale))
-    values = _rescale(sums, multiplier, shift) + zero_point
+    return _activate(quantized, layer, _rescale(sums, multiplier, shift) + zero_point)
+
+
+_SUM_SHIFT = 20  # bits by which TFLite widens the terms of an int8 ADD
+
+
+def _sum(quantized: QuantizedNetwork, layer: Layer, x: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """TFLite's ADD: terms in steps of twice the coarser scale, 20 bits finer, then rescaled."""
+    terms, widest = (x, other), _widest(quantized, layer)
+    total = np.zeros(x.shape, np.int64)
+    for name, term in zip(layer.inputs, terms, strict=True):
+        multiplier, shift = multipliers(np.atleast_1d(np.float64(quantized.scales[name]) / widest))
+        centred = (term.astype(np.int64) - quantized.zero_points[name]) << _SUM_SHIFT
+        total = total + _rescale(centred, multiplier, shift)
+    multiplier, shift = multipliers(np.atleast_1d(_sum_factor(quantized, layer)))
+    values = _rescale(total, multiplier, shift) + quantized.zero_points[layer.name]
+    return _activate(quantized, layer, values)
+
+
+def _widest(quantized: QuantizedNetwork, layer: Layer) -> np.float64:
+    return 2 * np.float64(max(quantized.scales[name] for name in layer.inputs))
+
+
+def _sum_factor(quantized: QuantizedNetwork, layer: Layer) -> np.float64:
+    """From the sum of widened terms to steps of the output; TFLite refuses 1 and more."""
+    return _widest(quantized, layer) / (2**_SUM_SHIFT * np.float64(quantized.scales[layer.name]))
+
+
+def _activate(quantized: QuantizedNetwork, layer: Layer, values: np.ndarray) -> np.ndarray:
+    """Steps of a layer's output, zero point added, cut to what its activation and int8 allow."""
+    scale, zero_point = quantized.scales[layer.name], quantized.zero_points[layer.name]
     low, high = -128, 127
     if layer.activation != "linear":
         low = max(low, zero_point)

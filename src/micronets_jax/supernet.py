@@ -43,6 +43,24 @@ def architecture(space: Space, choice: Choice) -> Architecture:
     return Architecture(space.masks(choice), presence)
 
 
+class _Tensor(NamedTuple):
+    """What flows between layers.
+
+    Attributes:
+        value: [batch, rows, columns, channels], or [batch, features].
+        mask: weights of its channels, for who mixes them; None where all exist.
+        masked: whether channels that do not exist are 0 already.
+    """
+
+    value: Array
+    mask: Array | None = None
+    masked: bool = False
+
+    def read(self) -> Array:
+        """The value as a layer that mixes channels reads it."""
+        return self.value if self.mask is None or self.masked else self.value * self.mask
+
+
 class Supernet(nn.Module):
     """A network with batch norm after every convolution, masked where an architecture is given.
 
@@ -70,47 +88,53 @@ class Supernet(nn.Module):
         With ``train`` batch norm uses the batch's moments and, where ``batch_stats`` is mutable,
         updates the running ones; otherwise it uses the running ones.
         """
-        # A tensor travels with the mask that its next channel-mixing reader applies.
-        tensors: dict[str, tuple[Array, Array | None]] = {INPUT: (x, None)}
+        tensors = {INPUT: _Tensor(x)}
         for layer in self.network:
             tensors[layer.name] = self._layer(layer, tensors, architecture, train)
-        return tensors[self.network.layers[-1].name][0]
+        return tensors[self.network.layers[-1].name].value
 
     def _layer(
         self,
         layer: Layer,
-        tensors: dict[str, tuple[Array, Array | None]],
+        tensors: dict[str, _Tensor],
         architecture: Architecture | None,
         train: bool,
-    ) -> tuple[Array, Array | None]:
-        x, mask = tensors[layer.inputs[0]]
+    ) -> _Tensor:
+        x = tensors[layer.inputs[0]]
         match layer.kind:
             case "conv":
-                y = self._convolve(layer, _masked(x, mask), train)
-                return y, architecture.masks.get(layer.name) if architecture else None
+                y = self._convolve(layer, x.read(), train)
+                return _Tensor(y, architecture.masks.get(layer.name) if architecture else None)
             case "depthwise":
-                return self._convolve(layer, x, train), mask
+                return _Tensor(self._convolve(layer, x.value, train), x.mask)
             case "avg_pool":
-                return layers.avg_pool(x, layer.kernel, layer.stride, layer.padding), mask
+                y = layers.avg_pool(x.value, layer.kernel, layer.stride, layer.padding)
+                return x._replace(value=y)
             case "reshape":
-                return x.reshape(x.shape[0], -1), mask
+                return x._replace(value=x.value.reshape(x.value.shape[0], -1))
             case "dense":
                 weights = _Dense(layer, name=layer.name)()
                 kernel = self._quantized_kernel(weights["kernel"])
-                return _masked(x, mask) @ kernel + weights["bias"], None
+                return _Tensor(x.read() @ kernel + weights["bias"])
+            case "pad":
+                return _Tensor(layers.pad_channels(x.read(), layer.out_channels))
+            case "add":
+                return self._add(layer, x, tensors[layer.inputs[1]])
             case "mix":
-                if architecture is None:
-                    return x, mask
-                other, other_mask = tensors[layer.inputs[1]]
-                weight = architecture.presence[layer.inputs[0]]
-                mixed = weight * x + (1 - weight) * other
-                if mask is None or other_mask is None:
-                    return mixed, None
-                return mixed, weight * mask + (1 - weight) * other_mask
+                other = tensors[layer.inputs[1]]
+                return x if architecture is None else _mixed(layer, x, other, architecture)
+
+    def _add(self, layer: Layer, x: _Tensor, other: _Tensor) -> _Tensor:
+        # Channels meet those of another layer here, so each side brings only what exists of it;
+        # then nothing is left to mask in the sum.
+        y = self._quantized(layer, layers.activate(x.read() + other.read(), layer.activation))
+        return _Tensor(y, either(x.mask, other.mask), masked=True)
 
     def _convolve(self, layer: Layer, x: Array, train: bool) -> Array:
         block = _Convolution(layer, name=layer.name)
-        y = block(x, self._quantized_kernel, train)
+        return self._quantized(layer, block(x, self._quantized_kernel, train))
+
+    def _quantized(self, layer: Layer, y: Array) -> Array:
         if self.bits is None:
             return y
         low = jnp.min(y) if layer.activation == "linear" else jnp.zeros(())
@@ -165,8 +189,21 @@ class _Dense(nn.Module):
         }
 
 
-def _masked(x: Array, mask: Array | None) -> Array:
-    return x if mask is None else x * mask
+def _mixed(layer: Layer, x: _Tensor, other: _Tensor, architecture: Architecture) -> _Tensor:
+    weight = architecture.presence[layer.inputs[0]]
+    mixed = weight * x.value + (1 - weight) * other.value
+    if x.mask is None or other.mask is None:
+        return _Tensor(mixed)
+    mask = weight * x.mask + (1 - weight) * other.mask
+    return _Tensor(mixed, mask, x.masked and other.masked)
+
+
+def either(x: Float[Array, " n"] | None, other: Float[Array, " n"] | None) -> Array | None:
+    """Weights of the channels of a sum: a channel exists if it does on either side.
+
+    The larger of two masks of zeros and ones; of probabilities, that of independent decisions.
+    """
+    return None if x is None or other is None else x + other - x * other
 
 
 def init(key: jax.Array, network: Network) -> dict:

@@ -12,8 +12,9 @@ from jax import Array
 from micronets_jax.decisions import Choice
 from micronets_jax.network import Network
 from micronets_jax.spaces.dscnn import DSCNN
+from micronets_jax.spaces.mobilenet_v2 import MobileNetV2
 
-__all__ = ["DSCNN", "Space"]
+__all__ = ["DSCNN", "MobileNetV2", "Space"]
 
 
 @runtime_checkable
@@ -25,7 +26,7 @@ class Space(Protocol):
         ...
 
     def network(self, choice: Choice) -> Network:
-        """The expected or exact network of a choice, skips included."""
+        """The expected or exact network of a choice, all that may be absent included."""
         ...
 
     def masks(self, choice: Choice) -> dict[str, Array]:
@@ -37,9 +38,9 @@ class Space(Protocol):
         ...
 
     def supernetwork(self) -> Network:
-        """The largest network, skips and mixes included: what a supernet computes."""
+        """The largest network, its skips and mixes included: what a supernet computes."""
         ...
 
-    def lightest(self) -> Choice:
-        """Choices [n, ...] among which each cost is least, and all limits are met if any can."""
+    def lightest(self) -> list[Choice]:
+        """Choices among which each cost is least, and all limits are met if any can."""
         ...

@@ -17,23 +17,7 @@ import numpy as np
 
 from micronets_jax.decisions import Choice
 from micronets_jax.network import INPUT, Layer, Network, prune
-
-NUM_WIDTHS = 10
-"""Widths run from 10 % to 100 % of the largest in steps of 10 % (MicroNets, section 5.2)."""
-
-
-def width_grid(max_width: int) -> tuple[int, ...]:
-    """10 % to 100 % of ``max_width``, each to the nearest multiple of 4, halves up.
-
-    Raises:
-        ValueError: two steps fall on the same multiple of 4, or on 0.
-    """
-    grid = tuple((2 * max_width * step + 40) // 80 * 4 for step in range(1, NUM_WIDTHS + 1))
-    if grid[0] < 4 or len(set(grid)) < NUM_WIDTHS:
-        raise ValueError(
-            f"max_width={max_width} is too small: its ten widths would be {grid}; use at least 40"
-        )
-    return grid
+from micronets_jax.spaces.widths import NUM_WIDTHS, index_of, one_hot, width_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,14 +111,9 @@ class DSCNN:
                 f"got {len(widths)} widths and {len(keep)} keeps; "
                 f"this space needs {self.num_blocks + 1} and {self.num_blocks}"
             )
-        off_grid = [w for w in widths if w not in self.widths]
-        if off_grid:
-            raise ValueError(f"width {off_grid[0]} is not one of {self.widths}")
-        indices = np.asarray([self.widths.index(w) for w in widths])
-        skipped = np.asarray([0 if k else 1 for k in keep])
         return {
-            "width": np.eye(NUM_WIDTHS, dtype=np.int32)[indices],
-            "keep": np.eye(2, dtype=np.int32)[skipped],
+            "width": one_hot([index_of(w, self.widths) for w in widths]),
+            "keep": one_hot([0 if k else 1 for k in keep], options=2),
         }
 
     def largest(self) -> Network:
