@@ -24,6 +24,7 @@ COUNTING = {
     "counts",
     "decisions",
     "devices",
+    "latency",
     "memory",
     "network",
     "spaces",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import budgets, cost, devices, zoo
+from micronets_jax import budgets, cost, devices, latency, zoo
 from micronets_jax.budgets import Budget, Limits
 from micronets_jax.spaces import DSCNN
 
@@ -32,19 +32,34 @@ def test_stated_limits_replace_the_boards():
 
 
 def test_used_by_hand():
-    budget = Budget.of(BOARD, Limits(mops=20.0, latency_ms=300.0), runtime="tflm_paper")
+    limits = Limits(mops=20.0, latency_ms=300.0, energy_mj=50.0)
+    budget = Budget.of(BOARD, limits, runtime="tflm_paper")
     used = budget.used(NETWORK)
     assert used["mops"] == pytest.approx(16.653504)
-    assert used["latency_ms"] == pytest.approx(12.387 * 16.653504 + 42.27)
+    ms = latency.latency_ms(NETWORK, BOARD, "tflm")
+    assert used["latency_ms"] == pytest.approx(ms)
+    assert used["energy_mj"] == pytest.approx(ms * 0.163)
+    compiled = Budget.of(BOARD, limits, latency_runtime="compiled").used(NETWORK)
+    assert compiled["latency_ms"] == pytest.approx(latency.latency_ms(NETWORK, BOARD, "compiled"))
+    assert compiled["latency_ms"] < used["latency_ms"]
     assert used["sram_bytes"] == cost.sram_bytes(NETWORK, "tflm_paper")
     assert budget.usage(NETWORK)["mops"] == pytest.approx(0.8326752)
 
 
-@pytest.mark.parametrize("name", ["sram_bytes", "flash_bytes", "mops", "latency_ms"])
+LAST_UNIT = {
+    "sram_bytes": 1, "flash_bytes": 1, "mops": 2e-6,
+    "latency_ms": BOARD.cycles_per_instruction / 180e3,  # an instruction
+    "energy_mj": BOARD.cycles_per_instruction / 180e3 * 0.163,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAST_UNIT)
 def test_a_limit_is_met_up_to_its_last_unit(name):
-    used = Budget(mops=1e9, device=BOARD, sram_bytes=1, flash_bytes=1, latency_ms=1e9).used(NETWORK)
+    used = Budget(
+        mops=1e9, device=BOARD, sram_bytes=1, flash_bytes=1, latency_ms=1e9, energy_mj=1e9
+    ).used(NETWORK)
     assert Budget(**{name: used[name]}, device=BOARD).fits(NETWORK)
-    step = 1 if name.endswith("bytes") else 2e-6
+    step = LAST_UNIT[name]
     tight = Budget(**{name: used[name] - step}, device=BOARD)
     assert not tight.fits(NETWORK)
     assert tight.violations(NETWORK) == {name: pytest.approx(step, rel=1e-3)}
@@ -52,7 +67,7 @@ def test_a_limit_is_met_up_to_its_last_unit(name):
 
 
 def test_traced_and_concrete_networks_are_judged_alike():
-    budget = Budget.of(BOARD, Limits(sram_bytes=20_000, mops=1.2, latency_ms=55.0))
+    budget = Budget.of(BOARD, Limits(sram_bytes=20_000, mops=1.2, latency_ms=30.0, energy_mj=4.5))
     rng = np.random.default_rng(0)
     choices = [
         SPACE.choice([int(w) for w in rng.choice(SPACE.widths, 4)], [bool(k) for k in keep])
@@ -66,7 +81,7 @@ def test_traced_and_concrete_networks_are_judged_alike():
 
 
 def test_usage_has_gradients_inside_jit():
-    budget = Budget.of(BOARD, Limits(mops=2.0, latency_ms=60.0))
+    budget = Budget.of(BOARD, Limits(mops=2.0, latency_ms=60.0, energy_mj=9.0))
     choice = {name: jnp.full(shape, 1 / shape[1]) for name, shape in SPACE.options().items()}
     slopes = jax.jit(jax.jacrev(lambda c: budget.usage(SPACE.network(c))))(choice)
     assert set(slopes) == set(budget.limits())
@@ -76,12 +91,12 @@ def test_usage_has_gradients_inside_jit():
 
 
 def test_smallest_is_reached_and_below_it_is_refused():
-    budget = Budget.of(BOARD, Limits(mops=100.0, latency_ms=1000.0))
+    budget = Budget.of(BOARD, Limits(mops=100.0, latency_ms=1000.0, energy_mj=99.0))
     least = budgets.smallest(SPACE, budget)
     assert least["mops"] == pytest.approx(
         min(cost.ops(SPACE.decode(choice)) for choice in SPACE.lightest()) / 1e6
     )
-    for name in ("sram_bytes", "flash_bytes", "mops", "latency_ms"):
+    for name in ("sram_bytes", "flash_bytes", "mops", "latency_ms", "energy_mj"):
         exact = Budget(**{name: least[name]}, device=BOARD)
         assert exact.fits(SPACE.decode(budgets.feasible(SPACE, exact)))
         too_low = Budget(**{name: type(least[name])(least[name] * 0.99)}, device=BOARD)
@@ -118,7 +133,12 @@ def test_limits_that_only_together_cannot_be_met():
         ({"sram_bytes": -1}, "sram_bytes=-1"),
         ({"latency_ms": float("nan")}, "latency_ms=nan"),
         ({"latency_ms": 10.0}, "without a device"),
-        ({"latency_ms": 10.0, "device": BOARD}, "every inference takes an estimated 42.27 ms"),
+        ({"energy_mj": 10.0}, "energy_mj is given without a device"),
+        (
+            {"energy_mj": 10.0, "device": devices.device("STM32F767ZI")},
+            "power of STM32F767ZI is not known; limit latency_ms instead",
+        ),
+        ({"latency_runtime": "micro"}, "latency_runtime='micro' is unknown; use one of tflm"),
         ({"runtime": "tflm"}, "runtime='tflm' is unknown"),
     ],
 )

@@ -1,7 +1,7 @@
 """Limits on a network, and whether it keeps them.
 
-Invariant: fitting is decided on whole numbers (bytes, operations), so Python, ``jit`` and ``vmap``
-answer alike; usage is a share of each limit, for bars and gradients.
+Invariant: fitting is decided on whole numbers (bytes, operations, instructions), so Python, ``jit``
+and ``vmap`` answer alike; usage is a share of each limit, for bars and gradients.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
-from micronets_jax import cost
+from micronets_jax import cost, latency
 from micronets_jax.decisions import Choice
-from micronets_jax.devices import Device, latency_ms
+from micronets_jax.devices import Device
 from micronets_jax.network import Count, Network
 from micronets_jax.recipes import Limits
 
@@ -29,18 +29,22 @@ OTHER_FLASH_BYTES = 38_000
 STACK_BYTES = 4_096
 """Room for the stack. Our choice: the paper does not list it apart."""
 
+_TIMED = ("latency_ms", "energy_mj")  # limits that are decided on instructions
+
 
 @dataclasses.dataclass(frozen=True)
 class Budget(Limits):
     """What a network may use; None is no limit.
 
     Attributes:
-        device: whose latency is estimated; needed only for a limit on latency.
+        device: whose latency and energy are estimated; needed only for limits on these.
         runtime: whose memory is counted, one of ``cost.RUNTIMES``.
+        latency_runtime: whose instructions are counted, one of ``latency.RUNTIMES``.
     """
 
     device: Device | None = None
     runtime: str = "tflm_cortex_m"
+    latency_runtime: str = "tflm"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,17 +52,27 @@ class Budget(Limits):
             raise ValueError(
                 f"runtime={self.runtime!r} is unknown; use one of {', '.join(cost.RUNTIMES)}"
             )
-        if self.latency_ms is not None:
-            if self.device is None:
-                raise ValueError("latency_ms is given without a device; name one")
-            if self.latency_ms <= self.device.ms_per_inference:
-                raise ValueError(
-                    f"latency_ms={self.latency_ms}: on {self.device.name} every inference takes an "
-                    f"estimated {self.device.ms_per_inference} ms and more; give a larger limit"
-                )
+        if self.latency_runtime not in latency.RUNTIMES:
+            raise ValueError(
+                f"latency_runtime={self.latency_runtime!r} is unknown; use one of "
+                f"{', '.join(latency.RUNTIMES)}"
+            )
+        for name in _TIMED:
+            if getattr(self, name) is not None and self.device is None:
+                raise ValueError(f"{name} is given without a device; name one")
+        if self.energy_mj is not None and self.device and self.device.power_mw is None:
+            raise ValueError(
+                f"energy_mj={self.energy_mj}: the power of {self.device.name} is not known; limit "
+                "latency_ms instead, or choose another device"
+            )
 
     @staticmethod
-    def of(device: Device, limits: Limits | None = None, runtime: str = "tflm_cortex_m") -> Budget:
+    def of(
+        device: Device,
+        limits: Limits | None = None,
+        runtime: str = "tflm_cortex_m",
+        latency_runtime: str = "tflm",
+    ) -> Budget:
         """The device's memory less what firmware and stack take, except where ``limits`` says."""
         stated = {f.name: getattr(limits, f.name, None) for f in dataclasses.fields(Limits)}
         defaults = {
@@ -66,7 +80,7 @@ class Budget(Limits):
             "flash_bytes": device.flash_bytes - RUNTIME_FLASH_BYTES - OTHER_FLASH_BYTES,
         }
         values = defaults | {name: value for name, value in stated.items() if value is not None}
-        return Budget(**values, device=device, runtime=runtime)
+        return Budget(**values, device=device, runtime=runtime, latency_runtime=latency_runtime)
 
     def limits(self) -> dict[str, int | float]:
         """The limits there are, by name."""
@@ -105,23 +119,32 @@ class Budget(Limits):
             return cost.flash_bytes(network)
         if name == "mops":
             return cost.ops(network) * 1e-6
+        return self._instructions(network) * self._per_instruction(name)
+
+    def _instructions(self, network: Network) -> Count:
         assert self.device is not None  # __post_init__ saw to it
-        return latency_ms(cost.macs(network), self.device)
+        return latency.instructions(network, self.latency_runtime, self.device.core)
+
+    def _per_instruction(self, name: str) -> float:
+        """Milliseconds or millijoules that an instruction takes."""
+        assert self.device is not None
+        ms = self.device.cycles_per_instruction / (1000 * self.device.clock_mhz)
+        return ms if name == "latency_ms" else ms * (self.device.power_mw or 0.0) / 1000
 
     def _whole(self, name: str, network: Network) -> Count:
-        """The integer cost that a limit is decided on."""
-        return self._used(name, network) if name.endswith("bytes") else cost.ops(network)
+        """The integer cost that a limit is decided on: bytes, operations or instructions."""
+        if name.endswith("bytes"):
+            return self._used(name, network)
+        return self._instructions(network) if name in _TIMED else cost.ops(network)
 
     def _bounds(self) -> dict[str, int]:
         """The largest allowed integer cost under each limit there is."""
         bounds = {}
         for name, limit in self.limits().items():
-            if name == "latency_ms":
-                assert self.device is not None
-                limit = (limit - self.device.ms_per_inference) / self.device.ms_per_mop
+            unit = self._per_instruction(name) if name in _TIMED else 1.0
             # 16.4 million operations are 16,400,000, whatever 16.4 is in binary.
-            millions = 1 if name.endswith("bytes") else 1_000_000
-            bounds[name] = math.floor(round(limit * millions, 3))
+            millions = 1_000_000 if name == "mops" else 1
+            bounds[name] = math.floor(round(limit * millions / unit, 3))
         return bounds
 
 

@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("inspect", _inspect, "Show layers, sizes and the memory plan of a model.")
     sub.add_argument("model", help="a .tflite file")
+
+    command("devices", _devices, "List the known boards, and where each figure comes from.")
     return parser
 
 
@@ -255,6 +257,43 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"tensors may share bytes); weights and tables {result['weights_bytes']} bytes; code about "
         f"{compiled.code_bytes} bytes"
     )
+    return result, "\n".join(lines)
+
+
+def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import devices
+
+    boards = list(devices.DEVICES.values())
+    result = {
+        "devices": [
+            {
+                **dataclasses.asdict(on),
+                "emulated": on.emulated,
+                "silicon": None if on.emulated else devices.SILICON,
+            }
+            for on in boards
+        ],
+        "provenance": devices.PROVENANCE,
+    }
+    lines = [
+        f"{'device':<12} {'core':<10} {'clock':>8} {'SRAM':>9} {'flash':>9} "
+        f"{'cycles per instruction':<38} {'power':>7}"
+    ]
+    for on in boards:
+        cycles = f"{on.cycles_per_instruction:.3f}"
+        if on.latency_rows:
+            cycles += (
+                f" ({on.latency_rows} rows, error {on.latency_error:.1%}, "
+                f"at most {on.largest_latency_error:.0%})"
+            )
+        power = f"{on.power_mw:g} mW" if on.power_mw is not None else "unknown"
+        lines.append(
+            f"{on.name:<12} {on.core:<10} {on.clock_mhz:>4} MHz {on.sram_bytes // 1024:>5} KiB "
+            f"{on.flash_bytes // 1024:>5} KiB {cycles:<38} {power:>7}"
+        )
+    lines += [f"{what}: {source}" for what, source in devices.PROVENANCE.items()]
+    real = ", ".join(on.name for on in boards if not on.emulated)
+    lines.append(f"{real}: firmware of this library has {devices.SILICON}")
     return result, "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-SHARES = ("sram_bytes", "flash_bytes", "mops", "latency_ms")
+SHARES = ("sram_bytes", "flash_bytes", "mops", "latency_ms", "energy_mj")
 """Metrics that are shares of a limit, shown in percent, beside what people call them."""
 
 LABELS = {
@@ -22,10 +22,14 @@ LABELS = {
     "flash_bytes": "flash",
     "mops": "ops",
     "latency_ms": "latency (estimate)",
+    "energy_mj": "energy (estimate)",
 }
 METRICS = {"auc": "mean AUC"}
 """What people call the headlines of metrics that have a name of their own."""
-UNITS = {"sram_bytes": "bytes", "flash_bytes": "bytes", "mops": "million ops", "latency_ms": "ms"}
+UNITS = {
+    "sram_bytes": "bytes", "flash_bytes": "bytes", "mops": "million ops", "latency_ms": "ms",
+    "energy_mj": "mJ",
+}  # fmt: skip
 
 
 class Console:

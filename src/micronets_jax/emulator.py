@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +24,12 @@ CORES = {  # name -> board of qemu, options of the compiler
     "cortex-m7": ("mps2-an500", (*_THUMB, "-mcpu=cortex-m7", "-mfpu=fpv5-d16")),
 }
 INSTRUCTIONS_PER_TICK = 40
+OLDEST_QEMU = (6, 0)
+"""Older ones count otherwise or lack mps2-an500."""
+_TOOLS = {  # program -> Debian package
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+}
 TIMEOUT_SECONDS = 300
 
 
@@ -127,12 +134,8 @@ def run(
         raise EmulatorError(f"unknown core {core!r}; there are: {', '.join(CORES)}")
     manifest = read_manifest(folder)
     data = load_input(source, manifest)
-    for tool, package in (
-        ("arm-none-eabi-gcc", "gcc-arm-none-eabi"),
-        ("qemu-system-arm", "qemu-system-arm"),
-    ):
-        if shutil.which(tool) is None:
-            raise EmulatorError(f"{tool} is not installed: install the Debian package {package}")
+    for tool in _TOOLS:
+        _require(tool)
     with tempfile.TemporaryDirectory() as temporary:
         build = _Build(
             pathlib.Path(folder), manifest, core, data, optimise, pathlib.Path(temporary)
@@ -156,6 +159,32 @@ def run(
         core, int(lines["total"]) * INSTRUCTIONS_PER_TICK, manifest["arena_bytes"],
         int(lines["stack"]), build.code_bytes, build.data_bytes, outputs, per_layer,
     )  # fmt: skip
+
+
+def versions() -> list[str]:
+    """Compiler and emulator with their versions, as ``tool 1.2.3``.
+
+    Raises:
+        EmulatorError: one of them is missing, or the emulator is too old.
+    """
+    found = []
+    for tool in _TOOLS:
+        _require(tool)
+        done = subprocess.run([tool, "--version"], capture_output=True, text=True)
+        match = re.search(r"\d+\.\d+\.\d+", done.stdout)
+        version = match.group() if match else "of unknown version"
+        if tool == "qemu-system-arm" and (
+            not match or tuple(map(int, version.split(".")[:2])) < OLDEST_QEMU
+        ):
+            oldest = ".".join(map(str, OLDEST_QEMU))
+            raise EmulatorError(f"{tool} is {version}; install {oldest} or newer")
+        found.append(f"{tool} {version}")
+    return found
+
+
+def _require(tool: str) -> None:
+    if shutil.which(tool) is None:
+        raise EmulatorError(f"{tool} is not installed: install the Debian package {_TOOLS[tool]}")
 
 
 class _Build:

@@ -120,6 +120,8 @@ class Limits:
     """Millions of operations per inference, two per multiply-accumulate."""
     latency_ms: float | None = None
     """Milliseconds per inference, an estimate for the device."""
+    energy_mj: float | None = None
+    """Millijoules per inference, an estimate for the device."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(Limits):

@@ -72,6 +72,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flash_bytes": ("Flash", _kib),
     "mops": ("Operations", lambda x: f"{x:,.2f}\u00a0million"),
     "latency_ms": ("Latency, estimated", lambda x: f"{x:,.0f}\u00a0ms"),
+    "energy_mj": ("Energy, estimated", lambda x: f"{x:,.1f}\u00a0mJ"),
 }
 """What may be limited: its title and how its values are written."""
 
@@ -204,7 +205,9 @@ def limits(summary: Summary) -> Html | None:
         if device
         else "",
         f"SRAM is counted for the runtime {summary['runtime']}. " if "runtime" in summary else "",
-        "Latency is an estimate from the number of operations. " if "latency_ms" in limits else "",
+        "Latency and energy are estimates from predicted instructions. "
+        if limits.keys() & {"latency_ms", "energy_mj"}
+        else "",
         "A limit left to the board is its memory less what runtime, firmware and stack take.",
     ]
     key = markup.key(("used", "found"), ("largest", "largest of the space"), ("limit", "limit"))

@@ -1,0 +1,316 @@
+"""What a runtime costs on a core, found by running networks: drawing, measuring, fitting.
+
+Invariant: a sample is decided by space, seed and index alone, so that a run can stop and go on, and
+that what the library ships can be drawn again.
+
+Two fits. A straight line over operations holds within one search space (MicroNets, Banbury et al.,
+2021, section 4). The steps of ``latency`` hold everywhere: they are fitted to the layers of
+networks drawn only for that purpose (``layers``), so every search space is one that the fit has
+not seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from micronets_jax import compile as compiler
+from micronets_jax import cost, emulator, export, latency, quantize
+from micronets_jax.network import INPUT, Activation, Layer, Network, Padding, output_sizes
+from micronets_jax.quantize import Folded, Ranges
+from micronets_jax.spaces import DSCNN, Space
+
+LAYERS = "layers"
+"""Name of what is no search space: small networks of all sorts of layers."""
+
+SPACES: dict[str, Space] = {
+    "kws": DSCNN(),
+    "ad": DSCNN((32, 32, 1), num_classes=4, stem_kernel=(3, 3), strides=(2, 1, 1, 2, 2)),
+}
+"""The search spaces of the paper's tasks by name."""
+
+_MACS = 20_000, 8_000_000  # of a network of LAYERS: more than the overhead, seconds to emulate
+_INSTRUCTIONS = 1_000  # layers below count for less in the fit of steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One network measured.
+
+    Attributes:
+        index: which draw it is.
+        macs: its multiply-accumulates.
+        instructions: of one inference.
+        layers: instructions by the name of the layer, as far as the runtime tells.
+    """
+
+    index: int
+    macs: int
+    instructions: int
+    layers: Mapping[str, int]
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def draw(space: str, seed: int, index: int) -> Network:
+    """The network of this index: uniform in a search space, or one of :data:`LAYERS`.
+
+    Raises:
+        ValueError: no such space; the message lists all.
+    """
+    if space not in (*SPACES, LAYERS):
+        raise ValueError(f"space={space!r} is unknown; use one of {', '.join((*SPACES, LAYERS))}")
+    rng = np.random.default_rng([seed, index])
+    return _layers(rng) if space == LAYERS else uniform(rng, SPACES[space])
+
+
+def uniform(rng: np.random.Generator, space: Space) -> Network:
+    """A member of the space, every option of every decision equally likely."""
+    choice = {
+        name: jax.numpy.asarray(np.eye(options, dtype=np.int32)[rng.integers(0, options, taken)])
+        for name, (taken, options) in space.options().items()
+    }
+    return space.decode(choice)
+
+
+def random_weights(rng: np.random.Generator, network: Network) -> tuple[Folded, Ranges]:
+    """Weights and ranges such as training leaves; instructions do not depend on their values.
+
+    Outputs of a unit normal input have about unit variance. Ranges differ, as those of trained
+    layers do, and where they are equal an addition would take fewer instructions.
+    """
+    folded: Folded = {}
+    ranges: Ranges = {"activation": {INPUT: _range(rng, "linear")}, "weight": {}}
+    for layer in network:
+        if layer.kind in quantize.WEIGHTED:
+            shape = {
+                "conv": (*layer.kernel, layer.in_channels, layer.out_channels),
+                "depthwise": (*layer.kernel, 1, layer.out_channels),
+                "dense": (layer.in_channels, layer.out_channels),
+            }[layer.kind]
+            deviation = np.sqrt(2 / np.prod(shape[:-1]))
+            kernel = (rng.standard_normal(shape) * deviation).astype(np.float32)
+            bias = (0.1 * rng.standard_normal(shape[-1])).astype(np.float32)
+            folded[layer.name] = {"kernel": kernel, "bias": bias}
+            ranges["weight"][layer.name] = np.abs(kernel).reshape(-1, shape[-1]).max(axis=0)
+        if layer.kind in (*quantize.WEIGHTED, "add"):
+            ranges["activation"][layer.name] = _range(rng, layer.activation)
+    return folded, ranges
+
+
+def _range(rng: np.random.Generator, activation: str) -> dict[str, np.float32]:
+    ends = {"max": np.float32(rng.uniform(3, 6))}
+    return ends if activation != "linear" else {"min": np.float32(-rng.uniform(3, 6)), **ends}
+
+
+def _layers(rng: np.random.Generator) -> Network:
+    """A chain of three to eight random layers, channels even and odd; pooling and a dense layer."""
+    while True:
+        rows, columns = (int(n) for n in rng.integers(6, 49, 2))
+        channels = int(rng.choice((1, 1, 2, 3, 4, 8)))
+        kernel = (min(rows, 10), 4) if rng.random() < 0.3 else _square(rng, 3, 5)
+        made = [_layer(rng, "first", "conv", INPUT, channels, min(_width(rng), 64), kernel)]
+        for i in range(rng.integers(3, 8)):
+            kind = rng.choice(("depthwise", "depthwise", "pointwise", "pointwise", "conv", "pool"))
+            made.append(_next(rng, f"layer{i}", str(kind), made[-1]))
+        network = Network((rows, columns, channels), tuple(made))
+        try:
+            size = output_sizes(network)[made[-1].name]
+        except ValueError:  # a VALID kernel that is larger than what is left
+            continue
+        last = made[-1].out_channels
+        end = (
+            Layer("pool", "avg_pool", (made[-1].name,), last, last, size, size, "VALID"),
+            Layer("flatten", "reshape", ("pool",), last, last),
+            Layer("logits", "dense", ("flatten",), last, int(rng.integers(2, 40))),
+        )
+        network = Network(network.input_shape, (*made, *end))
+        if _MACS[0] < cost.macs(network) < _MACS[1]:
+            return network
+
+
+def _next(rng: np.random.Generator, name: str, kind: str, before: Layer) -> Layer:
+    channels = before.out_channels
+    if kind == "depthwise":
+        return _layer(
+            rng, name, "depthwise", before.name, channels, channels, _square(rng, 3, 3, 5, 7)
+        )
+    if kind == "pool":
+        size = _square(rng, 2, 3)
+        return Layer(name, "avg_pool", (before.name,), channels, channels, size, size)
+    if kind == "pointwise":
+        activation = _activation(rng)
+        return Layer(name, "conv", (before.name,), channels, _width(rng), activation=activation)
+    return _layer(
+        rng, name, "conv", before.name, channels, min(_width(rng), 32), _square(rng, 1, 3, 5)
+    )
+
+
+def _layer(
+    rng: np.random.Generator, name: str, kind: str, source: str, channels: int, width: int,
+    kernel: tuple[int, int],
+) -> Layer:  # fmt: skip
+    stride = _square(rng, 1, 1, 2)
+    padding: Padding = "SAME" if rng.random() < 0.7 else "VALID"
+    assert kind in ("conv", "depthwise")
+    return Layer(name, kind, (source,), channels, width, kernel, stride, padding, _activation(rng))
+
+
+def _square(rng: np.random.Generator, *sides: int) -> tuple[int, int]:
+    side = int(rng.choice(sides))
+    return side, side
+
+
+def _activation(rng: np.random.Generator) -> Activation:
+    activations: tuple[Activation, ...] = ("relu", "relu6", "linear")
+    return activations[rng.integers(3)]
+
+
+def _width(rng: np.random.Generator) -> int:
+    """3 to 200, small ones as likely as large ones, more often than not a multiple of 4."""
+    width = int(np.exp(rng.uniform(np.log(3), np.log(200))))
+    return width if rng.random() < 0.4 else max(4, width // 4 * 4)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure(space: str, seed: int, index: int, core: str) -> Sample:
+    """Export, compile and run one network on an emulated core.
+
+    Raises:
+        RuntimeError, ValueError: the network cannot be exported, compiled or run.
+    """
+    network = draw(space, seed, index)
+    weights = random_weights(np.random.default_rng([seed, index, 1]), network)
+    compiled = compiler.compile_model(export.to_tflite(network, *weights))
+    with tempfile.TemporaryDirectory() as folder:
+        compiler.write(compiled, pathlib.Path(folder) / "model")
+        ran = emulator.run(pathlib.Path(folder) / "model", core)
+    layers = Counter()
+    for layer in ran.layers:
+        layers[layer["name"]] += layer["instructions"]
+    return Sample(index, cost.macs(network), ran.instructions, dict(layers))
+
+
+def attempt(space: str, seed: int, index: int, core: str) -> Sample | str:
+    """:func:`measure`, or the reason why this network has no measurement, as one line."""
+    try:
+        return measure(space, seed, index, core)
+    except (RuntimeError, ValueError) as error:
+        return " ".join(str(error).split())[:300]
+
+
+# ---------------------------------------------------------------- fitting
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A straight line, and how far it is from what it was fitted to.
+
+    Attributes:
+        slope, intercept: of the line.
+        r2: share of the variance that it explains.
+        mean_error, largest_error: relative, absolute values.
+    """
+
+    slope: float
+    intercept: float
+    r2: float
+    mean_error: float
+    largest_error: float
+
+
+def line(x: Shaped[np.ndarray, " n"], y: Shaped[np.ndarray, " n"]) -> Line:
+    """The line of least squares through at least two points of different x.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if len(set(x.tolist())) < 2:
+        raise ValueError(f"{len(x)} samples are too few for a line: take more")
+    slope, intercept = np.polyfit(x, y, 1)
+    rest = y - (slope * x + intercept)
+    errors = np.abs(rest / y)
+    r2 = 1 - float(rest @ rest) / float(((y - y.mean()) ** 2).sum())
+    return Line(float(slope), float(intercept), r2, float(errors.mean()), float(errors.max()))
+
+
+def steps(networks: Sequence[Network], samples: Sequence[Sample], runtime: str) -> dict[str, float]:
+    """Instructions of each step of ``latency``, from layers that were run.
+
+    Least squares of the relative error, none below 0; layers of few instructions count for less.
+    """
+    from scipy.optimize import nnls
+
+    rows, seen = _layer_rows(networks, samples, runtime)
+    names = sorted({name for row in rows for name, times in row.items() if times})
+    table = np.array([[row[name] for name in names] for row in rows], float)
+    target = np.array(seen, float)
+    weight = 1 / (target + _INSTRUCTIONS)
+    fitted, _ = nnls(table * weight[:, None], target * weight, maxiter=100 * len(names))
+    rest = [s.instructions - sum(s.layers.values()) for s in samples]
+    return {
+        latency.INFERENCE: max(0.0, float(np.mean(rest))),
+        **{name: round(float(value), 4) for name, value in zip(names, fitted, strict=True)},
+    }
+
+
+def layer_errors(
+    networks: Sequence[Network],
+    samples: Sequence[Sample],
+    runtime: str,
+    steps: Mapping[str, float],
+) -> Float[np.ndarray, " n"]:
+    """How far off the steps are for each layer, as a share of its instructions and a thousand."""
+    rows, seen = _layer_rows(networks, samples, runtime)
+    predicted = [sum(steps.get(name, 0.0) * n for name, n in row.items()) for row in rows]
+    return np.abs(np.array(predicted) - seen) / (np.array(seen) + _INSTRUCTIONS)
+
+
+def _layer_rows(
+    networks: Sequence[Network], samples: Sequence[Sample], runtime: str
+) -> tuple[list[Counter], list[int]]:
+    """For each layer that was measured how often it takes each step, and its instructions."""
+    rows, seen = [], []
+    for network, sample in zip(networks, samples, strict=True):
+        for name, terms in latency.layer_terms(network, runtime):
+            if name in sample.layers:
+                row = Counter()
+                for term in terms:
+                    row.update({step: term.count * n for step, n in term.steps.items()})
+                rows.append(row)
+                seen.append(sample.layers[name])
+    return rows, seen
+
+
+def step_errors(
+    networks: Iterable[Network], samples: Iterable[Sample], runtime: str, core: str
+) -> Float[np.ndarray, " n"]:
+    """Relative error of ``latency.instructions`` for each sample."""
+    return np.array(
+        [
+            latency.instructions(network, runtime, core) / sample.instructions - 1
+            for network, sample in zip(networks, samples, strict=True)
+        ]
+    )
+
+
+def board_factor(
+    instructions: Shaped[np.ndarray, " n"], cycles: Shaped[np.ndarray, " n"]
+) -> tuple[float, Float[np.ndarray, " n"]]:
+    """Cycles per instruction of a board, and the error of each row predicted from the others.
+
+    The median: a network that was published with other layers than are listed does not move it.
+    """
+    ratios = cycles / instructions
+    others = [np.median(np.delete(ratios, i)) for i in range(len(ratios))]
+    return float(np.median(ratios)), np.array(others) / ratios - 1

@@ -1,0 +1,124 @@
+"""How long a network computes: instructions of each layer, then cycles of a board.
+
+Invariant: one formula. A layer's instructions are a sum of steps (a group of four pixels, a pair of
+outputs, ...), each as often as its shape says, times the instructions of a step, which were fitted
+to runs on emulated cores. Ints give ints, int32 exact int32 inside ``jit``, floats expectations
+with gradients. Absent layers take nothing.
+
+Instructions are counted in an emulator; times are estimates, instructions times a board's cycles
+per instruction (see ``devices``), and so are energies, times at the board's power.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from micronets_jax import devices
+from micronets_jax.counts import total
+from micronets_jax.devices import Device
+from micronets_jax.latency import compiled, tflm
+from micronets_jax.latency.shapes import Term, Window
+from micronets_jax.network import INPUT, Count, Network, output_sizes
+
+__all__ = [
+    "RUNTIMES", "Term", "Window", "energy_mj", "fitted", "instructions", "latency_ms",
+    "layer_instructions", "layer_terms",
+]  # fmt: skip
+
+RUNTIMES = ("tflm", "compiled", "tflm_2020")
+"""Whose instructions: TensorFlow Lite Micro with CMSIS-NN as of 2026, the C of ``compile``, or
+CMSIS-NN as of October 2020, with which the latencies of MicroNets were published."""
+
+INFERENCE = "inference"
+"""The step that every inference takes once, beside its layers."""
+
+
+def instructions(network: Network, runtime: str, core: str) -> Count:
+    """Instructions of one inference; its gradient, for floats, is that of the expected count.
+
+    Args:
+        network: decided or expected.
+        runtime: one of :data:`RUNTIMES`.
+        core: as a device names it, "cortex-m4" for example.
+
+    Raises:
+        ValueError: no such runtime, or nobody has characterised it on this core.
+    """
+    once = round(fitted(runtime, core)[INFERENCE])
+    return once + total(layer_instructions(network, runtime, core).values())
+
+
+def layer_instructions(network: Network, runtime: str, core: str) -> dict[str, Count]:
+    """:func:`instructions` by the name of the layer; mixes take none and are left out."""
+    cost = fitted(runtime, core)
+    result = {}
+    for name, terms in layer_terms(network, runtime):
+        # Whole numbers before channels come in, so that no order of additions can matter.
+        counts = [
+            term.count * round(sum(cost.get(step, 0.0) * n for step, n in term.steps.items()))
+            for term in terms
+            if any(term.steps.values())
+        ]
+        result[name] = network[name].presence * total(counts)
+    return result
+
+
+def layer_terms(network: Network, runtime: str) -> Iterator[tuple[str, list[Term]]]:
+    """What each layer repeats, and how often; what :func:`fitted` has the instructions of.
+
+    Raises:
+        ValueError: no such runtime.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime={runtime!r} is unknown; use one of {', '.join(RUNTIMES)}")
+    sizes = output_sizes(network)
+    for layer in network:
+        if layer.kind == "mix":
+            continue
+        source = layer.inputs[0]
+        window = Window.of(layer, sizes[source], sizes[layer.name])
+        # Known while tracing, so that both runtimes can tell a picture of one channel.
+        channels = network.input_shape[2] if source == INPUT else layer.in_channels
+        if runtime == "compiled":
+            terms = compiled.terms(layer, window, channels)
+        else:
+            terms = tflm.terms(layer, window, channels, old=runtime == "tflm_2020")
+        yield layer.name, list(terms)
+
+
+def latency_ms(network: Network, on: Device, runtime: str = "tflm") -> Count:
+    """Estimated milliseconds of one inference on a board; differentiable."""
+    cycles = instructions(network, runtime, on.core) * on.cycles_per_instruction
+    return cycles * (0.001 / on.clock_mhz)
+
+
+def energy_mj(network: Network, on: Device, runtime: str = "tflm") -> Count:
+    """Estimated millijoules of one inference on a board; differentiable.
+
+    Raises:
+        ValueError: nobody published the power that this board takes.
+    """
+    if on.power_mw is None:
+        known = ", ".join(d.name for d in devices.DEVICES.values() if d.power_mw is not None)
+        raise ValueError(f"the power of {on.name} is not known; it is known of {known}")
+    return latency_ms(network, on, runtime) * (on.power_mw / 1000)
+
+
+@functools.cache
+def fitted(runtime: str, core: str) -> dict[str, float]:
+    """Instructions of each step of a runtime on a core, as ``experiments.characterize`` found them.
+
+    Raises:
+        ValueError: no such runtime, or nobody has characterised it on this core.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime={runtime!r} is unknown; use one of {', '.join(RUNTIMES)}")
+    path = pathlib.Path(devices.__file__).parent / f"{runtime}.json"
+    cores: dict[str, Any] = json.loads(path.read_text())["cores"]
+    if core not in cores:
+        raise ValueError(f"core {core!r} has not been characterised; known are {', '.join(cores)}")
+    return cores[core]["steps"]

@@ -1,0 +1,231 @@
+"""Characterisation: draws, fits recovered from known steps, the command as a person uses it."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import characterize as command
+from micronets_jax import characterize, cost, emulator, latency
+from micronets_jax.network import output_sizes
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def sample(space, index, runtime="compiled", core="cortex-m4", scale=1):
+    """What a run would say if ``latency`` were right; ``scale`` spoils it."""
+    net = characterize.draw(space, 0, index)
+    layers = latency.layer_instructions(net, runtime, core)
+    once = latency.instructions(net, runtime, core) - sum(layers.values())
+    return characterize.Sample(
+        index, cost.macs(net), scale * (once + sum(layers.values())),
+        {name: scale * n for name, n in layers.items() if n},
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- drawing
+
+
+@pytest.mark.parametrize("space", [*characterize.SPACES, characterize.LAYERS])
+def test_draws_are_decided_by_seed_and_index(space):
+    first, again = (characterize.draw(space, 3, 7) for _ in range(2))
+    assert first == again
+    assert len({characterize.draw(space, 3, i) for i in range(8)}) == 8
+    assert characterize.draw(space, 4, 7) != first
+    output_sizes(first)
+
+
+def test_members_are_drawn_uniformly():
+    space = characterize.SPACES["kws"]
+    stems = [characterize.draw("kws", 0, i)["stem"].out_channels for i in range(300)]
+    counts = [stems.count(width) for width in space.widths]
+    # 30 each; the chance of one outside is below 1 in 10,000.
+    assert min(counts) >= 10 and max(counts) <= 55
+
+
+def test_layers_come_in_all_sorts():
+    drawn = [layer for i in range(60) for layer in characterize.draw("layers", 0, i)]
+    kinds = {layer.kind for layer in drawn}
+    assert kinds >= {"conv", "depthwise", "avg_pool", "dense", "reshape"}
+    for kind, kernels in (
+        ("conv", {(1, 1), (3, 3), (5, 5)}),
+        ("depthwise", {(3, 3), (5, 5), (7, 7)}),
+    ):
+        seen = {layer.kernel for layer in drawn if layer.kind == kind}
+        assert seen >= kernels
+    widths = {layer.out_channels % 4 for layer in drawn if layer.kind == "conv"}
+    assert widths == {0, 1, 2, 3}
+
+
+def test_unknown_spaces_are_listed():
+    with pytest.raises(ValueError, match="space='cifar' is unknown; use one of kws, ad"):
+        characterize.draw("cifar", 0, 0)
+
+
+# ---------------------------------------------------------------- fitting
+
+
+def test_line_by_hand():
+    fit = characterize.line(np.array([1.0, 2.0, 3.0]), np.array([3.0, 5.0, 7.0]))
+    assert (fit.slope, fit.intercept, fit.r2) == pytest.approx((2, 1, 1))
+    # The line 2 + 0.5 x leaves 1/4, -1/2 and 1/4, whose squares add up to 3/8.
+    y = np.array([2.75, 2.5, 3.75])
+    fit = characterize.line(np.array([1.0, 2.0, 3.0]), y)
+    assert (fit.slope, fit.intercept) == pytest.approx((0.5, 2.0))
+    assert fit.r2 == pytest.approx(1 - 0.375 / ((y - 3) ** 2).sum())
+    assert fit.mean_error == pytest.approx(np.mean([0.25 / 2.75, 0.5 / 2.5, 0.25 / 3.75]))
+    assert fit.largest_error == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="1 samples are too few"):
+        characterize.line(np.array([1.0]), np.array([1.0]))
+
+
+def test_board_factor_by_hand():
+    factor, errors = characterize.board_factor(np.array([10, 20, 10]), np.array([11.0, 24.0, 20.0]))
+    # Ratios 1.1, 1.2, 2.0; the median of the others is 1.6, 1.55, 1.15.
+    assert factor == pytest.approx(1.2)
+    assert errors.tolist() == pytest.approx([1.6 / 1.1 - 1, 1.55 / 1.2 - 1, 1.15 / 2 - 1])
+
+
+@pytest.mark.parametrize("runtime", latency.RUNTIMES)
+def test_steps_are_found_again(runtime):
+    samples = [sample("layers", i, runtime) for i in range(40)]
+    networks = [characterize.draw("layers", 0, i) for i in range(40)]
+    steps = characterize.steps(networks, samples, runtime)
+    # Several steps may share what a few layers took, so it is the sums that have to agree.
+    errors = characterize.layer_errors(networks, samples, runtime, steps)
+    assert errors.mean() < 0.002 and errors.max() < 0.03
+    assert min(steps.values()) >= 0
+    assert steps[latency.INFERENCE] == round(latency.fitted(runtime, "cortex-m4")["inference"])
+
+
+def test_errors_are_those_of_a_spoiled_sample():
+    nets = [characterize.draw("kws", 0, i) for i in range(2)]
+    samples = [sample("kws", 0), sample("kws", 1, scale=2)]
+    errors = characterize.step_errors(nets, samples, "compiled", "cortex-m4")
+    assert errors.tolist() == pytest.approx([0, -0.5])
+
+
+# ---------------------------------------------------------------- what the library ships
+
+SHIPPED = sorted(pathlib.Path(latency.devices.__file__).parent.glob("*-mps2-*.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_samples_lie_on_a_line_and_the_model_predicts_them(path):
+    shipped = json.loads(path.read_text())
+    space, _, runtime = path.stem.split("-mps2-")[0], "", path.stem.rsplit("-", 1)[1]
+    core = {"an386": "cortex-m4", "an500": "cortex-m7"}[path.stem.split("-")[2]]
+    assert f"--space {space}" in shipped["made"] and "qemu-system-arm" in shipped["made"]
+    rows = shipped["rows"]
+    assert len(rows) >= 190
+    assert shipped["line"]["r2"] > 0.95
+    errors = []
+    for index, macs, instructions in rows[::4]:
+        net = characterize.draw(space, 0, index)
+        assert cost.macs(net) == macs
+        errors.append(latency.instructions(net, runtime, core) / instructions - 1)
+    assert np.abs(errors).mean() <= 0.05 and np.abs(errors).max() <= 0.1
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """The command with samples that cost nothing; network 2 is a bad one."""
+    asked = []
+
+    def measure(indices, options, core):
+        for i in indices:
+            asked.append(i)
+            yield i, "no room" if i == 2 else sample(options.space, i, "compiled", core)
+
+    monkeypatch.setattr(command, "_measure", measure)
+    monkeypatch.setattr(emulator, "versions", lambda: ["qemu-system-arm 7.2"])
+    return asked, ("--device", "mps2-an386", "--samples", "5", "--workdir", str(tmp_path / "run"))
+
+
+def test_a_run_is_fitted_kept_and_drawn(quick, tmp_path, capsys):
+    _, words = quick
+    command.main([*words])
+    out, error = capsys.readouterr()
+    assert "r^2 " in out and "4 networks, 1 skipped" in out
+    assert "skipped network 2: no room" in error
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["made"].startswith("python -m experiments.characterize --space kws")
+    assert [row[0] for row in result["rows"]] == [0, 1, 3, 4]
+    assert result["model"]["largest_error"] == 0
+    plot = (tmp_path / "run/latency.svg").read_text()
+    assert plot.count("<use") >= 4 and "million operations" in plot
+
+
+def test_a_killed_run_goes_on(quick, tmp_path, capsys):
+    asked, words = quick
+    command.main([*words, "--space", "layers"])
+    path = tmp_path / "run/samples.jsonl"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[:2]) + "\n" + whole[2][:40])  # cut in the middle of a line
+    asked.clear()
+    with pytest.raises(SystemExit):
+        command.main([*words, "--space", "layers"])
+    assert "add --resume" in capsys.readouterr().err
+    command.main([*words, "--space", "layers", "--resume"])
+    assert asked == [2, 3, 4]
+    assert path.read_text().splitlines() == whole
+    assert "steps" in json.loads((tmp_path / "run/result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--device", "esp32"), "device 'esp32' is unknown; known are STM32F446RE"),
+        (("--device", "STM32F446RE"), "cannot be emulated; use one of mps2-an386, mps2-an500"),
+        (("--samples", "0"), "samples=0: must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_sentence(quick, tmp_path, capsys, words, reason):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--workdir", str(tmp_path / "run"), *words])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and reason in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("QEMU emulator version 5.2.0", "qemu-system-arm is 5.2.0; install 6.0 or newer"),
+        ("nonsense", "qemu-system-arm is of unknown version; install 6.0 or newer"),
+        (None, "is not installed: install the Debian package"),
+    ],
+)
+def test_a_missing_or_old_emulator_is_named(monkeypatch, tmp_path, version, reason):
+    if version is not None:
+        for tool in ("qemu-system-arm", "arm-none-eabi-gcc"):
+            script = tmp_path / tool
+            script.write_text(f"#!/bin/sh\necho '{version}'\n")
+            script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if version else str(tmp_path))
+    with pytest.raises(emulator.EmulatorError, match=reason):
+        emulator.versions()
+
+
+@pytest.mark.slow
+def test_networks_are_measured_in_the_emulator(tmp_path):
+    words = ("--space", "ad", "--device", "mps2-an500", "--samples", "3", "--jobs", "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.characterize", *words, "--workdir", tmp_path / "run"],
+        cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert len(result["rows"]) == 3 and result["model"]["largest_error"] < 0.05
+    for index, _, instructions in result["rows"]:
+        again = dataclasses.asdict(characterize.measure("ad", 0, index, "cortex-m7"))
+        assert again["instructions"] == instructions
+        break

@@ -1,0 +1,260 @@
+"""Latency: steps by hand, counts from outside, one formula for ints, arrays and floats."""
+
+import dataclasses
+import json
+from collections import Counter
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from micronets_jax import decisions, devices, latency, network, zoo
+from micronets_jax.latency import shapes, tflm
+from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.spaces import DSCNN
+
+SPACE = DSCNN(max_width=40, strides=(2, 1, 1))
+BOARD = devices.device("STM32F446RE")
+CASES = [(runtime, core) for runtime in latency.RUNTIMES for core in ("cortex-m4", "cortex-m7")]
+
+
+def one_layer(layer, shape):
+    return Network(shape, (dataclasses.replace(layer, name="layer", inputs=(INPUT,)),))
+
+
+def steps_of(layer, shape, runtime):
+    """How often the only layer of a network takes each step."""
+    ((_, terms),) = latency.layer_terms(one_layer(layer, shape), runtime)
+    counts = Counter()
+    for term in terms:
+        counts.update({step: int(term.count * n) for step, n in term.steps.items()})
+    return {step: n for step, n in counts.items() if n}
+
+
+# ---------------------------------------------------------------- by hand
+
+# 3 x 3 pixels are two groups of four and one more; 8 inputs are two quads, 3 outputs two pairs.
+POINTWISE = Layer("", "conv", (), 8, 3, activation="relu")
+# 4 x 5 with padding of 1: rows inside per window row 2 3 3 2, columns 2 3 3 3 2, so 10 * 13 taps.
+DEPTHWISE = Layer("", "depthwise", (), 6, 6, (3, 3), activation="relu")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "runtime", "expected"),
+    [
+        (
+            POINTWISE, (3, 3, 8), "compiled",
+            {
+                "conv": 1, "conv_group": 2, "conv_single": 1, "conv_group_product": 2 * 2 * 2,
+                "conv_single_product": 2 * 2, "conv_group_pair": 2 * 2, "conv_single_pair": 2,
+                "conv_widen": 9 * 2,
+            },
+        ),
+        (
+            POINTWISE, (3, 3, 8), "tflm",
+            {
+                "pointwise": 1, "pointwise_call": 1, "pointwise_pair": 1, "pointwise_sum": 8,
+                "pointwise_two": 4, "pointwise_two_4": 4 * 2, "pointwise_one": 1,
+                "pointwise_one_4": 2, "pointwise_odd": 9, "pointwise_odd_4": 9 * 2,
+            },
+        ),
+        (  # before there were groups of four, all eight inputs were taken one by one
+            POINTWISE, (3, 3, 8), "tflm_2020",
+            {
+                "pointwise": 1, "pointwise_call": 1, "pointwise_pair": 1, "pointwise_sum": 8,
+                "pointwise_two": 4, "pointwise_two_rest": 4 * 8, "pointwise_one": 1,
+                "pointwise_one_rest": 8, "pointwise_odd": 9, "pointwise_odd_rest": 9 * 8,
+            },
+        ),
+        (
+            DEPTHWISE, (4, 5, 6), "tflm",
+            {
+                "depthwise3": 1, "depthwise3_pixel": 20, "depthwise3_four": 20,
+                "depthwise3_four_row": 10 * 5, "depthwise3_four_tap": 10 * 13,
+                "depthwise3_rest": 2 * 20, "depthwise3_rest_row": 2 * 10 * 5,
+                "depthwise3_rest_tap": 2 * 10 * 13,
+            },
+        ),
+        (  # transposed: five rows of two pairs are fewer than four rows of three
+            DEPTHWISE, (4, 5, 6), "compiled",
+            {
+                "depthwise": 1, "depthwise_fill": 7 * 6, "depthwise_pair_3_1": 6 * 10,
+                "depthwise_channel_3": 6, "depthwise_row": 6 * 5, "depthwise_gather_row": 6 * 5,
+                "depthwise_gather_four": 6 * 5,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_steps_by_hand(layer, shape, runtime, expected):
+    assert steps_of(layer, shape, runtime) == expected
+
+
+def test_channels_that_do_not_fill_words_are_gathered():
+    even = steps_of(Layer("", "conv", (), 8, 8), (4, 4, 8), "compiled")
+    odd = steps_of(Layer("", "conv", (), 6, 8), (4, 4, 6), "compiled")
+    assert "gather_word" not in even
+    # Each of 16 pixels: one word and two bytes.
+    assert (odd["gather_word"], odd["gather_byte"], odd["gather_row"]) == (16, 32, 16)
+    old = steps_of(Layer("", "conv", (), 6, 8), (4, 4, 6), "tflm_2020")
+    assert "conv_two" in old and "pointwise_two" not in old
+
+
+def test_instructions_are_steps_times_what_they_take():
+    cost = latency.fitted("compiled", "cortex-m4")
+    counted = steps_of(POINTWISE, (3, 3, 8), "compiled")
+    by_hand = sum(cost[step] * n for step, n in counted.items())
+    net = one_layer(POINTWISE, (3, 3, 8))
+    assert latency.layer_instructions(net, "compiled", "cortex-m4")["layer"] == pytest.approx(
+        by_hand,
+        abs=20,  # whole numbers for each product of channels
+    )
+    assert latency.instructions(net, "compiled", "cortex-m4") == (
+        latency.layer_instructions(net, "compiled", "cortex-m4")["layer"] + round(cost["inference"])
+    )
+
+
+def test_times_and_energies_are_instructions_in_proportion():
+    net = zoo.network("DSCNN-S")
+    count = latency.instructions(net, "tflm", BOARD.core)
+    ms = latency.latency_ms(net, BOARD)
+    assert ms == pytest.approx(count * BOARD.cycles_per_instruction / 180e6 * 1000)
+    assert latency.energy_mj(net, BOARD) == pytest.approx(ms * 163 / 1000)
+    # An emulated board takes a cycle for each instruction: 25 million a second.
+    emulated = latency.latency_ms(net, devices.device("mps2-an386"), "compiled")
+    count = latency.instructions(net, "compiled", "cortex-m4")
+    assert emulated == pytest.approx(count / 25_000)
+
+
+# ---------------------------------------------------------------- numbers from outside
+
+
+def published_stem(net, core):
+    """What the first layer takes as a convolution, as which it was published, and as ours."""
+    cost = latency.fitted("tflm", core)
+    stem = net.layers[0]
+    sizes = network.output_sizes(net)
+    window = shapes.Window.of(stem, sizes[INPUT], sizes[stem.name])
+    as_conv = sum(
+        term.count * sum(cost[step] * n for step, n in term.steps.items())
+        for term in tflm.terms(stem, window, 1, old=True)
+    )
+    return as_conv, latency.layer_instructions(net, "tflm", core)[stem.name]
+
+
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7"])
+def test_tflm_on_published_networks(core, reference):
+    data = json.loads((reference / "reference/tflm_cmsisnn.json").read_text())
+    column = data["published_columns"].index(f"instructions_{core.removeprefix('cortex-')}")
+    rows = [row for row in data["published"] if row[0] in zoo.names()]
+    assert len(rows) >= 9
+    for row in rows:
+        net = zoo.network(row[0], 8) if "AD" in row[0] else zoo.network(row[0])
+        as_conv, ours = published_stem(net, core)
+        predicted = latency.instructions(net, "tflm", core) - ours + as_conv
+        assert predicted == pytest.approx(row[column], rel=0.03), row[0]
+
+
+# ---------------------------------------------------------------- one formula
+
+
+def random_choices(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        name: np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
+        for name, (taken, options) in SPACE.options().items()
+    }
+
+
+@pytest.mark.parametrize(("runtime", "core"), CASES)
+def test_ints_arrays_and_one_hot_floats_agree(runtime, core):
+    chex.clear_trace_counter()
+    choices = random_choices(24)
+    traces = chex.assert_max_traces(
+        lambda choice: latency.instructions(SPACE.network(choice), runtime, core), n=1
+    )
+    compute = jax.jit(jax.vmap(traces))
+    exact = compute(choices)
+    assert exact.dtype == jnp.int32
+    compute(random_choices(24, seed=1))
+    floats = jax.tree.map(lambda leaf: leaf.astype(np.float32), choices)
+    soft = jax.jit(
+        jax.vmap(lambda choice: latency.instructions(SPACE.network(choice), runtime, core))
+    )(floats)
+    for i in range(24):
+        net = SPACE.decode(jax.tree.map(lambda leaf, i=i: leaf[i], choices))
+        count = latency.instructions(net, runtime, core)
+        assert isinstance(count, int) and count == int(exact[i])
+        assert float(soft[i]) == pytest.approx(count, rel=1e-6)
+
+
+@pytest.mark.parametrize("runtime", latency.RUNTIMES)
+def test_every_width_and_block_has_a_positive_slope(runtime):
+    logits = {name: jnp.zeros(shape) for name, shape in SPACE.options().items()}
+
+    def cost(logits):
+        choice = decisions.expected(logits)
+        return latency.latency_ms(SPACE.network(choice), BOARD, runtime)
+
+    slopes = jax.jit(jax.grad(cost))(logits)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    # More weight on the widest option costs more than on the narrowest; a block costs time.
+    assert (slopes["width"][:, -1] > slopes["width"][:, 0]).all()
+    assert (slopes["keep"][1:, 0] > 0).all()
+
+
+def test_an_expectation_between_two_widths_is_not_taken_for_an_odd_one():
+    def soft(channels):
+        layer = Layer("layer", "conv", ("first",), channels, 8.0)
+        first = Layer("first", "conv", (INPUT,), 1, channels, (3, 3))
+        return latency.layer_instructions(
+            Network((8, 8, 1), (first, layer)), "compiled", "cortex-m4"
+        )
+
+    def exact(channels):
+        return latency.layer_instructions(
+            Network(
+                (8, 8, 1),
+                (
+                    Layer("first", "conv", (INPUT,), 1, channels, (3, 3)),
+                    Layer("layer", "conv", ("first",), channels, 8),
+                ),
+            ),
+            "compiled",
+            "cortex-m4",
+        )
+
+    assert float(soft(jnp.float32(8.0))["layer"]) == exact(8)["layer"]
+    assert float(soft(jnp.float32(7.0))["layer"]) == exact(7)["layer"] > exact(8)["layer"]
+    assert float(soft(jnp.float32(7.3))["layer"]) == pytest.approx(exact(8)["layer"])
+
+
+@pytest.mark.parametrize("runtime", latency.RUNTIMES)
+def test_absent_layers_and_mixes_take_nothing(runtime):
+    choice = SPACE.choice([8, 12, 16, 20], [True, False, True])
+    whole = SPACE.network(jax.tree.map(jnp.asarray, choice))
+    pruned = SPACE.decode(choice)
+    assert int(latency.instructions(whole, runtime, "cortex-m4")) == latency.instructions(
+        pruned, runtime, "cortex-m4"
+    )
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("runtime", "core", "reason"),
+    [
+        ("micro", "cortex-m4", "runtime='micro' is unknown; use one of tflm, compiled"),
+        ("tflm", "cortex-m0", "core 'cortex-m0' has not been characterised; known are cortex-m4"),
+    ],
+)
+def test_what_nobody_measured_is_refused(runtime, core, reason):
+    with pytest.raises(ValueError, match=reason):
+        latency.instructions(zoo.network("DSCNN-S"), runtime, core)
+
+
+def test_unknown_power_is_refused():
+    with pytest.raises(ValueError, match="power of STM32F767ZI is not known; it is known of STM32"):
+        latency.energy_mj(zoo.network("DSCNN-S"), devices.device("STM32F767ZI"))
