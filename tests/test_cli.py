@@ -113,3 +113,13 @@ def test_run_on_a_core(model, tmp_path, capsys):
     }  # fmt: skip
     assert len(result["output"]) == 240
     assert result["layers"][0].keys() == {"name", "kind", "macs", "instructions"}
+
+
+def test_the_zoo_as_table_and_json(capsys):
+    assert cli.main(["zoo"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[2].split()[:2] == ["MicroNet-KWS-L", "131.43"]
+    assert cli.main(["zoo", "--json"]) == 0
+    networks = {row["name"]: row for row in json.loads(capsys.readouterr().out)["networks"]}
+    row = networks["MicroNet-VWW-2"]
+    assert row["weights"] == 85840 and row["published"]["mops"] == 5.3 and row["notes"]

@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="a .tflite file")
 
     command("devices", _devices, "List the known boards, and where each figure comes from.")
+    command("zoo", _zoo, "List the published networks: cost, boards, and what the papers say.")
     return parser
 
 
@@ -295,6 +296,14 @@ def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     real = ", ".join(on.name for on in boards if not on.emulated)
     lines.append(f"{real}: firmware of this library has {devices.SILICON}")
     return result, "\n".join(lines)
+
+
+def _zoo(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import zoo
+
+    listed = zoo.rows()
+    networks = [dataclasses.asdict(row) | {"published": row.published._asdict()} for row in listed]
+    return {"networks": networks}, zoo.table(listed)
 
 
 if __name__ == "__main__":
