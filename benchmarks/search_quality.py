@@ -10,16 +10,20 @@ For each budget and seed, all trained from scratch by the same recipe on the sam
 * random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
   their mean, and the best of as many as search plus training pays for in time.
 
-Every finished network is kept in ``runs/search_quality``, so an interrupted run goes on; two
-processes with different seeds may share the work. Accuracy is float, on the test split.
+The augmented examples of a seed are computed once, and every network is trained on them in the
+same order; each network's seconds count as if it had computed them itself. Every finished network
+is kept in ``runs/search_quality``, so an interrupted run goes on; two processes with different
+seeds may share the work. Accuracy is float, on the test split.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,15 +58,27 @@ def main() -> None:
     """Measure what is missing, then print the table."""
     options = tyro.cli(Options, description=__doc__)
     options.folder.mkdir(parents=True, exist_ok=True)
-    cells = [(mops, seed) for mops in options.mops for seed in options.seeds]
     if not options.table_only:
-        for mops, seed in cells:
-            measure(options, mops, seed)
+        for seed in options.seeds:
+            # One seed's examples serve all budgets, and are made only if something is missing.
+            prepared = functools.cache(
+                lambda seed=seed: prepare(plan(options, options.mops[0], seed))
+            )
+            for mops in options.mops:
+                measure(options, mops, seed, prepared)
     table(options)
 
 
-def measure(options: Options, mops: float, seed: int) -> None:
-    """All networks of one budget and seed, each kept as soon as it is known."""
+def prepare(plan: pipeline.Plan) -> tuple[training.Prepared, float]:
+    """The augmented examples of every epoch, in the order of the plan's seed; and its seconds."""
+    start = time.monotonic()
+    inputs = pipeline.inputs(plan)
+    prepared = training.prepare(plan.dataset.train, inputs, plan.train, seed=plan.seed)
+    return prepared, time.monotonic() - start
+
+
+def plan(options: Options, mops: float, seed: int) -> pipeline.Plan:
+    """What the preset quick of keyword spotting does under this budget."""
     settings = dataclasses.replace(
         kws.PRESETS["quick"],
         data=options.data,
@@ -70,40 +86,49 @@ def measure(options: Options, mops: float, seed: int) -> None:
         budget=Limits(mops=mops),
         workdir=options.folder / "none",
     )
-    plan = dataclasses.replace(kws.KWS.prepare(settings), seed=seed)
+    return kws.KWS.prepare(settings)
+
+
+def measure(
+    options: Options,
+    mops: float,
+    seed: int,
+    prepared: Callable[[], tuple[training.Prepared, float]],
+) -> None:
+    """All networks of one budget and seed, each kept as soon as it is known."""
+    this = plan(options, mops, seed)
     rng = np.random.default_rng(seed)
-    found = kept(options, plan, mops, seed, "found", lambda: search(plan))
-    scaled = kept(options, plan, mops, seed, "scaled", lambda: (widest(plan), 0.0))
-    rows = [found, scaled]
+
+    def keep(name: str, make: Callable[[], tuple[Network, float]]) -> dict:
+        path = options.folder / f"{pathlib.Path(options.data).name}-{mops}-{seed}-{name}.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        subject, seconds = make()
+        examples, preparation = prepared()
+        start = time.monotonic()
+        accuracy = train(this, subject, examples)
+        row = {
+            "accuracy": accuracy,
+            "seconds": seconds + preparation + time.monotonic() - start,
+            "usage": {k: float(v) for k, v in this.budget.usage(subject).items()},
+            "network": json.loads(network.to_json(subject)),
+        }
+        workdir.write(path, json.dumps(row))
+        print(
+            f"{mops} Mops, seed {seed}, {name}: {accuracy:.1%}, {row['seconds']:.0f} s", flush=True
+        )
+        return row
+
+    keep("found", lambda: search(this))
+    keep("scaled", lambda: (widest(this), 0.0))
     for i in range(NUM_RANDOM):
-        drawn = random_member(plan, rng)
-        rows.append(kept(options, plan, mops, seed, f"random{i}", lambda drawn=drawn: (drawn, 0.0)))
-    print(
-        f"{mops} Mops, seed {seed}: " + ", ".join(f"{r['accuracy']:.1%}" for r in rows), flush=True
-    )
+        drawn = random_member(this, rng)
+        keep(f"random{i}", lambda drawn=drawn: (drawn, 0.0))
 
 
-def kept(options: Options, plan: pipeline.Plan, mops: float, seed: int, name: str, make) -> dict:
-    """The measurement of this name, from the folder or made now."""
-    path = options.folder / f"{pathlib.Path(options.data).name}-{mops}-{seed}-{name}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    subject, seconds = make()
-    start = time.monotonic()
-    accuracy = train(plan, subject)
-    row = {
-        "accuracy": accuracy,
-        "seconds": seconds + time.monotonic() - start,
-        "usage": {k: float(v) for k, v in plan.budget.usage(subject).items()},
-        "network": json.loads(network.to_json(subject)),
-    }
-    workdir.write(path, json.dumps(row))
-    return row
-
-
-def train(plan: pipeline.Plan, subject: Network) -> float:
+def train(plan: pipeline.Plan, subject: Network, examples: training.Prepared) -> float:
     """Test accuracy after the recipe, from scratch."""
-    examples, recipe = plan.dataset.train, plan.train
+    recipe = plan.train
     fresh = supernet.init(jax.random.key(plan.seed), subject)
     total = examples.num_batches(recipe.batch_size) * recipe.epochs
     state = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
@@ -111,7 +136,7 @@ def train(plan: pipeline.Plan, subject: Network) -> float:
         training.float_model(subject),
         state,
         examples,
-        pipeline.inputs(plan),
+        training.as_prepared,
         recipe,
         seed=plan.seed,
     )
@@ -132,7 +157,7 @@ def search(plan: pipeline.Plan) -> tuple[Network, float]:
         state, plan.space, plan.search, plan.budget, halves, pipeline.inputs(plan), seed=plan.seed
     )
     *_, (state, _) = epochs
-    found = pipeline.decide(plan, state, halves[1], budgets.feasible(plan.space, plan.budget))
+    found = pipeline.decide(plan, state, halves, budgets.feasible(plan.space, plan.budget))
     return found, time.monotonic() - start
 
 

@@ -54,7 +54,7 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=0.6),
         space=Space(max_width=40, blocks=2),
-        search=Search(epochs=6, candidates=4, batch_size=32),
+        search=Search(epochs=6, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
         train=Training(epochs=6, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),

@@ -20,7 +20,14 @@ BUDGET = Budget(
     mops=cost.ops(LARGEST) * 0.4e-6,
 )
 SETTINGS = Search(
-    epochs=12, batch_size=32, warmup=0.2, candidates=4, decision_learning_rate=0.1, bits=0
+    epochs=12,
+    batch_size=32,
+    warmup=0.2,
+    candidates=4,
+    finalists=2,
+    trial_epochs=2,
+    decision_learning_rate=0.1,
+    bits=0,
 )
 HALVES = (DATA, DATA)
 STEPS = dnas.steps_per_epoch(SETTINGS, HALVES) * SETTINGS.epochs
@@ -43,7 +50,9 @@ def decide(state, budget=BUDGET, settings=SETTINGS):
     batches = [(jnp.asarray(DATA.x), jnp.asarray(DATA.labels))]
     witness = budgets.feasible(SPACE, budget)
     return SPACE.decode(
-        dnas.decide(jax.random.key(0), state, SPACE, settings, budget, batches, witness)
+        dnas.decide(
+            jax.random.key(0), state, SPACE, settings, budget, HALVES, jittered, batches, witness
+        )
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from micronets_jax import decisions, recipes
+from micronets_jax import decisions, recipes, training
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits
 from micronets_jax.network import Network
@@ -33,6 +33,10 @@ SAMPLED_LIMITS = ("sram_bytes",)
 
 TIGHT = 0.92
 """Share of a limit that a candidate should use."""
+
+
+FLATNESS = (1.0, 4.0, 16.0)
+"""What the learned logits are divided by where finalists are drawn."""
 
 
 class State(NamedTuple):
@@ -227,25 +231,54 @@ def decide(
     space: Space,
     settings: recipes.Search,
     budget: Budget,
-    batches: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+    halves: tuple[Examples, Examples],
+    inputs: Inputs,
+    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
     fallback: Choice,
 ) -> Choice:
-    """The architecture to build: of the likeliest that fit, the one whose shared weights do best.
+    """The architecture to build, from a contest in two rounds.
 
-    Candidates are drawn from the learned distribution, costed exactly, and those that fit with the
-    highest probability are compared by cross entropy on ``batches``, each under its own batch-norm
-    moments.
+    Candidates are draws that fit by the exact costs and use most of the tightest limit: the
+    likeliest of the learned distribution, and of flatter ones, which hold more kinds of shapes.
+    Of each distribution those whose shared weights do best on ``held_out`` are finalists. Every
+    finalist is then trained briefly, from scratch and on the same examples, and the one with the
+    least loss on ``held_out`` wins: shared weights have to serve all architectures at once and
+    rank them poorly where limits are tight.
 
     Args:
-        batches: inputs and labels that trained no weights.
+        halves: training data; finalists train on the first.
+        inputs: front end and augmentation.
+        held_out: inputs, not augmented, and labels that trained no weights.
         fallback: a choice that fits, taken where no draw does.
 
     Returns:
         An int32 one-hot choice.
     """
-    candidates = _candidates(key, state.logits, space, budget, settings.candidates)
-    if not candidates:
+    finalists: dict[Network, Choice] = {}
+    share = -(-settings.finalists // len(FLATNESS))
+    for flatness in FLATNESS:
+        logits = jax.tree.map(lambda leaf, flatness=flatness: leaf / flatness, state.logits)
+        candidates = _candidates(key, logits, space, budget, settings.candidates)
+        losses = shared_losses(state, space, settings, candidates, held_out)
+        ranked = {space.decode(candidates[i]): candidates[i] for i in np.argsort(losses)}
+        fresh = [network for network in ranked if network not in finalists]
+        finalists |= {network: ranked[network] for network in fresh[:share]}
+    if not finalists:
         return fallback
+    if settings.trial_epochs == 0 or len(finalists) == 1:
+        return next(iter(finalists.values()))
+    losses = trial_losses(key, list(finalists), settings, halves[0], inputs, held_out)
+    return list(finalists.values())[int(np.argmin(losses))]
+
+
+def shared_losses(
+    state: State,
+    space: Space,
+    settings: recipes.Search,
+    choices: list[Choice],
+    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+) -> list[float]:
+    """Cross entropy of each choice under the shared weights and the batch's own moments."""
     model = Supernet(space.supernetwork(), settings.bits or None)
 
     @jax.jit
@@ -257,8 +290,39 @@ def decide(
         )
         return cross_entropy(outputs, labels)
 
-    losses = [np.mean([float(loss(c, x, labels)) for x, labels in batches]) for c in candidates]
-    return candidates[int(np.argmin(losses))]
+    return [float(np.mean([loss(c, x, labels) for x, labels in held_out])) for c in choices]
+
+
+def trial_losses(
+    key: Key[Array, ""],
+    networks: list[Network],
+    settings: recipes.Search,
+    examples: Examples,
+    inputs: Inputs,
+    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+) -> list[float]:
+    """Cross entropy of each network after the same short training from scratch."""
+    recipe = recipes.Training(
+        epochs=settings.trial_epochs,
+        batch_size=settings.batch_size // 2,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    seed = int(jax.random.randint(key, (), 0, 1 << 30))
+    prepared = training.prepare(examples, inputs, recipe, seed=seed)
+    num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
+    x, labels = (jnp.concatenate(part) for part in zip(*held_out, strict=True))
+    losses = []
+    for network in networks:
+        fresh = init_supernet(key, network)
+        start = training.init(fresh["params"], fresh["batch_stats"], recipe, num_steps)
+        model = training.float_model(network)
+        *_, (state, _) = training.fit(
+            model, start, prepared, training.as_prepared, recipe, seed=seed
+        )
+        variables = {"params": state.trainable, "batch_stats": state.stats}
+        losses.append(float(cross_entropy(Supernet(network).apply(variables, x), labels)))
+    return losses
 
 
 def _candidates(

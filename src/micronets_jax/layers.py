@@ -162,9 +162,11 @@ def avg_pool(
     if padding == "VALID" and window == x.shape[1:3]:
         return x.mean(axis=(1, 2), keepdims=True)
     if padding == "SAME" and window == stride:
-        return _pool_blocks(x, window, x.shape[1:3])
+        return _pool_blocks(x, window, (x.shape[1], x.shape[2]))
     windows = _windows(_pad(x, window, stride, padding), window, stride)
-    return functools.reduce(jnp.add, windows) / _real_pixels(x.shape[1:3], window, stride, padding)
+    return functools.reduce(jnp.add, windows) / _real_pixels(
+        (x.shape[1], x.shape[2]), window, stride, padding
+    )
 
 
 def _real_pixels(size: Steps, window: Steps, stride: Steps, padding: Padding) -> Array:

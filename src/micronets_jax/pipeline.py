@@ -47,7 +47,7 @@ NUM_SAMPLES = 64
 """Test examples written to ``samples.npz``."""
 
 CALIBRATION_BATCHES = 4
-HELD_OUT_BATCHES = 3
+HELD_OUT_BATCHES = 6
 
 RESULTS = ("model.tflite", "labels.txt", "frontend.json")
 """What a run leaves that classifying a file needs."""
@@ -148,11 +148,22 @@ def inputs(plan: Plan) -> training.Inputs:
     return augmented
 
 
-def decide(plan: Plan, state: dnas.State, held_out: data.Split, witness: Choice) -> Network:
+def decide(
+    plan: Plan, state: dnas.State, halves: tuple[data.Split, data.Split], witness: Choice
+) -> Network:
     """The network that a finished search stands for; ``witness`` fits and is the last resort."""
-    batches = list(_clean_batches(plan, held_out, HELD_OUT_BATCHES))
-    key = jax.random.key(plan.seed)
-    choice = dnas.decide(key, state, plan.space, plan.search, plan.budget, batches, witness)
+    held_out = list(_clean_batches(plan, halves[1], HELD_OUT_BATCHES))
+    choice = dnas.decide(
+        jax.random.key(plan.seed),
+        state,
+        plan.space,
+        plan.search,
+        plan.budget,
+        halves,
+        inputs(plan),
+        held_out,
+        witness,
+    )
     return plan.space.decode(choice)
 
 
@@ -202,7 +213,7 @@ def _search(
     )
     for state, record in epochs:
         _keep(workdir, display, "search", state, record)
-    found = decide(plan, state, halves[1], witness)
+    found = decide(plan, state, halves, witness)
     workdir.write("network.json", network.to_json(found))
     return found, {"params": state.params, "batch_stats": state.batch_stats}
 

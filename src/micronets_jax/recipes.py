@@ -45,10 +45,15 @@ class Search:
     damping: float = 1.0
     """Weight of the squared excess beside the price. (Ours.)"""
     candidates: int = 24
-    """Architectures compared on held-out data at the end. (Ours.)"""
+    """Architectures compared on held-out data at the end, by shared weights. (Ours.)"""
+    finalists: int = 12
+    """The best of them, each trained briefly from scratch and compared again. (Ours.)"""
+    trial_epochs: int = 6
+    """Passes of a finalist over the weights' half of the data; 0 leaves trials out. (Ours.)"""
 
     def __post_init__(self) -> None:
-        _at_least(1, epochs=self.epochs, samples=self.samples, candidates=self.candidates)
+        _at_least(1, epochs=self.epochs, samples=self.samples)
+        _at_least(1, candidates=self.candidates, finalists=self.finalists)
         _at_least(2, batch_size=self.batch_size)
         _positive(
             learning_rate=self.learning_rate,
@@ -62,6 +67,7 @@ class Search:
             warmup=self.warmup,
             multiplier_rate=self.multiplier_rate,
             damping=self.damping,
+            trial_epochs=self.trial_epochs,
         )
         if self.batch_size % 2:
             raise ValueError(f"batch_size={self.batch_size}: give an even number, it is halved")

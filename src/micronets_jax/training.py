@@ -59,6 +59,47 @@ class Model(NamedTuple):
     forward: Callable[[Variables, Variables, Array], tuple[Array, Variables]]
 
 
+class Prepared(NamedTuple):
+    """Examples as a network sees them, epoch after epoch: made once, read by many trainings.
+
+    Attributes:
+        epochs: per epoch its batches of inputs and targets, in order.
+    """
+
+    epochs: list[list[tuple[np.ndarray, np.ndarray]]]
+
+    def __len__(self) -> int:
+        return sum(len(labels) for _, labels in self.epochs[0])
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches of an epoch, of the size that was chosen when they were made."""
+        return len(self.epochs[0])
+
+    def batches(
+        self, batch_size: int, seed: int, epoch: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The batches of an epoch, in the order that was chosen when they were made."""
+        return iter(self.epochs[epoch])
+
+
+def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, seed: int) -> Prepared:
+    """What :func:`fit` would feed a network, computed ahead; fit it with :func:`as_prepared`."""
+    compute, key = jax.jit(inputs), jax.random.key(seed)
+    epochs, step = [], 0
+    for epoch in range(recipe.epochs):
+        epochs.append([])
+        for raw, labels in examples.batches(recipe.batch_size, seed, epoch):
+            batch = compute(jax.random.fold_in(key, step), raw, labels)
+            epochs[-1].append((np.asarray(batch[0]), np.asarray(batch[1])))
+            step += 1
+    return Prepared(epochs)
+
+
+def as_prepared(key: Key[Array, ""], x: Array, targets: Array) -> tuple[Array, Array]:
+    """The ``inputs`` of prepared examples: nothing is left to do."""
+    return x, targets
+
+
 class State(NamedTuple):
     """Everything a training step reads and writes."""
 
