@@ -321,7 +321,8 @@ def trial_losses(
             model, start, prepared, training.as_prepared, recipe, seed=seed
         )
         variables = {"params": state.trainable, "batch_stats": state.stats}
-        losses.append(float(cross_entropy(Supernet(network).apply(variables, x), labels)))
+        outputs = jnp.asarray(Supernet(network).apply(variables, x))
+        losses.append(float(cross_entropy(outputs, labels)))
     return losses
 
 
