@@ -1,12 +1,20 @@
-"""Which devices JAX computes on.
+"""Which devices JAX computes on, and how work is laid over them.
 
-Invariant: the choice decides where, never what, is computed.
+Invariant: the choice decides where, never what, is computed: sharded or not, a step is the same
+function up to rounding.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 """JAX's platform for each accelerator by the name people use."""
@@ -49,6 +57,40 @@ def select(accelerator: str) -> str:
             f"{_describe(jax.devices())}. It needs {INSTALL.get(accelerator, 'another machine')}"
         ) from error
     return _describe(devices)
+
+
+def mesh(examples: int, samples: int = 1) -> Mesh | None:
+    """All local devices as a grid (``data``, ``arch``), or None where there is one device only.
+
+    ``arch`` takes as many devices as divide the samples, ``data`` as many of the rest as divide
+    the examples; what divides neither stays idle.
+
+    Args:
+        examples: in a batch.
+        samples: architectures computed side by side.
+    """
+    jax = importlib.import_module("jax")
+    devices = jax.devices()
+    arch = math.gcd(samples, len(devices))
+    data = math.gcd(examples, len(devices) // arch)
+    if data * arch == 1:
+        return None
+    grid = np.asarray(devices[: data * arch]).reshape(data, arch)
+    return jax.sharding.Mesh(grid, ("data", "arch"))
+
+
+def place(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
+    """The arrays of a tree laid over the mesh: leading dimensions along these axes, or copied.
+
+    Outside ``jit`` arrays are moved, inside it is a constraint; without a mesh nothing happens.
+    """
+    if mesh is None:
+        return tree
+    jax = importlib.import_module("jax")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    put = jax.lax.with_sharding_constraint if traced else jax.device_put
+    return put(tree, sharding)
 
 
 def _describe(devices: list) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from micronets_jax import decisions, recipes, training
+from micronets_jax import accelerators, decisions, recipes, training
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits
 from micronets_jax.network import Network
@@ -85,8 +85,11 @@ def make_step(
     num_steps: int,
     inputs: Inputs,
     key: Key[Array, ""],
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """A pure ``step(state, batch) -> state, metrics``, to be jitted or lowered by the caller.
+
+    With a mesh, examples lie along its axis ``data`` and sampled architectures along ``arch``.
 
     ``metrics``: ``loss`` and ``accuracy`` on the decisions' half, and each limit's used share.
     """
@@ -107,10 +110,13 @@ def make_step(
 
     over_samples = jax.vmap(forward, in_axes=(None, None, None, 0))
 
+    def prepared(key: Array, raw: Array, labels: Array) -> tuple[Array, Array]:
+        return accelerators.place(inputs(key, raw, labels), mesh, "data")
+
     def sample(key: Array, logits: Logits, temperature: Array) -> Choice:
         keys = jax.random.split(key, settings.samples)
         draw = functools.partial(decisions.gumbel_softmax, logits=logits, temperature=temperature)
-        return jax.vmap(draw)(keys)
+        return accelerators.place(jax.vmap(draw)(keys), mesh, "arch")
 
     def weight_loss(params: Any, state: State, x: Array, targets: Array, choice: Choice):
         outputs, batch_stats = over_samples(params, state.batch_stats, x, choice)
@@ -142,7 +148,7 @@ def make_step(
         keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
         temperature = _temperature(settings, state.step, warmup_steps, num_steps)
 
-        x, targets = inputs(keys[0], batch.weight_examples, batch.weight_labels)
+        x, targets = prepared(keys[0], batch.weight_examples, batch.weight_labels)
         choice = jax.lax.stop_gradient(sample(keys[1], state.logits, temperature))
         gradient, batch_stats = jax.grad(weight_loss, has_aux=True)(
             state.params, state, x, targets, choice
@@ -150,7 +156,7 @@ def make_step(
         updates, weight_optimizer = weights.update(gradient, state.weight_optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        x, targets = inputs(keys[2], batch.decision_examples, batch.decision_labels)
+        x, targets = prepared(keys[2], batch.decision_examples, batch.decision_labels)
         gradient, metrics = jax.grad(decision_loss, has_aux=True)(
             state.logits, state, x, targets, batch.decision_labels, keys[3], temperature
         )
@@ -192,6 +198,7 @@ def search(
     inputs: Inputs,
     *,
     seed: int,
+    mesh: jax.sharding.Mesh | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[State, dict[str, int | float]]]:
     """Run from ``state`` to the last epoch; yields the state and mean metrics of each epoch.
@@ -201,17 +208,19 @@ def search(
         halves: training data for the weights and for the decisions.
         inputs: front end and augmentation.
         seed: of samples, of the order of examples and of augmentation.
+        mesh: from ``accelerators.mesh``, over which examples and samples are laid.
         progress: called now and then.
     """
     num_batches = steps_per_epoch(settings, halves)
     total = num_batches * settings.epochs
-    step = jax.jit(make_step(space, settings, budget, total, inputs, jax.random.key(seed)))
+    step = jax.jit(make_step(space, settings, budget, total, inputs, jax.random.key(seed), mesh))
     half = settings.batch_size // 2
+    state = accelerators.place(state, mesh)
     for epoch in range(int(state.step) // num_batches, settings.epochs):
         pairs = zip(*(part.batches(half, seed, epoch) for part in halves), strict=False)
         seen = []
         for i, (first, second) in enumerate(pairs, 1):
-            state, metrics = step(state, Batch(*first, *second))
+            state, metrics = step(state, accelerators.place(Batch(*first, *second), mesh, "data"))
             seen.append(metrics)
             if progress and (i % 10 == 0 or i == num_batches):
                 done = epoch * num_batches + i

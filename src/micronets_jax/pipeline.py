@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array
 
 from micronets_jax import (
+    accelerators,
     budgets,
     cost,
     data,
@@ -209,6 +210,7 @@ def _search(
         halves,
         inputs(plan),
         seed=plan.seed,
+        mesh=accelerators.mesh(plan.search.batch_size // 2, plan.search.samples),
         progress=display.stage("search"),
     )
     for state, record in epochs:
@@ -236,6 +238,7 @@ def _train(
         inputs(plan),
         plan.train,
         seed=plan.seed,
+        mesh=accelerators.mesh(plan.train.batch_size),
         progress=display.stage("train"),
     )
     model = supernet.Supernet(found)
@@ -265,6 +268,7 @@ def _quantize(
         inputs(plan),
         recipe,
         seed=plan.seed + 1,
+        mesh=accelerators.mesh(recipe.batch_size),
         progress=display.stage("quantize"),
     )
 

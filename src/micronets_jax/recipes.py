@@ -46,7 +46,7 @@ class Search:
     """Weight of the squared excess beside the price. (Ours.)"""
     candidates: int = 24
     """Architectures compared on held-out data at the end, by shared weights. (Ours.)"""
-    finalists: int = 12
+    finalists: int = 6
     """The best of them, each trained briefly from scratch and compared again. (Ours.)"""
     trial_epochs: int = 6
     """Passes of a finalist over the weights' half of the data; 0 leaves trials out. (Ours.)"""

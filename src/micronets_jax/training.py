@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from micronets_jax import quantize, recipes
+from micronets_jax import accelerators, quantize, recipes
 from micronets_jax.network import Network
 from micronets_jax.supernet import Supernet
 
@@ -217,6 +217,7 @@ def fit(
     *,
     seed: int,
     loss: Loss | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[State, dict[str, int | float]]]:
     """Train from ``state`` to the end of the recipe; yields the state and metrics of each epoch.
@@ -230,16 +231,18 @@ def fit(
         seed: of the order of examples and of augmentation.
         loss: of ``(logits, targets, inputs)``; cross entropy where not given, distillation by
             :func:`distilled`.
+        mesh: from ``accelerators.mesh``, over whose axis ``data`` examples are laid.
         progress: called now and then.
     """
     num_batches = examples.num_batches(recipe.batch_size)
     total = num_batches * recipe.epochs
     step = jax.jit(make_step(model, inputs, recipe, total, jax.random.key(seed), loss))
+    state = accelerators.place(state, mesh)
     for epoch in range(int(state.step) // num_batches, recipe.epochs):
         seen = []
         batches = examples.batches(recipe.batch_size, seed, epoch)
         for i, (raw, labels) in enumerate(batches, 1):
-            state, metrics = step(state, raw, labels)
+            state, metrics = step(state, *accelerators.place((raw, labels), mesh, "data"))
             seen.append(metrics)
             if progress and (i % 10 == 0 or i == num_batches):
                 value, accuracy = np.asarray(seen[-1])

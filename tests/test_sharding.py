@@ -1,0 +1,103 @@
+"""Sharding: eight virtual devices compute what one computes, and share the work."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import json
+import jax
+import jax.numpy as jnp
+import numpy as np
+from micronets_jax import accelerators, dnas, supernet, training
+from micronets_jax.budgets import Budget
+from micronets_jax.recipes import Search, Training
+from micronets_jax.spaces import DSCNN
+
+space = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2, 1))
+rng = np.random.default_rng(0)
+x = rng.normal(size=(16, 9, 6, 1)).astype(np.float32)
+labels = rng.integers(0, 3, 16).astype(np.int32)
+budget = Budget(mops=0.01)
+
+
+def unchanged(key, x, labels):
+    return jnp.asarray(x), jnp.asarray(labels)
+
+
+def search(mesh):
+    settings = Search(batch_size=32, samples=4, warmup=0.0, bits=0)
+    state = dnas.init(jax.random.key(0), space, settings, budget, 10)
+    step = dnas.make_step(space, settings, budget, 10, unchanged, jax.random.key(1), mesh)
+    batch = accelerators.place(dnas.Batch(x, labels, x, labels), mesh, "data")
+    lowered = jax.jit(step).lower(accelerators.place(state, mesh), batch)
+    compiled = lowered.compile()
+    new, metrics = compiled(accelerators.place(state, mesh), batch)
+    return (new.params, new.logits, metrics), compiled.cost_analysis()["flops"]
+
+
+def train(mesh):
+    network = space.largest()
+    fresh = supernet.init(jax.random.key(0), network)
+    recipe = Training(epochs=1, batch_size=16)
+    state = training.init(fresh["params"], fresh["batch_stats"], recipe, 1)
+    examples = training.Prepared([[(x, labels)]])
+    model = training.float_model(network)
+    fitted = training.fit(
+        model, state, examples, training.as_prepared, recipe, seed=0, mesh=mesh
+    )
+    (state, record), = fitted
+    return (state.trainable, record["loss"]), None
+
+
+def gap(one, other):
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in leaves)
+
+
+mesh = accelerators.mesh(16, 4)
+alone, work = search(None)
+shared, part = search(mesh)
+row = accelerators.mesh(16)
+print(json.dumps({
+    "mesh": dict(mesh.shape),
+    "row": dict(row.shape),
+    "search": gap(alone, shared),
+    "train": gap(train(None)[0], train(row)[0]),
+    "work": part / work,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def result():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_grid_follows_examples_and_samples(result):
+    assert result["mesh"] == {"data": 2, "arch": 4}
+    assert result["row"] == {"data": 8, "arch": 1}
+
+
+def test_eight_devices_compute_what_one_computes(result):
+    assert result["search"] < 2e-4
+    assert result["train"] < 2e-4
+
+
+def test_each_of_eight_devices_does_its_part(result):
+    assert result["work"] < 0.35
