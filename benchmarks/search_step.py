@@ -93,7 +93,7 @@ def plain_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]:
     step = jax.jit(
         training.make_step(
             training.float_model(network, bits or None),
-            lambda key, x: x,
+            training.as_prepared,
             recipe,
             1000,
             jax.random.key(0),
@@ -109,7 +109,7 @@ def search_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]
     budget = Budget(sram_bytes=100_000, flash_bytes=200_000, mops=10.0)
     state = dnas.init(jax.random.key(0), space, settings, budget, 1000)
     step = jax.jit(
-        dnas.make_step(space, settings, budget, 1000, lambda key, x: x, jax.random.key(0))
+        dnas.make_step(space, settings, budget, 1000, training.as_prepared, jax.random.key(0))
     )
     half = options.batch_size // 2
     x, labels = examples(space, options.batch_size)

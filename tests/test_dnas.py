@@ -139,11 +139,13 @@ def test_the_step_is_traced_once_for_any_number_of_samples(samples):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_the_step_lowers_for_accelerators(platform):
-    settings = Search(batch_size=32, samples=2)
+def test_the_step_lowers_for_accelerators(platform, precision):
+    settings = Search(batch_size=32, samples=2, precision=precision)
     step = dnas.make_step(SPACE, settings, BUDGET, STEPS, jittered, jax.random.key(0))
     x, labels = jnp.asarray(DATA.x[:16]), jnp.asarray(DATA.labels[:16])
     batch = dnas.Batch(x, labels, x, labels)
     exported = jax.export.export(jax.jit(step), platforms=[platform])(start(settings), batch)
     assert "convolution" in exported.mlir_module()
+    assert ("bf16" in exported.mlir_module()) == (precision == "bfloat16")

@@ -136,3 +136,20 @@ def test_gradients_reach_every_decision_and_vmap_shares_weights(variables, x):
         jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + jnp.arange(leaf.shape[-1])]), soft)
     )
     np.testing.assert_allclose(samples[0], loss(soft), rtol=1e-4)
+
+
+def test_bfloat16_rounds_factors_and_nothing_else(variables, x):
+    exact, _ = forward(SPACE.supernetwork(), variables, x)
+    model = supernet.Supernet(SPACE.supernetwork(), precision="bfloat16")
+
+    def loss(params):
+        logits, changed = model.apply(
+            {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(logits**2), (logits, changed)
+
+    gradient, (rounded, changed) = jax.grad(loss, has_aux=True)(variables["params"])
+    for leaf in jax.tree.leaves((gradient, rounded, changed)):
+        assert leaf.dtype == jnp.float32
+    error = float(jnp.std(rounded - exact) / jnp.std(exact))
+    assert 1e-4 < error < 0.05

@@ -94,7 +94,7 @@ def make_step(
     ``metrics``: ``loss`` and ``accuracy`` on the decisions' half, and each limit's used share.
     """
     network = space.supernetwork()
-    model = Supernet(network, settings.bits or None)
+    model = Supernet(network, settings.bits or None, settings.precision)
     weights, choices = _optimizers(settings, num_steps)
     warmup_steps = int(settings.warmup * num_steps)
 

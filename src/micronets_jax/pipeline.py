@@ -232,7 +232,7 @@ def _train(
     start = training.init(fresh["params"], fresh["batch_stats"], plan.train, total)
     _, state = workdir.restore("train", start)
     epochs = training.fit(
-        training.float_model(found),
+        training.float_model(found, precision=plan.train.precision),
         state,
         train,
         inputs(plan),

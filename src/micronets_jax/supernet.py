@@ -70,10 +70,13 @@ class Supernet(nn.Module):
         network: the layers; with mixes and largest widths for a search.
         bits: 8 simulates 8-bit weights and activations, ranges taken from each batch; None does
             not.
+        precision: of the factors in convolutions and dense layers, ``float32`` or ``bfloat16``;
+            sums, batch norm and variables are float32 either way.
     """
 
     network: Network
     bits: int | None = None
+    precision: str = "float32"
 
     @nn.compact
     def __call__(
@@ -115,7 +118,9 @@ class Supernet(nn.Module):
             case "dense":
                 weights = _Dense(layer, name=layer.name)()
                 kernel = self._quantized_kernel(weights["kernel"])
-                return _Tensor(x.read() @ kernel + weights["bias"])
+                factors = x.read().astype(self.precision), kernel.astype(self.precision)
+                y = jnp.matmul(*factors, preferred_element_type=jnp.float32)
+                return _Tensor(y + weights["bias"])
             case "pad":
                 return _Tensor(layers.pad_channels(x.read(), layer.out_channels))
             case "add":
@@ -132,7 +137,10 @@ class Supernet(nn.Module):
 
     def _convolve(self, layer: Layer, x: Array, train: bool) -> Array:
         block = _Convolution(layer, name=layer.name)
-        return self._quantized(layer, block(x, self._quantized_kernel, train))
+        return self._quantized(layer, block(x.astype(self.precision), self._kernel, train))
+
+    def _kernel(self, kernel: Array) -> Array:
+        return self._quantized_kernel(kernel).astype(self.precision)
 
     def _quantized(self, layer: Layer, y: Array) -> Array:
         if self.bits is None:
@@ -164,7 +172,7 @@ class _Convolution(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (out,))
         var = self.variable("batch_stats", "var", jnp.ones, (out,))
         convolve = layers.depthwise if layer.kind == "depthwise" else layers.conv
-        y = convolve(x, quantized(kernel), layer.stride, layer.padding)
+        y = convolve(x, quantized(kernel), layer.stride, layer.padding).astype(jnp.float32)
         if not train:
             factor = scale * lax.rsqrt(var.value + layers.BATCH_NORM_EPSILON)
             return layers.activate(y * factor + (offset - mean.value * factor), layer.activation)

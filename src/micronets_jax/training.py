@@ -109,11 +109,11 @@ class State(NamedTuple):
     optimizer: optax.OptState
 
 
-def float_model(network: Network, bits: int | None = None) -> Model:
-    """The network in float32 with batch norm; ``bits`` as of ``supernet.Supernet``."""
+def float_model(network: Network, bits: int | None = None, precision: str = "float32") -> Model:
+    """The network in float with batch norm; ``bits``, ``precision`` as of ``supernet.Supernet``."""
 
     def forward(trainable: Variables, stats: Variables, x: Array) -> tuple[Array, Variables]:
-        outputs: Any = Supernet(network, bits).apply(
+        outputs: Any = Supernet(network, bits, precision).apply(
             {"params": trainable, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
         )
         logits, changed = outputs

@@ -1,0 +1,121 @@
+"""How many search steps per second on what computes here, and what bounds them?
+
+    python -m benchmarks.accelerator --space paper --precision bfloat16
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.accelerator --samples 8
+
+One row per number of architectures K that a step evaluates side by side. Operations and bytes are
+those of the compiled program of one device, as XLA counts them, so a step that is laid over several
+devices shows its share. The share of the chip's peak needs a device that the table PEAKS knows; a
+step is bound by memory where its operations per byte are fewer than the chip's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks.search_step import SPACES
+from micronets_jax import accelerators, dnas, training
+from micronets_jax.budgets import Budget
+from micronets_jax.recipes import Precision, Search
+
+PEAKS = {
+    "NVIDIA H200": {"float32": 67e12, "bfloat16": 989e12, "bytes": 4.8e12},
+    "NVIDIA H100 80GB HBM3": {"float32": 67e12, "bfloat16": 989e12, "bytes": 3.35e12},
+    "NVIDIA A100-SXM4-80GB": {"float32": 19.5e12, "bfloat16": 312e12, "bytes": 2.0e12},
+    "TPU v4": {"float32": 275e12, "bfloat16": 275e12, "bytes": 1.2e12},
+    "TPU v5 lite": {"float32": 197e12, "bfloat16": 197e12, "bytes": 0.82e12},
+}
+"""Dense operations and bytes per second, from the makers' data sheets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Time search steps for several numbers of architectures side by side."""
+
+    space: Literal["quick", "paper"] = "quick"
+    """Of keyword spotting."""
+    samples: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Numbers of architectures per step."""
+    batch_size: int = 64
+    """Examples per step, half for weights and half for decisions."""
+    precision: Precision = "float32"
+    """Of the factors in convolutions."""
+    accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """What computes."""
+    rounds: int = 10
+    """Steps timed per row."""
+
+
+def main() -> None:
+    """Print one row per number of architectures."""
+    options = tyro.cli(Options, description=__doc__)
+    print(f"computing on {accelerators.select(options.accelerator)}, {options.precision}")
+    print(
+        f"{'K':>4} {'mesh':>7} {'steps/s':>8} {'arch/s':>8} {'Gop/device':>11} "
+        f"{'GB/device':>10} {'of peak':>8} {'op/byte':>8}  bound by"
+    )
+    for samples in options.samples:
+        print(row(options, samples), flush=True)
+
+
+def row(options: Options, samples: int) -> str:
+    """Time a step that evaluates so many architectures."""
+    space, half = SPACES[options.space], options.batch_size // 2
+    settings = Search(
+        batch_size=options.batch_size,
+        samples=samples,
+        warmup=0.0,
+        bits=0,
+        precision=options.precision,
+    )
+    budget = Budget(sram_bytes=100_000, flash_bytes=200_000, mops=10.0)
+    mesh = accelerators.mesh(half, samples)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(half, *space.input_shape)).astype(np.float32)
+    labels = rng.integers(0, space.num_classes, half)
+    batch = accelerators.place(dnas.Batch(x, labels, x, labels), mesh, "data")
+    state = dnas.init(jax.random.key(0), space, settings, budget, 1000)
+    state = accelerators.place(state, mesh)
+    key = jax.random.key(0)
+    step = dnas.make_step(space, settings, budget, 1000, training.as_prepared, key, mesh)
+    compiled = jax.jit(step).lower(state, batch).compile()
+    seconds = timed(lambda: jax.block_until_ready(compiled(state, batch)), options.rounds)
+    counted = compiled.cost_analysis() or {}
+    operations, moved = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
+    shape = "x".join(map(str, mesh.devices.shape)) if mesh else "1"
+    peak = PEAKS.get(jax.devices()[0].device_kind)
+    share, bound = "?", "unknown: no peak listed"
+    if peak:
+        fastest = peak[options.precision]
+        share = f"{operations / seconds / fastest:.1%}"
+        floor = max(operations / fastest, moved / peak["bytes"])
+        limit = "memory" if moved / peak["bytes"] > operations / fastest else "arithmetic"
+        idle = f"launches ({limit} alone would take {floor:.2g} s)"
+        bound = limit if floor > seconds / 2 else idle
+    return (
+        f"{samples:4} {shape:>7} {1 / seconds:8.2f} {samples / seconds:8.1f} "
+        f"{operations / 1e9:11.2f} {moved / 1e9:10.2f} {share:>8} "
+        f"{operations / max(moved, 1):8.1f}  {bound}"
+    )
+
+
+def timed(call, rounds: int) -> float:
+    """Median seconds of a call."""
+    call()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
