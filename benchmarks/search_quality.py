@@ -1,31 +1,31 @@
 """Does the search find better networks than simpler ways, at the same limits and training?
 
     python -m benchmarks.search_quality                      # 3 budgets x 3 seeds
-    python -m benchmarks.search_quality --mops 1.2 --seeds 0
+    python -m benchmarks.search_quality --task kws --mops 1.2 --seeds 0
 
 For each budget and seed, all trained from scratch by the same recipe on the same data:
 
 * found: what the search returns;
-* scaled: DS-CNN (stem, four blocks, one width for all) as wide as the limits allow;
+* scaled: the task's plain network (for words DS-CNN: stem, four blocks), as wide as fits;
 * random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
   their mean, and the best of as many as search plus training pays for in time.
 
 The augmented examples of a seed are computed once, and every network is trained on them in the
 same order; each network's seconds count as if it had computed them itself. Every finished network
 is kept in ``runs/search_quality``, so an interrupted run goes on; two processes with different
-seeds may share the work. Accuracy is float, on
-validation and test splits together.
+seeds may share the work. Scores are of the network in float.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -33,25 +33,50 @@ import tyro
 
 from experiments import kws
 from micronets_jax import budgets, data, dnas, network, pipeline, supernet, training, workdir, zoo
+from micronets_jax.experiment import Experiment
 from micronets_jax.network import Network
 from micronets_jax.recipes import Limits
 
 NUM_RANDOM = 5
 
-UNSEEN = ("validation", "test")
-"""Neither chose nor trained anything here, and together they halve the noise of one."""
+
+class Subject(NamedTuple):
+    """A task as it is compared.
+
+    Attributes:
+        experiment: its command line.
+        mops: budgets by default.
+        splits: what scores are taken on; nothing here was chosen or trained by any of them.
+        family: the plain network of a task at growing widths.
+    """
+
+    experiment: Experiment
+    mops: tuple[float, ...]
+    splits: tuple[str, ...]
+    family: Callable[[pipeline.Plan], Iterator[Network]]
+
+
+def plain_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
+    """DS-CNN (Zhang et al., 2017), one width for all layers."""
+    for width in range(4, 400):
+        yield zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=plan.dataset.num_classes)
+
+
+TASKS = {"kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), plain_dscnn)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Compare the search with simpler ways at the same limits."""
 
-    mops: tuple[float, ...] = (0.8, 1.2, 1.8)
+    task: Literal["kws"] = "kws"
+    """What is learned."""
+    mops: tuple[float, ...] = ()
     """Budgets: millions of operations; the board's memory limits hold besides."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of data order, initial weights, search and random networks."""
     data: str = "embedded"
-    """As in experiments.kws."""
+    """As the experiment of the task has it."""
     table_only: bool = False
     """Print the table of what has been measured so far."""
     folder: pathlib.Path = pathlib.Path("runs/search_quality")
@@ -61,6 +86,8 @@ class Options:
 def main() -> None:
     """Measure what is missing, then print the table."""
     options = tyro.cli(Options, description=__doc__)
+    if not options.mops:
+        options = dataclasses.replace(options, mops=TASKS[options.task].mops)
     options.folder.mkdir(parents=True, exist_ok=True)
     if not options.table_only:
         for seed in options.seeds:
@@ -82,15 +109,16 @@ def prepare(plan: pipeline.Plan) -> tuple[training.Prepared, float]:
 
 
 def plan(options: Options, mops: float, seed: int) -> pipeline.Plan:
-    """What the preset quick of keyword spotting does under this budget."""
+    """What the task's preset quick does under this budget."""
+    experiment = TASKS[options.task].experiment
     settings = dataclasses.replace(
-        kws.PRESETS["quick"],
+        experiment.presets["quick"],
         data=options.data,
         seed=seed,
         budget=Limits(mops=mops),
         workdir=options.folder / "none",
     )
-    return kws.KWS.prepare(settings)
+    return experiment.prepare(settings)
 
 
 def measure(
@@ -104,34 +132,39 @@ def measure(
     rng = np.random.default_rng(seed)
 
     def keep(name: str, make: Callable[[], tuple[Network, float]]) -> dict:
-        path = options.folder / f"{pathlib.Path(options.data).name}-{mops}-{seed}-{name}.json"
+        path = options.folder / f"{prefix(options)}-{mops}-{seed}-{name}.json"
         if path.exists():
             return json.loads(path.read_text())
         subject, seconds = make()
         examples, preparation = prepared()
         start = time.monotonic()
-        accuracy = train(this, subject, examples)
+        score = train(this, subject, examples, TASKS[options.task].splits)
         row = {
-            "accuracy": accuracy,
+            "score": score,
             "seconds": seconds + preparation + time.monotonic() - start,
             "usage": {k: float(v) for k, v in this.budget.usage(subject).items()},
             "network": json.loads(network.to_json(subject)),
         }
         workdir.write(path, json.dumps(row))
-        print(
-            f"{mops} Mops, seed {seed}, {name}: {accuracy:.1%}, {row['seconds']:.0f} s", flush=True
-        )
+        print(f"{mops} Mops, seed {seed}, {name}: {score:.1%}, {row['seconds']:.0f} s", flush=True)
         return row
 
     keep("found", lambda: search(this))
-    keep("scaled", lambda: (widest(this), 0.0))
+    keep("scaled", lambda: (widest(options, this), 0.0))
     for i in range(NUM_RANDOM):
         drawn = random_member(this, rng)
         keep(f"random{i}", lambda drawn=drawn: (drawn, 0.0))
 
 
-def train(plan: pipeline.Plan, subject: Network, examples: training.Prepared) -> float:
-    """Accuracy on unseen examples after the recipe, from scratch."""
+def prefix(options: Options) -> str:
+    """What the files of a task on some data begin with."""
+    return f"{options.task}-{pathlib.Path(options.data).name}"
+
+
+def train(
+    plan: pipeline.Plan, subject: Network, examples: training.Prepared, splits: Sequence[str]
+) -> float:
+    """The task's headline number on these splits after the recipe, from scratch."""
     recipe = plan.train
     fresh = supernet.init(jax.random.key(plan.seed), subject)
     total = examples.num_batches(recipe.batch_size) * recipe.epochs
@@ -146,18 +179,16 @@ def train(plan: pipeline.Plan, subject: Network, examples: training.Prepared) ->
     )
     *_, (state, _) = epochs
     variables = {"params": state.trainable, "batch_stats": state.stats}
-    right = [
-        training.accuracy(
-            training.predict(
-                lambda x: supernet.Supernet(subject).apply(variables, x),
-                data.split_features(plan.dataset, split, plan.frontend),
-            ),
-            getattr(plan.dataset, split).labels,
+    scores, sizes = [], []
+    for split in splits:
+        features = data.split_features(plan.dataset, split, plan.frontend)
+        outputs = training.predict(
+            lambda x: supernet.Supernet(subject).apply(variables, x), features
         )
-        * len(getattr(plan.dataset, split))
-        for split in UNSEEN
-    ]
-    return sum(right) / sum(len(getattr(plan.dataset, split)) for split in UNSEEN)
+        numbers = plan.metric(outputs, getattr(plan.dataset, split))
+        scores.append(next(iter(numbers.values())))
+        sizes.append(len(outputs))
+    return float(np.average(scores, weights=sizes))
 
 
 def search(plan: pipeline.Plan) -> tuple[Network, float]:
@@ -174,36 +205,34 @@ def search(plan: pipeline.Plan) -> tuple[Network, float]:
     return found, time.monotonic() - start
 
 
-def widest(plan: pipeline.Plan) -> Network:
-    """The DS-CNN of one width for all layers that just fits."""
-    candidates = [
-        zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=plan.dataset.num_classes)
-        for width in range(4, 400)
-    ]
-    return [c for c in candidates if plan.budget.fits(c)][-1]
+def widest(options: Options, plan: pipeline.Plan) -> Network:
+    """The widest of the task's plain networks that fits."""
+    family = TASKS[options.task].family(plan)
+    return list(itertools.takewhile(plan.budget.fits, family))[-1]
 
 
 def random_member(plan: pipeline.Plan, rng: np.random.Generator) -> Network:
     """A uniform draw from the space that fits and uses 80 % of the tightest limit or more."""
     while True:
-        member = plan.space.member(
-            [int(w) for w in rng.choice(plan.space.widths, plan.space.num_blocks + 1)],
-            [bool(k) for k in rng.integers(0, 2, plan.space.num_blocks)],
-        )
+        choice = {
+            name: np.eye(options, dtype=np.int32)[rng.integers(0, options, decisions)]
+            for name, (decisions, options) in plan.space.options().items()
+        }
+        member = plan.space.decode(choice)
         if plan.budget.fits(member) and max(plan.budget.usage(member).values()) >= 0.8:
             return member
 
 
 def table(options: Options) -> None:
-    """Accuracy by budget, mean over seeds, and the differences with their standard errors."""
-    name = pathlib.Path(options.data).name
+    """Scores by budget, mean over seeds, and the differences with their standard errors."""
     cells: list[dict[str, Any]] = []
     print(f"{'Mops':>6} {'seeds':>5} {'found':>7} {'scaled':>7} {'random':>7} {'best of n':>12}")
     for mops in options.mops:
         here = []
         for seed in options.seeds:
             paths = {
-                p.stem.rsplit("-", 1)[1]: p for p in options.folder.glob(f"{name}-{mops}-{seed}-*")
+                p.stem.rsplit("-", 1)[1]: p
+                for p in options.folder.glob(f"{prefix(options)}-{mops}-{seed}-*")
             }
             if len(paths) < NUM_RANDOM + 2:
                 continue
@@ -213,10 +242,10 @@ def table(options: Options) -> None:
             count = int(min(max(rows["found"]["seconds"] // cost, 1), NUM_RANDOM))
             here.append(
                 {
-                    "found": rows["found"]["accuracy"],
-                    "scaled": rows["scaled"]["accuracy"],
-                    "random": np.mean([row["accuracy"] for row in randoms]),
-                    "best": max(row["accuracy"] for row in randoms[:count]),
+                    "found": rows["found"]["score"],
+                    "scaled": rows["scaled"]["score"],
+                    "random": np.mean([row["score"] for row in randoms]),
+                    "best": max(row["score"] for row in randoms[:count]),
                     "count": count,
                 }
             )
