@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from micronets_jax import data
 from micronets_jax.data import SpeechAugmentation, augment
 
 KEY = jax.random.key(3)
@@ -94,3 +95,29 @@ def test_one_trace_one_result_per_key():
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SpeechAugmentation(**wrong)
+
+
+# --- blends --------------------------------------------------------------------------------------
+
+
+def dataset_of(num_classes: int) -> data.Dataset:
+    split = data.Split.whole(np.zeros((num_classes, 1)), np.arange(num_classes, dtype=np.int32))
+    names = tuple(map(str, range(num_classes)))
+    return data.Dataset("d", "0", names, split, split, split)
+
+
+def test_blends_keep_features_and_targets_together():
+    # The feature of an example is its label, so that a blend's feature tells its shares.
+    labels = jnp.arange(64) % 4
+    patches = jnp.broadcast_to(labels[:, None, None, None] - 30.0, (64, 32, 32, 1))
+    front_end = data.LogMelPatches()
+    x, shares = data.Mixup(0.3)(KEY, dataset_of(4), front_end, patches, labels)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(x[:, 5, 7, 0], shares @ jnp.arange(4.0), atol=1e-4)
+    own = np.take_along_axis(np.asarray(shares), np.asarray(labels)[:, None], axis=1)
+    assert own.min() >= 0.5 and 0 < (own < 0.99).sum() < 64
+    x, shares = data.Mixup(0.0)(KEY, dataset_of(4), front_end, patches, labels)
+    np.testing.assert_array_equal(shares, jax.nn.one_hot(labels, 4))
+    np.testing.assert_allclose(x[:, 0, 0, 0], labels, atol=1e-5)
+    with pytest.raises(ValueError, match="alpha=-1"):
+        data.Mixup(-1.0)

@@ -8,6 +8,7 @@ import pytest
 
 from micronets_jax import data
 from micronets_jax.data import frontends, speech_commands
+from micronets_jax.data.frontends import log_mel
 
 
 def twin(clip: np.ndarray, f: data.MFCC) -> np.ndarray:
@@ -99,8 +100,11 @@ def test_int16_and_float_clips_give_the_same_features():
     np.testing.assert_array_equal(frontend(clip), frontend(clip.astype(np.float32) / 32768))
 
 
-def test_front_end_survives_json():
-    frontend = data.MFCC(num_mels=32, high_hz=7000.0)
+@pytest.mark.parametrize(
+    "frontend",
+    [data.MFCC(num_mels=32, high_hz=7000.0), data.LogMelPatches(patch_hop=10, mean_db=-25.0)],
+)
+def test_front_ends_survive_json(frontend):
     assert frontends.from_json(frontends.to_json(frontend)) == frontend
 
 
@@ -136,3 +140,55 @@ def test_impossible_parameters_are_refused_by_name(wrong):
 def test_clips_of_another_length_are_refused():
     with pytest.raises(ValueError, match="16000 samples"):
         data.MFCC()(np.zeros(8000, np.int16))
+
+
+# --- patches -------------------------------------------------------------------------------------
+
+
+def test_slaney_triangles_have_unit_area_where_the_scale_says():
+    triangles = log_mel.slaney_triangles(64, 1024, 16_000, 0.0, 8000.0)
+    assert triangles.shape == (513, 64)
+    # 8000 Hz are 15 + 27 ln 8 / ln 6.4 = 45.245 mel; the first edges lie 45.245 / 65 mel apart,
+    # 46.405 Hz, and a triangle of area 1 over 92.81 Hz is 1 / 46.405 high.
+    edge = (15 + 27 * np.log(8) / np.log(6.4)) / 65 / 0.015
+    assert edge == pytest.approx(46.405, abs=1e-3)
+    at = np.interp(edge, np.arange(513) * 15.625, triangles[:, 0])
+    assert at == pytest.approx(1 / edge, rel=0.05)
+    area = triangles.sum(axis=0) * 15.625
+    np.testing.assert_allclose(area[20:], 1, atol=0.02)
+
+
+def test_a_tone_lies_in_its_band_at_its_level():
+    # A sine of amplitude a under a Hann window of n samples has a peak power of (a n / 4)^2, and
+    # the bins beside it a quarter each: 1.5 times that in all, under triangles of 2 / width.
+    frontend = data.LogMelPatches(thinning=1)
+    hz, amplitude = 64 * 15.625, 0.1
+    sound = amplitude * np.sin(2 * np.pi * hz / 16_000 * np.arange(60_000))
+    patches = frontend.patches(sound)
+    assert patches.shape == (3, 64, 64, 1)  # 116 frames: patches from frames 0, 20, 40
+    triangles = log_mel.slaney_triangles(64, 1024, 16_000, 0.0, 8000.0)
+    band = int(np.argmax(triangles[64]))
+    powers = np.square(amplitude * 1024 / 4) * np.array([0.25, 1, 0.25])
+    np.testing.assert_allclose(
+        patches[:, band, :, 0], 10 * np.log10(powers @ triangles[63:66, band]), atol=0.01
+    )
+    assert patches[0, :, 0, 0].argmax() == band
+
+
+def test_patches_are_thinned_shifted_and_complete():
+    x = np.random.default_rng(0).integers(-3000, 3000, 60_000).astype(np.int16)
+    whole, thin = data.LogMelPatches(thinning=1), data.LogMelPatches()
+    assert thin.shape == (32, 32, 1) and thin.num_samples == 33_280
+    np.testing.assert_array_equal(thin.patches(x), whole.patches(x)[:, ::2, ::2])
+    late = whole.patches(x[20 * 512 :])
+    np.testing.assert_allclose(late, whole.patches(x)[1:], atol=1e-3)
+    np.testing.assert_array_equal(thin(thin.patches(x)), thin.patches(x) + 30)
+    np.testing.assert_allclose(thin.patches(np.zeros(33_280)), -100, atol=1e-4)  # the floor
+    with pytest.raises(ValueError, match="33279 samples: a patch needs 33280"):
+        thin.patches(x[:33_279])
+
+
+@pytest.mark.parametrize("wrong", [{"patch_hop": 0}, {"high_hz": 9000.0}, {"thinning": 65}])
+def test_impossible_patches_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        data.LogMelPatches(**wrong)

@@ -310,3 +310,30 @@ def test_write_names_what_is_missing_or_damaged(run: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"has no summary\.json"):
         report.write(run)
     assert not (run / "report.html").exists()
+
+
+def test_anomaly_detection_shows_machines_instead_of_a_confusion_matrix() -> None:
+    machines = [
+        {
+            "label": 0,
+            "normal": 5,
+            "anomalous": 7,
+            "auc": 0.8,
+            "pauc": 0.6,
+            "curve": [[0, 0], [1, 1]],
+        }
+    ]
+    summary = {k: v for k, v in SUMMARY.items() if k not in ("confusion", "accuracy")}
+    summary |= {
+        "metric": "auc",
+        "auc": {"float": 0.9, "int8": 0.8, "tflm": 0.8},
+        "pauc": {"int8": 0.6},
+        "machines": machines,
+    }
+    page = Page(report.render(summary))
+    text = page.text.replace("\u00a0", " ")
+    assert "Confusion matrix" not in text
+    assert "Mean AUC 80.0 %, fits the STM32F446RE" in text
+    assert "yes 5 7 80.00 % 60.00 % mean 80.00 % 60.00 %" in text
+    assert "Failing recordings found: yes from 0% to 100%" in page.labels()
+    assert "sound recordings taken for failing" in text

@@ -99,6 +99,17 @@ def test_quantised_training_moves_ranges_and_keeps_accuracy(finished):
     assert before != after
 
 
+def test_cross_entropy_takes_classes_and_shares():
+    logits = jnp.log(jnp.array([[0.75, 0.25], [0.5, 0.5]]))
+    classes = training.cross_entropy(logits, jnp.array([0, 1]))
+    np.testing.assert_allclose(classes, -(np.log(0.75) + np.log(0.5)) / 2, rtol=1e-6)
+    np.testing.assert_allclose(training.cross_entropy(logits, jnp.eye(2)), classes, rtol=1e-6)
+    blended = training.cross_entropy(logits[:1], jnp.array([[0.5, 0.5]]))
+    np.testing.assert_allclose(blended, -(np.log(0.75) + np.log(0.25)) / 2, rtol=1e-6)
+    smoothed = training.cross_entropy(logits[:1], jnp.array([0]), smoothing=1.0 - 1e-7)
+    np.testing.assert_allclose(smoothed, blended, rtol=1e-5)
+
+
 def test_distillation_by_hand():
     logits = jnp.array([[2.0, 0.0]])
     teacher = jnp.array([[0.0, 2.0]])

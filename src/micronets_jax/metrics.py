@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from micronets_jax.data import Split
+from micronets_jax.data import GROUP, Split
+from micronets_jax.data.machine_sounds import ANOMALOUS
 
 Metric = Callable[[Float[np.ndarray, "examples classes"], Split], dict[str, Any]]
 
@@ -29,3 +30,51 @@ def accuracy(logits: Float[np.ndarray, "examples classes"], split: Split) -> dic
         "accuracy": float(np.mean(taken_for == split.labels)),
         "confusion": confusion.tolist(),
     }
+
+
+MAX_FPR = 0.1
+"""Share of sound recordings taken for failing ones up to which ``pauc`` looks."""
+
+NUM_POINTS = 60
+"""Points of a curve at most."""
+
+
+def auc(logits: Float[np.ndarray, "examples classes"], split: Split) -> dict[str, Any]:
+    """How well scores tell failing machines from sound ones: the area under the ROC curve.
+
+    A recording's score is the mean over its patches of minus the softmax of its own machine.
+    ``auc`` and ``pauc`` (the standardised area up to a false positive rate of 0.1) are means over
+    machines; ``machines`` lists both for each machine, and its curve.
+
+    Raises:
+        ValueError: all recordings of a machine are sound, or all failing.
+    """
+    from sklearn import metrics as sklearn_metrics
+
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    own = np.take_along_axis(shifted, split.labels[:, None], axis=-1)[:, 0] / shifted.sum(axis=-1)
+    _, first, index = np.unique(split.facts[GROUP], return_index=True, return_inverse=True)
+    scores = -np.bincount(index, own) / np.bincount(index)
+    machine, anomalous = split.labels[first], split.facts[ANOMALOUS][first]
+    rows = []
+    for label in np.unique(machine):
+        truth, score = anomalous[machine == label], scores[machine == label]
+        if truth.all() or not truth.any():
+            state = "anomalous" if truth.all() else "normal"
+            raise ValueError(
+                f"the {len(truth)} recordings of machine {label} are all {state}: an AUC needs both"
+            )
+        fpr, tpr, _ = sklearn_metrics.roc_curve(truth, score)
+        few = np.unique(np.linspace(0, len(fpr) - 1, NUM_POINTS).round().astype(int))
+        rows.append(
+            {
+                "label": int(label),
+                "normal": int((~truth).sum()),
+                "anomalous": int(truth.sum()),
+                "auc": float(sklearn_metrics.roc_auc_score(truth, score)),
+                "pauc": float(sklearn_metrics.roc_auc_score(truth, score, max_fpr=MAX_FPR)),
+                "curve": np.stack([fpr[few], tpr[few]], axis=1).round(4).tolist(),
+            }
+        )
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in ("auc", "pauc")}
+    return {**mean, "machines": rows}

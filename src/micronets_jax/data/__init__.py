@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from micronets_jax.data import augment, cache, frontends, speech_commands
-from micronets_jax.data.augment import Augmentation, SpeechAugmentation
+from micronets_jax.data import augment, cache, frontends, machine_sounds, speech_commands
+from micronets_jax.data.augment import Augmentation, Mixup, SpeechAugmentation
 from micronets_jax.data.dataset import GROUP, DataError, Dataset, Split
-from micronets_jax.data.frontends import MFCC, FrontEnd
+from micronets_jax.data.frontends import MFCC, FrontEnd, LogMelPatches
 from micronets_jax.data.recordings import SAMPLE_RATE, read_clip
 
 __all__ = [
@@ -29,10 +29,13 @@ __all__ = [
     "DataError",
     "Dataset",
     "FrontEnd",
+    "LogMelPatches",
+    "Mixup",
     "SpeechAugmentation",
     "Split",
     "augment",
     "frontends",
+    "machine_sounds",
     "read_clip",
     "speech_commands",
     "split_features",

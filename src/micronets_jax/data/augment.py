@@ -77,6 +77,44 @@ class SpeechAugmentation:
         return features(feature_key, self, frontend(waves)), labels
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixup:
+    """Blends of two examples and of their labels (Zhang et al., 2018).
+
+    Attributes:
+        alpha: of the Beta distribution of shares: 0 blends nothing, 1 draws every share alike.
+    """
+
+    alpha: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ValueError(f"alpha={self.alpha}: give 0 or more")
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        dataset: Dataset,
+        frontend: FrontEnd,
+        raw: Shaped[Array, "batch ..."],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Float[Array, "batch rows columns channels"], Float[Array, "batch classes"]]:
+        """Blended features and the share of each class in them, of its own at least a half."""
+        x, shares = frontend(raw), jax.nn.one_hot(labels, dataset.num_classes)
+        if self.alpha == 0:
+            return x, shares
+        share_key, partner_key = jax.random.split(key)
+        share = jax.random.beta(share_key, self.alpha, self.alpha, labels.shape)
+        share = jnp.maximum(share, 1 - share)
+        partner = jax.random.permutation(partner_key, len(labels))
+
+        def blend(a: Array) -> Array:
+            part = share.reshape(-1, *[1] * (a.ndim - 1))
+            return part * a + (1 - part) * a[partner]
+
+        return blend(x), blend(shares)
+
+
 def waveforms(
     key: Key[Array, ""],
     settings: SpeechAugmentation,

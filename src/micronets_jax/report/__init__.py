@@ -61,6 +61,7 @@ def render(
         sections.headline(summary),
         sections.limits(summary),
         sections.confusion(summary),
+        sections.machines(summary),
         markup.tag(
             "div",
             sections.widths(summary),

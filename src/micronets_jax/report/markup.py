@@ -101,7 +101,7 @@ def scroll(label: str, content: Html) -> Html:
 # ---------------------------------------------------------------- line charts
 
 
-Points = list[tuple[int, Number]]
+Points = list[tuple[Number, Number]]
 """Epoch and value."""
 
 
@@ -120,8 +120,12 @@ def chart(
     style: str,
     line: Number | None = None,
     span: tuple[Number, Number] | None = None,
+    across: str = "epoch",
 ) -> Html | None:
-    """Lines over epochs; ``line`` is a level to compare with, ``span`` epochs to shade."""
+    """Lines over epochs, or over ``across``; ``line`` is a level to compare with, ``span`` epochs.
+
+    The span is shaded; values across that are no epochs are shares, written in percent.
+    """
     series = {name: points for name, points in series.items() if points}
     if not series:
         return None
@@ -129,6 +133,7 @@ def chart(
     ys = [y for points in series.values() for _, y in points] + ([line] if line is not None else [])
     levels = ticks(min(ys), max(ys), 5)
     low, high, first, last = levels[0], levels[-1], min(xs), max(max(xs), min(xs) + 1)
+    counted = across == "epoch"
 
     def at(x: Number, y: Number) -> tuple[Number, Number]:
         across = _LEFT + (x - first) / (last - first) * (_WIDTH - _LEFT - 6)
@@ -162,9 +167,10 @@ def chart(
         height = at(first, y)[1]
         drawn += [rule(y, "grid"), text(_LEFT - 6, height + 4, level(y), "end")]
     for x in ticks(first, last, 6):
-        if first <= x <= last and x == int(x):
-            drawn.append(text(at(x, low)[0], _HEIGHT - _BOTTOM + 16, f"{x:.0f}", "middle"))
-    drawn.append(text((_LEFT + _WIDTH) / 2, _HEIGHT - 3, "epoch", "middle"))
+        if first <= x <= last and (x == int(x) or not counted):
+            label = f"{x:.0f}" if counted else f"{100 * x:.4g}%"
+            drawn.append(text(at(x, low)[0], _HEIGHT - _BOTTOM + 16, label, "middle"))
+    drawn.append(text((_LEFT + _WIDTH) / 2, _HEIGHT - 3, across, "middle"))
     if line is not None:
         drawn.append(rule(line, "at-one"))
     entries, said = [], []
@@ -182,7 +188,7 @@ def chart(
             viewBox="0 0 27 10",
             aria_hidden="true",
         )
-        entries.append(tag("li", sample, f"{name} {latest}"))
+        entries.append(tag("li", sample, f"{name} {latest}" if counted else name))
         said.append(f"{name} from {style.format(points[0][1])} to {style.format(points[-1][1])}")
     drawing = tag(
         "svg",

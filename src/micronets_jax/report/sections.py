@@ -279,6 +279,39 @@ def confusion(summary: Summary) -> Html | None:
     )
 
 
+def machines(summary: Summary) -> Html | None:
+    """Each machine's area under the ROC curve, and the curves."""
+    rows = summary.get("machines", [])
+    if not rows:
+        return None
+    classes = list(summary.get("data", {}).get("classes", ()))
+    named = [classes[r["label"]] if r["label"] < len(classes) else str(r["label"]) for r in rows]
+    partial = summary.get("pauc", {}).get("int8")
+    means = (_percent(summary["auc"]["int8"], 2), "?" if partial is None else _percent(partial, 2))
+    cells = [
+        (name, _count(r["normal"]), _count(r["anomalous"]), *(_percent(r[k], 2) for k in AREAS))
+        for name, r in zip(named, rows, strict=True)
+    ]
+    head = ("machine", "normal", "anomalous", *AREAS.values())
+    table = markup.table("Machines", head, [*cells, ("mean", "", "", *means)], 1)
+    curves = {
+        name: [(fpr, tpr) for fpr, tpr in r["curve"]] for name, r in zip(named, rows, strict=True)
+    }
+    chart = markup.chart(
+        "Failing recordings found", curves, "{:.0%}", across="sound recordings taken for failing"
+    )
+    note = (
+        "The int8 model on the test recordings. A recording's score is the mean over its patches "
+        "of minus the share that its own machine gets; the area under the curve is the chance "
+        "that a failing one scores higher than a sound one."
+    )
+    return markup.section("Machines", note, tag("div", tag("div", table), chart, class_="pair"))
+
+
+AREAS = {"auc": "AUC", "pauc": "pAUC, first 10\u00a0%"}
+"""Areas under the ROC curve: the whole, and its standardised beginning."""
+
+
 def widths(summary: Summary) -> Html | None:
     """Found widths beside the largest ones; removed blocks are empty."""
     widths = summary.get("widths", [])

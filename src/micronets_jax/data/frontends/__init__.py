@@ -5,7 +5,8 @@ what is done at every step, inside ``jit``. Invariant: a front end is a frozen r
 parameters, so the record saved beside a model is enough to feed that model again.
 """
 
+from micronets_jax.data.frontends.log_mel import LogMelPatches
 from micronets_jax.data.frontends.mfcc import MFCC
 from micronets_jax.data.frontends.registry import FrontEnd, from_json, register, to_json
 
-__all__ = ["MFCC", "FrontEnd", "from_json", "register", "to_json"]
+__all__ = ["MFCC", "FrontEnd", "LogMelPatches", "from_json", "register", "to_json"]
