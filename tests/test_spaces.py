@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import choices_of
 
-from micronets_jax import cost, zoo
+from micronets_jax import budgets, cost, zoo
 from micronets_jax.network import output_sizes, prune
-from micronets_jax.spaces import DSCNN, MobileNetV2, Space
+from micronets_jax.spaces import DSCNN, MobileNetV2, Only, Space
 from micronets_jax.spaces.mobilenet_v2 import STAGES, Stage
 from micronets_jax.spaces.widths import width_grid
 
@@ -245,3 +245,15 @@ def test_mobilenets_that_are_not_members_are_refused():
         RESIDUAL.member([8, 12], [9] * 5, widths)
     with pytest.raises(ValueError, match="projection has 4 widths; this space needs 5"):
         RESIDUAL.member([8, 12], [5, 20, 28, 40, 48], widths[:4])
+
+
+def test_the_space_of_one_network_has_it_and_nothing_to_choose():
+    network = DSCNN((13, 6, 1), 4, 40, (3, 3), (2, 1)).largest()
+    space = Only(network)
+    assert isinstance(space, Space)
+    (choice,) = space.lightest()
+    assert space.options() == {} == space.masks(choice)
+    assert space.decode(choice) == network == space.network(choice) == space.supernetwork()
+    assert budgets.feasible(space, budgets.Budget(mops=1000.0)) == choice
+    with pytest.raises(ValueError, match="smallest achievable"):
+        budgets.feasible(space, budgets.Budget(mops=1e-6))

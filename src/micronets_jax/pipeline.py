@@ -115,8 +115,11 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     Returns:
         What ``summary.json`` says.
 
+    A space without decisions leaves nothing to search; the run begins with training.
+
     Raises:
-        ValueError: nothing in the space fits; raised before any training.
+        ValueError: nothing in the space fits, or it has no supernet to start from; raised before
+            any training.
     """
     seconds: dict[str, int | float] = {}
 
@@ -127,6 +130,8 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         return result
 
     witness = budgets.feasible(plan.space, plan.budget)
+    if plan.train.from_supernet and not plan.space.options():
+        raise ValueError("train.from_supernet=True: the network is given, so there is no supernet")
     found, shared = timed("search", _search, plan, workdir, display, witness)
     variables = timed("train", _train, plan, workdir, display, found, shared)
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables)
@@ -198,6 +203,10 @@ def _search(
     plan: Plan, workdir: Workdir, display: Display, witness: Choice
 ) -> tuple[Network, dict[str, Any]]:
     space, settings = plan.space, plan.search
+    if not space.options():
+        found = space.decode(witness)
+        workdir.write("network.json", network.to_json(found))
+        return found, {}
     halves = plan.dataset.train.halves(plan.seed)
     total = dnas.steps_per_epoch(settings, halves) * settings.epochs
     start = dnas.init(jax.random.key(plan.seed), space, settings, plan.budget, total)

@@ -13,8 +13,9 @@ from micronets_jax.decisions import Choice
 from micronets_jax.network import Network
 from micronets_jax.spaces.dscnn import DSCNN
 from micronets_jax.spaces.mobilenet_v2 import MobileNetV2
+from micronets_jax.spaces.only import Only
 
-__all__ = ["DSCNN", "MobileNetV2", "Space"]
+__all__ = ["DSCNN", "MobileNetV2", "Only", "Space"]
 
 
 @runtime_checkable
