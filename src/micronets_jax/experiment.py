@@ -88,10 +88,9 @@ class Experiment(Generic[Given]):
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """Options from words; the preset among them decides the defaults of the others."""
-        first = dict(itertools.pairwise(arguments))
-        single = [word.partition("=")[2] for word in arguments if word.startswith("--preset=")]
-        name = (single or [first.get("--preset", "quick")])[-1]
-        default = self.presets.get(name, self.presets["quick"])
+        default = self.presets.get(
+            value_of("--preset", arguments) or "quick", self.presets["quick"]
+        )
         return tyro.cli(
             type(default),
             args=arguments,
@@ -153,3 +152,9 @@ class Experiment(Generic[Given]):
 
         for name, probability in pipeline.classify(folder, path)[:3]:
             print(f"{name:12} {probability:6.1%}")
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """What the words of a command line give an option that decides the defaults of others."""
+    joined = [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
+    return joined[-1] if joined else dict(itertools.pairwise(arguments)).get(option)

@@ -1,0 +1,42 @@
+"""Training a published network: no search, the paper's widths, mistakes in one sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from micronets_jax import network, zoo
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.reference", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def test_an_unknown_network_and_one_too_large_are_named(tmp_path):
+    unknown = run("--model", "MicroNet-KWS-XL", "--workdir", tmp_path / "a")
+    assert unknown.returncode == 2
+    assert "MicroNet-KWS-XL" in unknown.stderr and "DSCNN-S" in unknown.stderr
+    words = ("--model", "MicroNet-KWS-L", "--device", "STM32F446RE", "--preset", "tiny")
+    large = run(*words, "--workdir", tmp_path / "b")
+    assert large.returncode == 2
+    assert "sram_bytes=" in large.stderr and "204,020" in large.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in unknown.stderr + large.stderr
+
+
+@pytest.mark.slow
+def test_a_published_network_is_trained_and_nothing_searched(tmp_path):
+    folder = tmp_path / "run"
+    done = run("--model", "DSCNN-S", "--preset", "tiny", "--workdir", folder)
+    assert done.returncode == 0, done.stderr
+    assert network.from_json((folder / "network.json").read_text()) == zoo.network("DSCNN-S")
+    stages = {json.loads(line)["stage"] for line in (folder / "metrics.jsonl").open()}
+    assert stages == {"train", "quantize"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["network"]["weights"] == 22_016
