@@ -35,13 +35,15 @@ if TYPE_CHECKING:
     from micronets_jax.workdir import Workdir
 
 SAMPLES = "samples.jsonl"
+FAILURES = 5
+"""Networks that may fail on a real board in a row: more, and nobody is there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Measure random networks of a search space and fit what they take."""
 
-    space: Literal["kws", "ad", "layers"] = "kws"
+    space: Literal["kws", "vww", "ad", "layers"] = "kws"
     """Where networks are drawn; layers fits the per-layer model instead of a line."""
     device: str = "mps2-an386"
     """The board: mps2-an386 is an emulated Cortex-M4, mps2-an500 a Cortex-M7."""
@@ -59,6 +61,9 @@ class Options:
     """Continue the run that the folder holds."""
     ship: bool = False
     """Write the result into the library as well, where latency and its tests find it."""
+    calibrate: str | None = None
+    """Measure on a real board instead, behind this port, for example serial:/dev/ttyACM0; each
+    network is flashed with OpenOCD or st-flash."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,27 +75,38 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from micronets_jax import console
     from micronets_jax.emulator import EmulatorError
+    from micronets_jax.protocol import ProtocolError
     from micronets_jax.workdir import WorkdirError
 
-    with console.errors(EmulatorError, WorkdirError, ValueError, OSError):
+    with console.errors(EmulatorError, ProtocolError, WorkdirError, ValueError, OSError):
         run(options)
 
 
 def run(options: Options) -> dict[str, Any]:
     """Measure what is not measured yet, fit, print, write ``result.json`` and the plot."""
-    from micronets_jax import devices, emulator
+    from micronets_jax import devices, emulator, protocol
     from micronets_jax.workdir import Workdir
 
     for name in ("samples", "jobs"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)}: must be at least 1")
     on = devices.device(options.device)
-    if not on.emulated:
+    if not on.emulated and options.calibrate is None:
         emulated = ", ".join(d.name for d in devices.DEVICES.values() if d.emulated)
-        raise ValueError(f"device {on.name} cannot be emulated; use one of {emulated}")
+        raise ValueError(
+            f"device {on.name} cannot be emulated; use one of {emulated}, or --calibrate with the "
+            "port of a board"
+        )
+    if options.calibrate is not None:
+        if on.emulated or options.ship or options.space == "layers":
+            raise ValueError(
+                "calibrate is for a real board and a search space, and its result is not shipped"
+            )
+        with protocol.open_port(options.calibrate):
+            pass  # absent or busy: said before anything is written
     made = " and ".join(emulator.versions())
     name = f"characterize-{options.space}-{on.name}-{options.runtime}"
-    identity = {k: getattr(options, k) for k in ("space", "runtime", "seed")}
+    identity = {k: getattr(options, k) for k in ("space", "runtime", "seed", "calibrate")}
     with Workdir(
         options.workdir or pathlib.Path("runs") / name,
         {**identity, "device": on.name, "tools": made}, options.resume,
@@ -129,8 +145,13 @@ def measured(options: Options, core: str, workdir: Workdir) -> list[Sample]:
     # Without a last line that was cut short.
     workdir.write(SAMPLES, "".join(json.dumps(row) + "\n" for row in known.values()))
     wanted = range(options.samples)
+    left = [i for i in wanted if i not in known]
     with open(path, "a") as file:
-        for index, found in _measure([i for i in wanted if i not in known], options, core):
+        for index, found in (
+            _ask(left, options, workdir.path / "firmware")
+            if options.calibrate
+            else _measure(left, options, core)
+        ):
             if isinstance(found, str):
                 print(f"skipped network {index}: {found}", file=sys.stderr)
                 continue
@@ -147,9 +168,7 @@ def _measure(indices: list[int], options: Options, core: str) -> Iterator[tuple[
     context = multiprocessing.get_context("spawn")
     left = set(indices)
     while left:
-        with concurrent.futures.ProcessPoolExecutor(
-            min(options.jobs, len(left)), context, initializer=_silence
-        ) as pool:
+        with concurrent.futures.ProcessPoolExecutor(min(options.jobs, len(left)), context) as pool:
             running = {
                 pool.submit(characterize.attempt, options.space, options.seed, i, core): i
                 for i in sorted(left)
@@ -171,9 +190,41 @@ def _measure(indices: list[int], options: Options, core: str) -> Iterator[tuple[
                 raise
 
 
-def _silence() -> None:
-    # TensorFlow greets before it can be told not to; errors come back as results.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+def _ask(
+    indices: list[int], options: Options, folder: pathlib.Path
+) -> Iterator[tuple[int, Sample | str]]:
+    """Each index with what the board says, or with the reason why it says nothing.
+
+    Raises:
+        ProtocolError: it failed several times in a row.
+    """
+    from micronets_jax import characterize
+    from micronets_jax.protocol import ProtocolError
+
+    failed = 0
+    for index in indices:
+        try:
+            found = characterize.calibrate(
+                options.space, options.seed, index, options.device, str(options.calibrate), folder,
+                _flash, options.runtime,
+            )  # fmt: skip
+            failed = 0
+        except (RuntimeError, ValueError) as error:
+            found, failed = " ".join(str(error).split()), failed + 1
+            if failed == FAILURES:
+                raise ProtocolError(
+                    f"{FAILURES} networks failed in a row, the last: {error}"
+                ) from error
+        yield index, found
+
+
+def _flash(folder: pathlib.Path) -> None:
+    """Put a firmware onto the board that is plugged in."""
+    from micronets_jax.firmware import flash  # pyright: ignore[reportAttributeAccessIssue]
+
+    done = flash.flash(folder)
+    if done.ran is None:
+        raise ValueError("neither openocd nor st-flash is installed; one of them has to flash")
 
 
 # ---------------------------------------------------------------- fitting
@@ -183,7 +234,7 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
     """The fit as JSON data; also printed."""
     import numpy as np
 
-    from micronets_jax import characterize
+    from micronets_jax import characterize, latency
 
     networks = [characterize.draw(options.space, options.seed, s.index) for s in samples]
     if not samples:
@@ -200,9 +251,18 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
             "largest_error": round(float(errors.max()), 5), "steps": steps,
         }  # fmt: skip
     ops = np.array([2e-6 * s.macs for s in samples])
-    ms = np.array([s.instructions for s in samples]) * _ms_per_instruction(on)
+    ms = np.array([s.instructions for s in samples]) * _ms_per_count(options, on)
     line = characterize.line(ops, ms)
-    errors = np.abs(characterize.step_errors(networks, samples, options.runtime, on.core))
+    extra = {}
+    if options.calibrate:
+        predicted = [latency.instructions(n, options.runtime, on.core) for n in networks]
+        cycles = np.array([s.instructions for s in samples])
+        factor, errors = characterize.board_factor(np.array(predicted), cycles)
+        extra = {"cycles_per_instruction": round(factor, 4)}
+        print(f"{factor:.4f} cycles per instruction; the library has {on.cycles_per_instruction}")
+    else:
+        errors = characterize.step_errors(networks, samples, options.runtime, on.core)
+    errors = np.abs(errors)
     print(
         f"{options.space} on {on.name}, {options.runtime}: "
         f"{line.slope:.3f} ms per million operations and {line.intercept:.2f} ms\n"
@@ -216,13 +276,15 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
             "mean_error": round(float(errors.mean()), 5),
             "largest_error": round(float(errors.max()), 5),
         },
-        "columns": ["index", "macs", "instructions"],
+        **extra,
+        "columns": ["index", "macs", "cycles" if options.calibrate else "instructions"],
         "rows": [[s.index, s.macs, s.instructions] for s in samples],
     }
 
 
-def _ms_per_instruction(on: Device) -> float:
-    return on.cycles_per_instruction / (1000 * on.clock_mhz)
+def _ms_per_count(options: Options, on: Device) -> float:
+    """Milliseconds that what a sample counts takes: a cycle of a board, or an instruction."""
+    return (1.0 if options.calibrate else on.cycles_per_instruction) / (1000 * on.clock_mhz)
 
 
 def plot(options: Options, on: Device, samples: list[Sample], result: dict[str, Any]) -> str:
@@ -234,7 +296,7 @@ def plot(options: Options, on: Device, samples: list[Sample], result: dict[str, 
 
     rcParams["svg.hashsalt"] = "micronets"  # the same samples give the same file
     ops = [2e-6 * s.macs for s in samples]
-    ms = [s.instructions * _ms_per_instruction(on) for s in samples]
+    ms = [s.instructions * _ms_per_count(options, on) for s in samples]
     line = result["line"]
     figure = Figure((6, 4), layout="constrained")
     axes = figure.subplots()

@@ -66,6 +66,7 @@ PRESETS = {
     ),
     "paper": Options(
         preset="paper",
+        runtime="tflm",
         budget=Limits(latency_ms=250.0),
         space=Space(max_width=276, blocks=9),
         search=Search(epochs=100, batch_size=512),

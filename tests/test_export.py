@@ -106,6 +106,25 @@ def test_tflm_computes_the_bytes_of_the_reference(exported):
     np.testing.assert_array_equal(runtimes.TFLM(data).predict(x), quantize.run(quantized, x))
 
 
+def test_without_the_converter_it_is_the_same_file(exported):
+    network, _, data = exported
+    name = next(name for name, each in NETWORKS.items() if each is network)
+    assembled = export.assemble(network, *trained(network, seed=len(name)))
+    assert len(assembled) == len(data) and by_kind(assembled) == by_kind(data)
+
+
+def by_kind(data):
+    """The file with its table of operators sorted."""
+    model = export._parse(data)
+    order = sorted(
+        range(len(model.operatorCodes)), key=lambda i: model.operatorCodes[i].builtinCode
+    )
+    model.operatorCodes = [model.operatorCodes[i] for i in order]
+    for operator in model.subgraphs[0].operators:
+        operator.opcodeIndex = order.index(operator.opcodeIndex)
+    return export._pack(model)
+
+
 def test_litert_differs_in_dense_layers_only_and_by_one(exported):
     network, quantized, data = exported
     x = random_inputs(network)

@@ -15,17 +15,17 @@ import dataclasses
 import pathlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from micronets_jax import compile as compiler
-from micronets_jax import cost, emulator, export, latency, quantize
+from micronets_jax import cost, emulator, export, firmware, latency, protocol, quantize
 from micronets_jax.network import INPUT, Activation, Layer, Network, Padding, output_sizes
 from micronets_jax.quantize import Folded, Ranges
-from micronets_jax.spaces import DSCNN, Space
+from micronets_jax.spaces import DSCNN, MobileNetV2, Space
 
 LAYERS = "layers"
 """Name of what is no search space: small networks of all sorts of layers."""
@@ -33,8 +33,12 @@ LAYERS = "layers"
 SPACES: dict[str, Space] = {
     "kws": DSCNN(),
     "ad": DSCNN((32, 32, 1), num_classes=4, stem_kernel=(3, 3), strides=(2, 1, 1, 2, 2)),
+    "vww": MobileNetV2((50, 50, 1)),
 }
 """The search spaces of the paper's tasks by name."""
+
+PATIENCE_SECONDS, TRIES = 2.0, 10
+"""How long an answer of a board may take, and how often it is asked."""
 
 _MACS = 20_000, 8_000_000  # of a network of LAYERS: more than the overhead, seconds to emulate
 _INSTRUCTIONS = 1_000  # layers below count for less in the fit of steps
@@ -101,7 +105,7 @@ def random_weights(rng: np.random.Generator, network: Network) -> tuple[Folded, 
             bias = (0.1 * rng.standard_normal(shape[-1])).astype(np.float32)
             folded[layer.name] = {"kernel": kernel, "bias": bias}
             ranges["weight"][layer.name] = np.abs(kernel).reshape(-1, shape[-1]).max(axis=0)
-        if layer.kind in (*quantize.WEIGHTED, "add"):
+        if layer.kind in quantize.RANGED:
             ranges["activation"][layer.name] = _range(rng, layer.activation)
     return folded, ranges
 
@@ -112,7 +116,7 @@ def _range(rng: np.random.Generator, activation: str) -> dict[str, np.float32]:
 
 
 def _layers(rng: np.random.Generator) -> Network:
-    """A chain of three to eight random layers, channels even and odd; pooling and a dense layer."""
+    """Four to eight random layers, some with residuals, channels even and odd; a dense layer."""
     while True:
         rows, columns = (int(n) for n in rng.integers(6, 49, 2))
         channels = int(rng.choice((1, 1, 2, 3, 4, 8)))
@@ -121,6 +125,8 @@ def _layers(rng: np.random.Generator) -> Network:
         for i in range(rng.integers(3, 8)):
             kind = rng.choice(("depthwise", "depthwise", "pointwise", "pointwise", "conv", "pool"))
             made.append(_next(rng, f"layer{i}", str(kind), made[-1]))
+            if kind == "pointwise" and rng.random() < 0.5:
+                made += _residual(rng, f"layer{i}", made[-2], made[-1])
         network = Network((rows, columns, channels), tuple(made))
         try:
             size = output_sizes(network)[made[-1].name]
@@ -152,6 +158,20 @@ def _next(rng: np.random.Generator, name: str, kind: str, before: Layer) -> Laye
     return _layer(
         rng, name, "conv", before.name, channels, min(_width(rng), 32), _square(rng, 1, 3, 5)
     )
+
+
+def _residual(rng: np.random.Generator, name: str, source: Layer, branch: Layer) -> list[Layer]:
+    """What adds a pointwise layer to what it reads, zeros appended to the narrower of the two."""
+    width = max(source.out_channels, branch.out_channels)
+    sides, made = [], []
+    for side, layer in (("shortcut", source), ("branch", branch)):
+        sides.append(layer.name)
+        if layer.out_channels < width:
+            sides[-1] = f"{name}_{side}_pad"
+            made.append(Layer(sides[-1], "pad", (layer.name,), layer.out_channels, width))
+    activation = _activation(rng)
+    add = Layer(f"{name}_add", "add", tuple(sides), width, width, activation=activation)
+    return [*made, add]
 
 
 def _layer(
@@ -191,7 +211,7 @@ def measure(space: str, seed: int, index: int, core: str) -> Sample:
     """
     network = draw(space, seed, index)
     weights = random_weights(np.random.default_rng([seed, index, 1]), network)
-    compiled = compiler.compile_model(export.to_tflite(network, *weights))
+    compiled = compiler.compile_model(export.assemble(network, *weights))
     with tempfile.TemporaryDirectory() as folder:
         compiler.write(compiled, pathlib.Path(folder) / "model")
         ran = emulator.run(pathlib.Path(folder) / "model", core)
@@ -199,6 +219,60 @@ def measure(space: str, seed: int, index: int, core: str) -> Sample:
     for layer in ran.layers:
         layers[layer["name"]] += layer["instructions"]
     return Sample(index, cost.macs(network), ran.instructions, dict(layers))
+
+
+def calibrate(
+    space: str,
+    seed: int,
+    index: int,
+    device: str,
+    port: str,
+    folder: pathlib.Path,
+    flash: Callable[[pathlib.Path], None],
+    runtime: str = "compiled",
+) -> Sample:
+    """One network on a real board: firmware written, flashed, asked over its serial port.
+
+    Args:
+        device: whose firmware is written.
+        port: of the board, ``serial:/dev/ttyACM0``.
+        folder: where the firmware is written and linked, again for each network.
+        flash: puts the firmware in a folder onto the board.
+        runtime: of the firmware.
+
+    Returns:
+        The sample, cycles of the board in place of instructions.
+
+    Raises:
+        RuntimeError, ValueError: the firmware cannot be made or flashed, or the board stays silent,
+            faults, refuses, runs another model, or runs at another clock than it should.
+    """
+    network = draw(space, seed, index)
+    weights = random_weights(np.random.default_rng([seed, index, 1]), network)
+    title = f"{space}-{seed}-{index}"
+    model = export.assemble(network, *weights)
+    firmware.write(model, device, folder, runtime=runtime, title=title)
+    flash(folder)
+    with protocol.open_port(port) as line:
+        board = protocol.Board(line, seconds=PATIENCE_SECONDS, tries=TRIES)
+        said = board.hello()
+        if said.get("model") != title:
+            raise ValueError(
+                f"the board runs {said.get('model')!r} instead of {title!r}: it was not flashed, "
+                "or this is the port of another board"
+            )
+        clock = firmware.board(device).clock_hz
+        if said.get("ticks_hz") != str(clock):
+            raise ValueError(
+                f"the board runs at {said.get('ticks_hz')} Hz ({said.get('clock')}), not at {clock}"
+            )
+        result = board.run()
+    layers = Counter()
+    for layer, ticks in zip(
+        firmware.execute.read_manifest(folder)["layers"], result.layer_ticks, strict=True
+    ):
+        layers[layer["name"]] += ticks
+    return Sample(index, cost.macs(network), result.ticks, dict(layers))
 
 
 def attempt(space: str, seed: int, index: int, core: str) -> Sample | str:

@@ -93,7 +93,20 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
         f"{score['tflm']:.1%} in TensorFlow Lite Micro "
         f"({summary['tflm_examples']} test examples)"
     )
+    if "latency" in summary:
+        terminal.print(_times(summary["latency"], summary["device"]["name"]))
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
+
+
+def _times(latency: Mapping[str, Any], board: str) -> str:
+    """Estimated latency and energy in one line."""
+    line = f"{board}, {latency['runtime']}: {latency['predicted_ms']:.1f} ms"
+    if latency["predicted_mj"] is not None:
+        line += f" and {latency['predicted_mj']:.2f} mJ"
+    line += " an inference (estimates)"
+    if latency["emulated_ms"] is not None:
+        line += f"; {latency['emulated_ms']:.1f} ms by an emulated run"
+    return line
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ class Options:
     """embedded, or what else the experiment reads."""
     device: str = "STM32F446RE"
     """The board; its memory less what firmware takes is the limit."""
+    runtime: Literal["compiled", "tflm"] = "compiled"
+    """What runs the model on the board: its latency and energy are the estimated ones."""
     budget: Limits = Limits()
     """Limits that override the board's."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
@@ -109,7 +111,7 @@ class Experiment(Generic[Given]):
 
         workdir.check(self.folder(options), resume=options.resume)
         device = devices.device(options.device)
-        budget = budgets.Budget.of(device, options.budget)
+        budget = budgets.Budget.of(device, options.budget, latency_runtime=options.runtime)
         print(f"computing on {accelerators.select(options.accelerator)}")
         task = self.task(options)
         print(task.dataset)

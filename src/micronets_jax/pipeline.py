@@ -11,6 +11,7 @@ import io
 import json
 import pathlib
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -27,7 +28,9 @@ from micronets_jax import (
     data,
     derive,
     dnas,
+    emulator,
     export,
+    latency,
     metrics,
     network,
     quantize,
@@ -37,6 +40,7 @@ from micronets_jax import (
     supernet,
     training,
 )
+from micronets_jax import compile as compiler
 from micronets_jax.data import Augmentation, Dataset, FrontEnd
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
@@ -323,6 +327,7 @@ def _measure(
     arena, expected = micro.arena(), cost.arena(found, "tflm_host")
     largest = network.prune(plan.space.supernetwork())
     used, most = plan.budget.used(found), plan.budget.used(largest)
+    instructions = _instructions(plan, found, model)
     return {
         **plan.facts,
         "seed": plan.seed,
@@ -345,7 +350,9 @@ def _measure(
             "weights": cost.weights(found),
             "layers": len(found),
         },
+        "latency": _latency(plan, found, instructions),
         "prediction": {
+            "instructions": instructions,
             "flash_bytes": {"predicted": cost.flash_bytes(found), "measured": len(model)},
             "tflm_host_activation_bytes": {
                 "predicted": expected.activations,
@@ -357,6 +364,36 @@ def _measure(
             },
         },
         "widths": _widths(found, largest),
+    }
+
+
+def _instructions(plan: Plan, found: Network, model: bytes) -> dict[str, int | None]:
+    """Predicted for the board's core, and counted on an emulated one where the tools are here."""
+    runtime, core = plan.budget.latency_runtime, plan.device.core
+    predicted = latency.instructions(found, runtime, core)
+    try:
+        emulator.versions()
+    except emulator.EmulatorError:
+        return {"predicted": predicted, "measured": None}
+    if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
+        return {"predicted": predicted, "measured": None}
+    with tempfile.TemporaryDirectory() as folder:
+        compiler.write(compiler.compile_model(model), pathlib.Path(folder) / "model")
+        ran = emulator.run(pathlib.Path(folder) / "model", core, layers=False)
+    return {"predicted": predicted, "measured": ran.instructions}
+
+
+def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
+    """Estimated milliseconds and millijoules on the board, from both counts of instructions."""
+    runtime, on = plan.budget.latency_runtime, plan.device
+    ms = latency.latency_ms(found, on, runtime)
+    counted = instructions["measured"]
+    share = counted / instructions["predicted"] if counted and instructions["predicted"] else None
+    return {
+        "runtime": runtime,
+        "predicted_ms": ms,
+        "emulated_ms": None if share is None else ms * share,
+        "predicted_mj": None if on.power_mw is None else latency.energy_mj(found, on, runtime),
     }
 
 

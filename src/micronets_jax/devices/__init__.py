@@ -55,14 +55,12 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
+        Device("STM32F446RE", "cortex-m4", 180, 128 * KIB, 512 * KIB, 1.99, 163.0, 6, 0.039, 0.132),
         Device(
-            "STM32F446RE", "cortex-m4", 180, 128 * KIB, 512 * KIB, 1.989, 163.0, 4, 0.017, 0.034
+            "STM32F746ZG", "cortex-m7", 216, 320 * KIB, 1024 * KIB, 1.051, 445.0, 10, 0.041, 0.118
         ),
         Device(
-            "STM32F746ZG", "cortex-m7", 216, 320 * KIB, 1024 * KIB, 1.048, 445.0, 7, 0.02, 0.042
-        ),
-        Device(
-            "STM32F767ZI", "cortex-m7", 216, 512 * KIB, 2048 * KIB, 0.996, None, 9, 0.024, 0.062
+            "STM32F767ZI", "cortex-m7", 216, 512 * KIB, 2048 * KIB, 1.005, None, 12, 0.052, 0.192
         ),
         Device("mps2-an386", "cortex-m4", 25, 4096 * KIB, 4096 * KIB, 1.0),
         Device("mps2-an500", "cortex-m7", 25, 4096 * KIB, 4096 * KIB, 1.0),

@@ -27,8 +27,11 @@ def terms(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
         yield Term(1, {"add": 1})
         yield Term(layer.out_channels, {"add_element": window.pixels})
     elif layer.kind == "pad":
+        uneven = ragged(layer.in_channels, 4) | ragged(layer.out_channels, 4)
         yield Term(1, {"pad": 1, "pad_pixel": window.pixels})
-        yield Term(layer.out_channels, {"pad_element": window.pixels})
+        yield Term(where(uneven, layer.in_channels, 0), {"pad_copy_uneven": window.pixels})
+        yield Term(layer.in_channels, {"pad_copy": window.pixels})
+        yield Term(layer.out_channels, {"pad_fill": window.pixels})
 
 
 def _conv(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:

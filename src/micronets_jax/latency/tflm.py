@@ -41,9 +41,13 @@ def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> I
         yield from _dense(layer, channels)
     elif layer.kind == "avg_pool":
         yield from _pool(layer, window)
-    elif layer.kind in ("add", "pad"):
-        yield Term(1, {layer.kind: 1})
-        yield Term(layer.out_channels, {f"{layer.kind}_element": window.pixels})
+    elif layer.kind == "add":
+        yield Term(1, {"add": 1})
+        yield Term(layer.out_channels, {"add_element": window.pixels})
+    elif layer.kind == "pad":
+        yield Term(1, {"pad": 1, "pad_pixel": window.pixels})
+        yield Term(layer.in_channels, {"pad_copy": window.pixels})
+        yield Term(layer.out_channels - layer.in_channels, {"pad_fill": window.pixels})
     elif layer.kind == "reshape":
         yield Term(1, {"reshape": 1})
         yield Term(layer.out_channels, {"reshape_element": 1})

@@ -458,9 +458,10 @@ def training(metrics: Metrics) -> Html | None:
 
 
 def prediction(summary: Summary) -> Html | None:
-    """Bytes predicted from the layers alone beside what was measured."""
+    """Instructions and bytes predicted from the layers alone beside what was measured."""
     prediction = summary.get("prediction", {})
     titles = {
+        "instructions": "instructions",
         "flash_bytes": "model file",
         "tflm_host_activation_bytes": "arena, tensors",
         "tflm_host_persistent_bytes": "arena, structures",
@@ -478,8 +479,9 @@ def prediction(summary: Summary) -> Html | None:
     if not rows:
         return None
     note = (
-        "Bytes foretold from the list of layers, and found: the exported file, and the arena of "
-        "TensorFlow Lite Micro on this computer (64-bit, so its structures are larger)."
+        "Foretold from the list of layers, and found: instructions of the board's core, emulated; "
+        "bytes of the exported file, and of the arena of TensorFlow Lite Micro on this computer "
+        "(64-bit, so its structures are larger)."
     )
     head = ("", "predicted", "measured", "off by")
     return markup.section(
