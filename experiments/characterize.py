@@ -220,9 +220,9 @@ def _ask(
 
 def _flash(folder: pathlib.Path) -> None:
     """Put a firmware onto the board that is plugged in."""
-    from micronets_jax.firmware import flash  # pyright: ignore[reportAttributeAccessIssue]
+    from micronets_jax import firmware
 
-    done = flash.flash(folder)
+    done = firmware.flash(folder)
     if done.ran is None:
         raise ValueError("neither openocd nor st-flash is installed; one of them has to flash")
 

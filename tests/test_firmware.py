@@ -180,6 +180,21 @@ def test_damaged_folders(small, tmp_path, capsys):
         firmware.check(tmp_path)
 
 
+def test_flashing_says_how(small, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "fw"
+    firmware.write(small, "STM32F767ZI", out)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["flash", str(out)]) == 0
+    said = capsys.readouterr().out
+    elf, image = out / "build" / "firmware.elf", out / "build" / "firmware.bin"
+    assert f"openocd -f board/st_nucleo_f7.cfg -c 'program {elf} verify reset exit'" in said
+    assert f"st-flash --reset write {image} 0x8000000" in said
+    assert "not run" in said
+    firmware.write(small, "mps2-an386", out)
+    assert cli.main(["flash", str(out)]) == 2
+    assert "emulated board: use `micronets run" in capsys.readouterr().err
+
+
 def test_reading_a_map(tmp_path):
     """Sections with names of any length, libraries, fill and stacks, as GNU ld lays them out."""
     path = tmp_path / "firmware.map"
@@ -348,6 +363,31 @@ def test_faults_in_a_model(statement, before, says, device, small, tmp_path):
 
 
 @slow
+@pytest.mark.parametrize(
+    ("script", "status", "says"),
+    [
+        ("exit 0", 0, "flashed and verified"),
+        ("echo Error: open failed >&2; exit 1", 2, "openocd failed: Error: open failed"),
+    ],
+)
+def test_flashing_runs_the_tool(script, status, says, small, tmp_path, capsys, monkeypatch):
+    """With a stand-in for OpenOCD that notes how it was called."""
+    tool = tmp_path / "bin" / "openocd"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n{script}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    firmware.write(small, "STM32F446RE", tmp_path / "fw")
+    assert cli.main(["flash", str(tmp_path / "fw")]) == status
+    captured = capsys.readouterr()
+    assert says in captured.out + captured.err
+    elf = tmp_path / "fw" / "build" / "firmware.elf"
+    assert elf.is_file()
+    called = (tmp_path / "called").read_text()
+    assert called == f"-f board/st_nucleo_f4.cfg -c program {elf} verify reset exit\n"
+
+
+@slow
 def test_a_hang_ends(small, tmp_path):
     firmware.write(small, "mps2-an386", tmp_path)
     break_model(tmp_path, "for (;;) { }")
@@ -462,6 +502,18 @@ def test_start_up_of_the_f4_falls_through_its_waits(reference, tmp_path):
     assert np.frombuffer(output, np.int8).tolist() == [
         -33, -39, -63, -61, -76, -56, -29, -64, -53, -63, -102, -11,
     ]  # fmt: skip
+
+
+@slow
+def test_a_board_of_one_s_own(small, tmp_path, monkeypatch):
+    """The entry that the guide shows, as it stands there: it links."""
+    guide = (SRC.parent / "docs" / "firmware.md").read_text()
+    entry = re.search(r"```python\n(Board\(.*?\n\))\n```", guide, re.S)[1]
+    made = eval(entry, vars(boards))
+    monkeypatch.setitem(firmware.BOARDS, made.name, made)
+    firmware.write(small, "stm32f429zi", tmp_path)
+    assert firmware.check(tmp_path).flash_bytes == 2 << 20
+    assert firmware.run(tmp_path).machine == "mps2-an386"
 
 
 @slow

@@ -59,7 +59,7 @@ def test_a_run_leaves_every_result(space, finished):
     assert "accuracy" in finished and "report.html" in finished
     for name in (
         "network.json", "model.tflite", "labels.txt", "frontend.json", "samples.npz", "weights",
-        "metrics.jsonl", "summary.json", "report.html",
+        "metrics.jsonl", "summary.json", "report.html", "firmware",
     ):  # fmt: skip
         assert (folder / name).exists(), name
     assert list(folder.glob("events.out.tfevents.*"))
@@ -69,6 +69,17 @@ def test_a_run_leaves_every_result(space, finished):
     assert max(row["largest"] / row["limit"] for row in summary["limits"].values()) >= 2
     for row in summary["prediction"].values():
         assert row["measured"] == pytest.approx(row["predicted"], rel=0.05)
+    made = summary["firmware"]
+    assert made["linking"] == "checked" and made["differing_outputs"] == 0
+    assert made["ram_bytes"]["linked"] == made["ram_bytes"]["predicted"]
+    assert made["flash_bytes"]["linked"] == pytest.approx(
+        made["flash_bytes"]["predicted"], rel=0.02
+    )
+    assert made["instructions"]["emulated"] == pytest.approx(
+        made["instructions"]["predicted"], rel=0.05
+    )
+    assert (folder / "firmware" / "build" / "firmware.elf").is_file()
+    assert "Firmware" in (folder / "report.html").read_text()
     with np.load(folder / "samples.npz") as samples:
         assert samples["inputs"].shape == (64, 49, 10, 1)
         assert samples["inputs"].dtype == samples["outputs"].dtype == np.int8

@@ -66,6 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", required=True, metavar="BOARD", help="such as STM32F746ZG")
     sub.add_argument("--runtime", default="compiled", help="compiled (default) or tflm")
     sub.add_argument(
+        "--tflm-include", nargs="+", default=[], metavar="DIR",
+        help="headers of TFLM, flatbuffers and gemmlowp (runtime tflm; or TFLM_INCLUDE)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--tflm-library", metavar="FILE", help="libtensorflow-microlite.a (or TFLM_LIBRARY)"
+    )
+    sub.add_argument(
+        "--frontend", metavar="frontend.json", help="of the model, to take audio on the board"
+    )
+    sub.add_argument(
         "--flash-budget", type=_bytes, default=0, metavar="BYTES",
         help="flash to spend on weights stored as int16 (compiled runtime)",
     )  # fmt: skip
@@ -76,8 +86,14 @@ def _parser() -> argparse.ArgumentParser:
         "--core", help="cortex-m4 (default) or cortex-m7; a firmware runs on its board's core"
     )
     sub.add_argument(
-        "--input", default="lcg:12345", metavar="FILE.npy|lcg:SEED", help="what the model reads"
+        "--input",
+        default="lcg:12345",
+        metavar="FILE.npy|FILE.wav|lcg:SEED",
+        help="what the model reads; audio if a firmware has a front end",
     )
+
+    sub = command("flash", _flash, "Put a firmware onto its board with OpenOCD or st-flash.")
+    sub.add_argument("folder", help="what `micronets firmware` wrote")
 
     sub = command("inspect", _inspect, "Show layers, sizes and the memory plan of a model.")
     sub.add_argument("model", help="a .tflite file")
@@ -145,6 +161,8 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     prediction = firmware.write(
         _read(arguments.model), arguments.device, arguments.output, runtime=arguments.runtime,
         title=pathlib.Path(arguments.model).stem, flash_budget=arguments.flash_budget,
+        tflm_include=arguments.tflm_include, tflm_library=arguments.tflm_library,
+        frontend=_read(arguments.frontend).decode(errors="replace") if arguments.frontend else None,
     )  # fmt: skip
     board = firmware.board(arguments.device)
     result: dict[str, Any] = {
@@ -209,12 +227,33 @@ def _run_firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"{ran.device} on {ran.machine}: {ran.instructions} instructions",
         f"flash {ran.flash_bytes}, RAM {ran.ram_bytes}, of it arena {ran.arena_bytes} and stack "
         f"{ran.stack_reserved} ({ran.stack_bytes} used) bytes",
+        *(
+            [
+                f"front end: {ran.frontend_instructions} instructions, within {ran.feature_steps} "
+                "steps of the one in Python"
+            ]
+            if ran.feature_steps is not None
+            else []
+        ),
         f"output {outputs[0][:32]}",
         "equal to TensorFlow Lite Micro on this machine"
         if ran.differing_outputs == 0
         else f"{ran.differing_outputs} bytes differ from TensorFlow Lite Micro on this machine",
     ]
     return result, "\n".join(lines)
+
+
+def _flash(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax import firmware
+
+    flashing = firmware.flash(arguments.folder)
+    result = {"commands": list(flashing.commands), "ran": flashing.ran}
+    if flashing.ran:
+        return result, f"{flashing.ran}\nflashed and verified"
+    lines = [f"make -C {arguments.folder}", *flashing.commands]
+    return result, "\n".join(
+        [*lines, "not run: neither is installed (Debian packages openocd, stlink-tools)"]
+    )
 
 
 def _layer_table(layers: list[dict[str, Any]]) -> list[str]:
@@ -262,7 +301,7 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from micronets_jax import devices
+    from micronets_jax import devices, firmware
 
     boards = list(devices.DEVICES.values())
     result = {
@@ -270,7 +309,7 @@ def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             {
                 **dataclasses.asdict(on),
                 "emulated": on.emulated,
-                "silicon": None if on.emulated else devices.SILICON,
+                "silicon": None if on.emulated else firmware.board(on.name).provenance,
             }
             for on in boards
         ],
@@ -293,8 +332,11 @@ def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"{on.flash_bytes // 1024:>5} KiB {cycles:<38} {power:>7}"
         )
     lines += [f"{what}: {source}" for what, source in devices.PROVENANCE.items()]
-    real = ", ".join(on.name for on in boards if not on.emulated)
-    lines.append(f"{real}: firmware of this library has {devices.SILICON}")
+    lines += [
+        f"{on.name}: firmware of this library has {firmware.board(on.name).provenance}"
+        for on in boards
+        if not on.emulated
+    ]
     return result, "\n".join(lines)
 
 

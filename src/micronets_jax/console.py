@@ -73,6 +73,9 @@ class Console:
             self.say(f"{stage} {int(record['epoch']):3d}  {_line(record)}")
 
 
+_MEMORIES = ("flash_bytes", "ram_bytes")
+
+
 def show(summary: Mapping[str, Any], folder: object) -> None:
     """The table that ends a run."""
     terminal = Terminal(highlight=False)
@@ -95,6 +98,14 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
     )
     if "latency" in summary:
         terminal.print(_times(summary["latency"], summary["device"]["name"]))
+    made = summary.get("firmware")
+    if made and "error" not in made:
+        size = {name: made[name]["linked"] or made[name]["predicted"] for name in _MEMORIES}
+        terminal.print(
+            f"firmware: {made['folder']}/ for {made['device']}, {made['provenance']}; flash "
+            f"{size['flash_bytes']}, RAM {size['ram_bytes']} bytes, linking {made['linking']}",
+            soft_wrap=True,
+        )
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
 
 

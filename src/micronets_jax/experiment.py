@@ -44,6 +44,8 @@ class Options:
     """Folder of results; runs/EXPERIMENT-PRESET if not given."""
     resume: bool = False
     """Continue the run that the folder holds."""
+    firmware: bool = True
+    """End with the firmware for the device, linked and emulated where the tools are installed."""
     predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Classify this file with the folder's model, and do nothing else."""
     search: Search = Search()
@@ -51,7 +53,7 @@ class Options:
     quantize: Training = Training(epochs=6, learning_rate=0.0005)
 
 
-UNRECORDED = ("workdir", "resume", "predict", "accelerator")
+UNRECORDED = ("workdir", "resume", "predict", "accelerator", "firmware")
 """Options that decide nothing of a result."""
 
 Given = TypeVar("Given", bound=Options)
@@ -79,13 +81,14 @@ class Experiment(Generic[Given]):
         from micronets_jax import console
         from micronets_jax.accelerators import AcceleratorError
         from micronets_jax.data import DataError
+        from micronets_jax.firmware import FirmwareError
         from micronets_jax.workdir import WorkdirError
 
         with console.errors(AcceleratorError, ValueError, OSError):
             if options.predict is not None:
                 return self.predict(options.predict, self.folder(options))
             plan = self.prepare(options, arguments)
-        with console.errors(DataError, WorkdirError, OSError):
+        with console.errors(DataError, FirmwareError, WorkdirError, OSError):
             self.run(plan, options)
 
     def parse(self, arguments: Sequence[str]) -> Given:
@@ -124,6 +127,7 @@ class Experiment(Generic[Given]):
             train=options.train,
             quantize=options.quantize,
             seed=options.seed,
+            firmware=options.firmware,
             facts={
                 "experiment": self.name,
                 "preset": options.preset,

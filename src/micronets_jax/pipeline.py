@@ -30,6 +30,7 @@ from micronets_jax import (
     dnas,
     emulator,
     export,
+    firmware,
     latency,
     metrics,
     network,
@@ -53,6 +54,9 @@ NUM_SAMPLES = 64
 
 CALIBRATION_BATCHES = 4
 HELD_OUT_BATCHES = 6
+
+FIRMWARE = "firmware"
+"""The folder of the firmware in that of a run."""
 
 RESULTS = ("model.tflite", "labels.txt", "frontend.json")
 """What a run leaves that classifying a file needs."""
@@ -88,6 +92,7 @@ class Plan(Task):
         device: for whom.
         search, train, quantize: the recipes of the three stages that learn.
         seed: of all that is random.
+        firmware: whether the run ends with the firmware for the device.
         facts: what else the summary says of the run.
     """
 
@@ -97,6 +102,7 @@ class Plan(Task):
     train: recipes.Training
     quantize: recipes.Training
     seed: int
+    firmware: bool = True
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -124,6 +130,8 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     Raises:
         ValueError: nothing in the space fits, or it has no supernet to start from; raised before
             any training.
+        FirmwareError: the firmware of the result does not fit, link or run, which is an error of
+            this library; raised when all else is written.
     """
     seconds: dict[str, int | float] = {}
 
@@ -142,10 +150,17 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     workdir.save_weights({**variables, **trained})
     model = timed("export", _export, plan, workdir, found, trained)
     summary = timed("measure", _measure, plan, workdir, found, variables, model)
+    trouble = None
+    if plan.firmware:
+        summary["firmware"], trouble = timed("firmware", _firmware, plan, workdir, found, model)
     summary["seconds"] = seconds
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     workdir.write("summary.json", json.dumps(summary, indent=2) + "\n")
     report.write(workdir.path)
+    if trouble is not None:
+        raise firmware.FirmwareError(
+            f"the firmware of the network found fails, which is an error of ours: {trouble}"
+        )
     return summary
 
 
@@ -395,6 +410,49 @@ def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None])
         "emulated_ms": None if share is None else ms * share,
         "predicted_mj": None if on.power_mw is None else latency.energy_mj(found, on, runtime),
     }
+
+
+def _firmware(
+    plan: Plan, workdir: Workdir, found: Network, model: bytes
+) -> tuple[dict[str, Any], firmware.FirmwareError | None]:
+    """The compiled model as a program for the device, linked and emulated where tools are here."""
+    folder, device = workdir.path / FIRMWARE, plan.device
+    text = data.frontends.to_json(plan.frontend)
+    predicted = latency.instructions(found, "compiled", device.core)
+    facts: dict[str, Any] = {"folder": FIRMWARE, "device": device.name, "runtime": "compiled"}
+    try:
+        sizes = firmware.write(
+            model,
+            device.name,
+            folder,
+            title=str(plan.facts.get("experiment", "model")),
+            frontend=text if firmware.can_hear(text) else None,
+        )
+        facts["provenance"] = firmware.board(device.name).provenance
+        facts["flash_bytes"] = {"predicted": sizes.flash_bytes, "linked": None}
+        facts["ram_bytes"] = {"predicted": sizes.ram_bytes, "linked": None}
+        facts["instructions"] = {"predicted": round(float(predicted)), "emulated": None}
+        facts["linking"] = "checked"
+        if not firmware.has_compiler():
+            facts["linking"] = "not checked: gcc-arm-none-eabi or make is not installed"
+        else:
+            fit = firmware.check(folder)
+            facts["flash_bytes"]["linked"] = fit.flash_linked
+            facts["ram_bytes"]["linked"] = fit.ram_linked
+            if firmware.has_emulator():
+                ran = firmware.run(folder)
+                facts["instructions"]["emulated"] = ran.instructions
+                facts["stack_bytes"] = ran.stack_bytes
+                facts["differing_outputs"] = ran.differing_outputs
+        facts["latency_ms"] = {
+            kind: None if n is None else n * device.cycles_per_instruction / device.clock_mhz / 1000
+            for kind, n in facts["instructions"].items()
+        }
+        if facts.get("differing_outputs"):
+            raise firmware.FirmwareError("outputs on the core are not those of the interpreter")
+    except firmware.FirmwareError as error:
+        return {**facts, "error": str(error)}, error
+    return facts, None
 
 
 # ---------------------------------------------------------------- parts of stages

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-from micronets_jax.firmware import boards, engine, execute, link, project
+from micronets_jax.firmware import boards, engine, execute, link, project, tflm
+from micronets_jax.firmware import frontend as front_ends
 from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError, board
-from micronets_jax.firmware.execute import Run, is_firmware, run
+from micronets_jax.firmware.execute import Run, has_emulator, is_firmware, run
+from micronets_jax.firmware.flash import Flashing, flash
+from micronets_jax.firmware.frontend import can_hear
 from micronets_jax.firmware.link import has_compiler
 from micronets_jax.firmware.project import RUNTIMES, Prediction
 
@@ -22,11 +26,15 @@ __all__ = [
     "Board",
     "FirmwareError",
     "Fit",
+    "Flashing",
     "Prediction",
     "Run",
     "board",
+    "can_hear",
     "check",
+    "flash",
     "has_compiler",
+    "has_emulator",
     "is_firmware",
     "run",
     "write",
@@ -76,7 +84,10 @@ def write(
     *,
     runtime: str = "compiled",
     title: str = "model",
+    frontend: str | None = None,
     flash_budget: int = 0,
+    tflm_include: Sequence[str] = (),
+    tflm_library: str | None = None,
 ) -> Prediction:
     """Writes the project of a model for a board, and says what it will take.
 
@@ -86,17 +97,25 @@ def write(
         folder: a new or empty one, or one that was written here before.
         runtime: of :data:`RUNTIMES`.
         title: names the model on the line and in the README.
+        frontend: text of the model's ``frontend.json``; with it the firmware takes audio as well
+            as features.
         flash_budget: of the compiled runtime, see :func:`compile.compile_model`.
+        tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
 
     Raises:
-        FirmwareError: unknown board or runtime, or a model that is too large for the board.
+        FirmwareError: unknown board or runtime, a front end that does not belong to the model, or a
+            model that is too large for the board.
         TFLiteError: the model is not supported, or the folder holds something else.
     """
     on = boards.board(device)
     if runtime not in RUNTIMES:
         raise FirmwareError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
-    made = engine.compiled(model, title, on, flash_budget)
-    planned = project.plan(made, model, on, title)
+    if runtime == "tflm":
+        made = tflm.engine(model, on, tflm.find(tflm_include, tflm_library))
+    else:
+        made = engine.compiled(model, title, flash_budget)
+    hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
+    planned = project.plan(made, model, on, title, hearing, frontend or "")
     project.write(planned, folder)
     return planned.prediction
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from micronets_jax import devices
+
 KIB = 1024
 
 
@@ -59,7 +61,7 @@ class Board:
         """One phrase that says how far the start-up code of this board has been tried."""
         if self.machine:
             return f"emulated (qemu {self.machine})"
-        return self.seen_to_run or "never run on silicon"
+        return self.seen_to_run or devices.SILICON
 
 
 # Nucleo-64 and Nucleo-144 boards (UM1724, UM1974): 8 MHz from the ST-Link on the pin of the

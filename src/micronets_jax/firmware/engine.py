@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from micronets_jax import compile as compiler
-from micronets_jax.firmware.boards import Board, FirmwareError
+from micronets_jax.firmware.boards import FirmwareError
 
 CSRC = pathlib.Path(__file__).parent.parent / "csrc" / "firmware"
 
@@ -61,7 +61,7 @@ STACK_BYTES = 2048
 """Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""
 
 
-def compiled(model: bytes, title: str, board: Board, flash_budget: int = 0) -> Engine:
+def compiled(model: bytes, title: str, flash_budget: int = 0) -> Engine:
     """The model compiled to C.
 
     Raises:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from micronets_jax import emulator, protocol
-from micronets_jax.firmware import boards, link, project
+from micronets_jax.firmware import boards, frontend, link, project
 from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError
 
 QEMU = "qemu-system-arm"
@@ -41,6 +41,7 @@ class Run:
         instructions: of the model on an emulated core; core cycles on a real one.
         frontend_instructions: likewise of the front end over a clip, 0 without audio.
         stack_bytes: most of the stack that was ever in use, of ``stack_reserved`` bytes.
+        arena_used: of ``arena_bytes``, as the engine says.
         outputs: of the model.
         layers: name, kind, MACs and instructions of each.
         differing_outputs: bytes of outputs that the interpreter on this machine gives differently
@@ -55,6 +56,7 @@ class Run:
     instructions: int
     frontend_instructions: int
     arena_bytes: int
+    arena_used: int
     stack_bytes: int
     stack_reserved: int
     flash_bytes: int
@@ -122,7 +124,12 @@ def run(
     manifest = read_manifest(folder)
     own = BOARDS[boards.board(manifest["device"]).name]
     twin = boards.emulated_twin(own)
-    data = _load(source or "lcg:12345", manifest)
+    hearing, data, audio = None, None, None
+    if source is not None and source.lower().endswith(".wav"):
+        hearing = _hearing(folder, manifest, source)
+        audio = frontend.samples_of(pathlib.Path(source), hearing)
+    else:
+        data = _load(source or "lcg:12345", manifest)
     _require_qemu()
     with tempfile.TemporaryDirectory() as temporary:
         place = pathlib.Path(folder)
@@ -134,7 +141,8 @@ def run(
         linked = link.build(place)
         try:
             with emulated(linked.elf, twin, seconds) as board:
-                result = board.run(data=data)
+                result = board.run(data, None if audio is None else audio.astype("<i2").tobytes())
+                arena_used = int(board.info["arena_bytes"])
         except protocol.BoardFault as error:
             raise FirmwareError(_with_symbol(error, linked.elf)) from error
         except protocol.ProtocolError as error:
@@ -146,16 +154,34 @@ def run(
             manifest["layers"], (t * INSTRUCTIONS_PER_TICK for t in result.layer_ticks), strict=True
         )
     ]
-    differing = None
+    differing = steps = None
     if compare:
         model = (pathlib.Path(folder) / "model.tflite").read_bytes()
-        differing = _differing(model, data, outputs, manifest)
+        read = result.features if data is None else data
+        differing = _differing(model, read, outputs, manifest)
+    if hearing is not None and audio is not None:
+        e = manifest["interface"][0]
+        wanted = frontend.features_of(audio, hearing, e["scale"], e["zero_point"]).astype(int)
+        got = np.frombuffer(result.features, np.int8).astype(int)
+        steps = int(np.abs(got - wanted.reshape(-1)).max())
     return Run(
         own.name, twin.name, manifest["runtime"], result.ticks * INSTRUCTIONS_PER_TICK,
-        result.frontend_ticks * INSTRUCTIONS_PER_TICK, manifest["arena_bytes"],
+        result.frontend_ticks * INSTRUCTIONS_PER_TICK, manifest["arena_bytes"], arena_used,
         result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
-        outputs, layers, differing, None,
+        outputs, layers, differing, steps,
     )  # fmt: skip
+
+
+def _hearing(
+    folder: str | pathlib.Path, manifest: dict[str, Any], source: str
+) -> frontend.FrontEnd:
+    path = pathlib.Path(folder) / "frontend.json"
+    if not path.is_file():
+        raise FirmwareError(
+            f"--input {source}: {folder} has no front end; write it with --frontend frontend.json, "
+            "or give features as .npy"
+        )
+    return frontend.build(path.read_text(), manifest["interface"])
 
 
 def _load(source: str, manifest: dict[str, Any]) -> bytes:
@@ -251,6 +277,11 @@ def emulated(elf: pathlib.Path, board: Board, seconds: float) -> Iterator[protoc
                 if pipe:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
+
+
+def has_emulator() -> bool:
+    """Whether this machine can run a firmware."""
+    return shutil.which(QEMU) is not None
 
 
 def _require_qemu() -> None:

@@ -16,6 +16,7 @@ from micronets_jax import compile as compiler
 from micronets_jax.firmware import boards
 from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError
 from micronets_jax.firmware.engine import Engine, source
+from micronets_jax.firmware.frontend import FrontEnd
 
 RUNTIMES = ("compiled", "tflm")
 
@@ -26,8 +27,8 @@ _BASE_FLASH = {
     "mps2.c": {"cortex-m4": 4600, "cortex-m7": 4620},
     "stm32.c": {"cortex-m4": 5130, "cortex-m7": 5280},
 }
-# A frame of 520 bytes, the state of main (41) and of the clock (4); STM32 boards know their clock.
-_BASE_RAM = {"mps2.c": 568, "stm32.c": 576}
+_STATE_BYTES = 565  # a frame (520), the state of main (41) and of the clock (4)
+_CLOCK_BYTES = {"mps2.c": 0, "stm32.c": 8}  # which clock came up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +61,21 @@ class Project:
     files: Mapping[str, str | bytes]
 
 
-def plan(engine: Engine, model: bytes, board: Board, title: str) -> Project:
-    """The files of a firmware.
+def plan(
+    engine: Engine,
+    model: bytes,
+    board: Board,
+    title: str,
+    hearing: FrontEnd | None = None,
+    frontend_text: str = "",
+) -> Project:
+    """The files of a firmware, with the front end that the record describes if there is one.
 
     Raises:
         FirmwareError: the model is too large for the board: which memory, by how much, and the
             nearest board that has enough.
     """
-    prediction = predict(engine, board)
+    prediction = predict(engine, board, hearing)
     _require_room(prediction, board)
     files: dict[str, str | bytes] = {
         name: source(name)
@@ -78,11 +86,13 @@ def plan(engine: Engine, model: bytes, board: Board, title: str) -> Project:
     files |= engine.files
     files |= board_files(board, engine.stack_bytes)
     files |= {
-        "config.h": _config(engine, title),
-        "engine.mk": engine.makefile,
+        "config.h": _config(engine, title, hearing),
+        "engine.mk": engine.makefile + ("ENGINE += frontend.o tables.o\n" if hearing else ""),
         "README.md": _readme(engine, board, title),
         "model.tflite": model,
     }
+    if hearing:
+        files |= {**hearing.files, "frontend.json": frontend_text}
     manifest = {
         "format": 1, "kind": "firmware", "title": title, "device": board.name, "core": board.core,
         "runtime": engine.runtime, "arena_bytes": engine.arena_bytes,
@@ -104,17 +114,17 @@ def board_files(board: Board, stack_bytes: int) -> dict[str, str | bytes]:
     }
 
 
-def predict(engine: Engine, board: Board) -> Prediction:
+def predict(engine: Engine, board: Board, hearing: FrontEnd | None = None) -> Prediction:
     """What an engine and everything around it take on a board."""
-    base = _BASE_FLASH[board.source][board.core]
-    return Prediction(
-        {**engine.flash, "start-up, protocol, main": base},
-        {
-            **engine.ram,
-            "stacks": engine.stack_bytes + boards.HANDLER_STACK_BYTES,
-            "start-up, protocol, main": _BASE_RAM[board.source],
-        },
-    )
+    flash = {**engine.flash, "start-up, protocol, main": _BASE_FLASH[board.source][board.core]}
+    stacks = engine.stack_bytes + boards.HANDLER_STACK_BYTES
+    ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": _STATE_BYTES}
+    if hearing:
+        flash["front end"] = hearing.tables_bytes + hearing.code_bytes(board.core)
+        ram["front end"] = hearing.ram_bytes
+    ram["alignment"] = -sum(ram.values()) % 8
+    ram["clock"] = _CLOCK_BYTES[board.source]
+    return Prediction(flash, ram)
 
 
 def _require_room(prediction: Prediction, board: Board) -> None:
@@ -142,7 +152,7 @@ def _excess(prediction: Prediction, board: Board) -> list[str]:
     ]
 
 
-def _config(engine: Engine, title: str) -> str:
+def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
     sizes = {
         way: ", ".join(str(e["bytes"]) for e in engine.interface if e["way"] == way)
         for way in ("input", "output")
@@ -159,9 +169,8 @@ def _config(engine: Engine, title: str) -> str:
 #define FIRMWARE_OUTPUT_BYTES {sizes["output"]}
 #define FIRMWARE_LAYERS {len(engine.layers)}
 #define FIRMWARE_ARENA_BYTES {engine.arena_bytes}
-#define FIRMWARE_BUILT_IN 0
-#define FIRMWARE_AUDIO 0
-#define FIRMWARE_AUDIO_SAMPLES 0
+#define FIRMWARE_AUDIO {int(hearing is not None)}
+#define FIRMWARE_AUDIO_SAMPLES {hearing.samples if hearing else 0}
 
 #endif
 """

@@ -72,6 +72,7 @@ def render(
         sections.training(metrics),
         sections.layers(found),
         markup.tag("div", sections.prediction(summary), sections.origin(summary), class_="pair"),
+        sections.firmware(summary),
         sections.files(files or {}, summary),
     ]
     template = resources.files("micronets_jax.report").joinpath("page.html.template").read_text()

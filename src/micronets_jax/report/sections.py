@@ -19,6 +19,7 @@ Metrics = Sequence[Mapping[str, Any]]
 
 FILES = {
     "model.tflite": "the int8 model, to be built into firmware or run on a desktop",
+    "firmware": "the model as a program for the board: make, or micronets run, or micronets flash",
     "labels.txt": "names of the classes, in the order of the model's outputs",
     "frontend.json": "parameters of the front end that turns a file into the model's input",
     "samples.npz": "test inputs and the outputs expected for them, to check a device against",
@@ -487,6 +488,38 @@ def prediction(summary: Summary) -> Html | None:
     return markup.section(
         "Predicted and measured", note, markup.table("Predicted and measured", head, rows, 1)
     )
+
+
+def firmware(summary: Summary) -> Html | None:
+    """The program for the board: what was predicted of it, and what was linked and emulated."""
+    facts = summary.get("firmware", {})
+    kinds = (
+        ("flash_bytes", "flash, bytes", "linked", _count),
+        ("ram_bytes", "RAM, bytes", "linked", _count),
+        ("instructions", "instructions", "emulated", _count),
+        ("latency_ms", "latency, ms (an estimate)", "emulated", lambda x: f"{x:,.1f}"),
+    )
+    rows = []
+    for name, title, found, style in kinds:
+        row = facts.get(name, {})
+        if row.get("predicted") is None:
+            continue
+        predicted, measured = row["predicted"], row.get(found)
+        off = "?"
+        if measured:
+            percent = f"{100 * (predicted / measured - 1):+.2f}\u00a0%".replace("-", "\u2212")
+            off = "exact" if predicted == measured else percent
+        rows.append((title, _show(predicted, style), _show(measured, style), off))
+    if not rows:
+        return None
+    note = [
+        f"The folder {facts.get('folder', '?')}: runtime {facts.get('runtime', '?')} for the "
+        f"{facts.get('device', '?')}, {facts.get('provenance', 'never run on silicon')}. ",
+        f"Linking {facts['linking']}. " if "linking" in facts else "",
+        f"It fails: {facts['error']}." if "error" in facts else "",
+    ]
+    head = ("", "predicted", "linked, emulated", "off by")
+    return markup.section("Firmware", note, markup.table("Firmware", head, rows, 1))
 
 
 def origin(summary: Summary) -> Html | None:

@@ -75,6 +75,7 @@ static void run(void)
     loaded = 0;
 }
 
+/* Noise from a generator of 32 bits: needs no flash, and a host can make the same. */
 static void built_in(void)
 {
     uint32_t state = 12345, total_bytes = total(input_bytes, INPUTS);
@@ -83,12 +84,8 @@ static void built_in(void)
     frontend_restart();
     for (uint32_t at = 0; at < FIRMWARE_AUDIO_SAMPLES; at++) {
         int16_t sample;
-#if FIRMWARE_BUILT_IN
-        sample = built_in_samples[at];
-#else
         state = state * 1664525u + 1013904223u;
         sample = (int16_t)(state >> 16);
-#endif
         frontend_feed(&sample, 1, engine_input(0));
     }
     done.frontend_ticks = frontend_ticks;
@@ -96,16 +93,11 @@ static void built_in(void)
 #else
     for (uint32_t at = 0; at < total_bytes; at++) {
         uint8_t byte;
-#if FIRMWARE_BUILT_IN
-        byte = built_in_bytes[at];
-#else
         state = state * 1664525u + 1013904223u;
         byte = (uint8_t)(state >> 24);
-#endif
         transfer(0, at, &byte, 1, 1);
     }
 #endif
-    (void)state;
     run();
 }
 

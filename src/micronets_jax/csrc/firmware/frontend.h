@@ -1,0 +1,16 @@
+/* From sound to what the model reads: frames, window, spectrum, mel bands, logarithm, and for speech the
+ * cosine transform. Single precision, no dynamic memory; parameters and tables are generated. */
+#ifndef FRONTEND_H
+#define FRONTEND_H
+
+#include <stdint.h>
+
+void frontend_restart(void);
+
+/* The next samples, int16; every frame that is complete becomes int8 features at its place. */
+void frontend_feed(const void *samples, uint32_t count, int8_t *features);
+
+extern uint32_t frontend_samples; /* that were fed */
+extern uint64_t frontend_ticks;   /* that all frames took */
+
+#endif

@@ -1,0 +1,233 @@
+"""The engine that links TensorFlow Lite Micro (TFLM), and what it takes, read from a model's file.
+
+Invariant: the resolver holds exactly the model's operators, and a library that cannot run them on
+the board's core is refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from micronets_jax import tflite
+from micronets_jax.firmware import arena, tflm_sizes
+from micronets_jax.firmware.boards import Board, FirmwareError
+from micronets_jax.firmware.engine import Engine, source
+
+DOCUMENTED = (
+    "tensorflow/lite/micro/cortex_m_generic/README.md in github.com/tensorflow/tflite-micro"
+)
+"""Where TFLM says how its static library is built."""
+
+STACK_BYTES = 4096
+"""Reserved for the interpreter, whose start needs about 1.5 KiB; runs report what was used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """A static library of TFLM.
+
+    Attributes:
+        include: folders of headers: TFLM's own, flatbuffers' and gemmlowp's.
+        archive: ``libtensorflow-microlite.a``.
+    """
+
+    include: tuple[pathlib.Path, ...]
+    archive: pathlib.Path
+
+
+def find(include: Sequence[str] = (), library: str | None = None) -> Library:
+    """The library that was named, or that TFLM_INCLUDE and TFLM_LIBRARY name.
+
+    Raises:
+        FirmwareError: not named, or not there; the sentence says where TFLM documents building it.
+    """
+    folders = list(include) or [p for p in os.environ.get("TFLM_INCLUDE", "").split(":") if p]
+    archive = library or os.environ.get("TFLM_LIBRARY")
+    for what, given in (("--tflm-library (or TFLM_LIBRARY)", archive),
+                        ("--tflm-include (or TFLM_INCLUDE)", folders)):  # fmt: skip
+        if not given:
+            raise FirmwareError(
+                f"the runtime tflm needs {what}, from TFLM's target cortex_m_generic: see "
+                f"{DOCUMENTED}"
+            )
+    if not pathlib.Path(str(archive)).is_file():
+        raise FirmwareError(f"there is no TFLM library {archive}: see {DOCUMENTED}")
+    paths = tuple(pathlib.Path(folder).resolve() for folder in folders)
+    for name in ("tensorflow/lite/micro/micro_interpreter.h", "flatbuffers/flatbuffers.h"):
+        if not any((path / name).is_file() for path in paths):
+            raise FirmwareError(
+                f"no folder of --tflm-include holds {name}: give TFLM's root and the include "
+                f"folders of flatbuffers and gemmlowp that it downloaded; see {DOCUMENTED}"
+            )
+    return Library(paths, pathlib.Path(str(archive)).resolve())
+
+
+def check_library(library: Library, kinds: Sequence[str], board: Board) -> None:
+    """Whether the library has the operators and is for the core, as far as binutils are here.
+
+    Raises:
+        FirmwareError: it lacks an operator, or is for another core.
+    """
+    if shutil.which("arm-none-eabi-readelf") is None or shutil.which("arm-none-eabi-nm") is None:
+        return
+    facts = _run("arm-none-eabi-readelf", "-A", str(library.archive))
+    architectures = set(re.findall(r"Tag_CPU_arch: (\S+)", facts))
+    if architectures != {"v7E-M"}:
+        found = ", ".join(sorted(architectures)) or "no Arm core"
+        raise FirmwareError(
+            f"{library.archive} was built for {found}; {board.name} has a {board.core} (v7E-M): "
+            f"build it with TARGET_ARCH={board.core}+fp"
+        )
+    if "Tag_ABI_VFP_args: VFP registers" not in facts:
+        raise FirmwareError(
+            f"{library.archive} was built without hard floats: build it with "
+            f"TARGET_ARCH={board.core}+fp"
+        )
+    if board.core == "cortex-m4" and "FPv5" in facts:
+        raise FirmwareError(
+            f"{library.archive} was built for a cortex-m7; {board.name} has a cortex-m4: build it "
+            "with TARGET_ARCH=cortex-m4+fp"
+        )
+    names = _run("arm-none-eabi-nm", "-C", "--defined-only", str(library.archive))
+    present = set(re.findall(r"tflite::Register_(\w+)\(\)", names))
+    missing = [kind for kind in kinds if kind not in present]
+    if missing:
+        raise FirmwareError(
+            f"{library.archive} lacks the operator {missing[0]}, which the model needs"
+        )
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    return done.stdout
+
+
+def engine(model: bytes, board: Board, library: Library) -> Engine:
+    """The model in TFLM's interpreter.
+
+    Raises:
+        TFLiteError: the file cannot be read.
+        FirmwareError: see :func:`check_library`.
+    """
+    parsed = tflite.read(model)
+    kinds = list(dict.fromkeys(operator.kind for operator in parsed.operators))
+    check_library(library, kinds, board)
+    predicted = arena.predict(parsed)
+    reserved = arena.with_margin(predicted.total)
+    layers = [
+        {"name": _name(parsed, operator), "kind": operator.kind, "operator": operator.index,
+         "macs": _macs(parsed, operator)}
+        for operator in parsed.operators
+    ]  # fmt: skip
+    files: dict[str, str | bytes] = {name: source(name) for name in ("tflm.cc", "model_data.c")}
+    files["operators.h"] = _operators(kinds)
+    return Engine(
+        runtime="tflm",
+        files=files,
+        interface=_interface(parsed),
+        layers=layers,
+        arena_bytes=reserved,
+        flash={
+            "model": -(-len(model) // 16) * 16,
+            "interpreter and kernels": tflm_sizes.code_bytes(kinds, board.core),
+        },
+        ram={
+            "arena": reserved,
+            "layer times": 8 * len(layers),
+            "interpreter": tflm_sizes.state_bytes(len(kinds)),
+        },
+        stack_bytes=STACK_BYTES,
+        makefile=_makefile(library),
+        facts={
+            "arena_predicted": {
+                "activations": predicted.activations, "persistent": predicted.persistent,
+            },
+        },
+    )  # fmt: skip
+
+
+def _makefile(library: Library) -> str:
+    return f"""\
+TFLM_INCLUDE ?= {":".join(map(str, library.include))}
+TFLM_LIBRARY ?= {library.archive}
+ENGINE = tflm.o model_data.o
+LINKER = $(CXX)
+LIBRARIES = $(TFLM_LIBRARY) -lm --specs=nano.specs --specs=nosys.specs
+CXXFLAGS = -O2 -std=c++17 -fno-rtti -fno-exceptions -fno-threadsafe-statics \\
+  -fno-unwind-tables -fno-asynchronous-unwind-tables -DTF_LITE_STATIC_MEMORY \\
+  $(addprefix -isystem ,$(subst :, ,$(TFLM_INCLUDE)))
+
+build/tflm.o: tflm.cc $(HEADERS)
+	@mkdir -p build
+	$(CXX) $(CFLAGS) $(CXXFLAGS) -c -o $@ $<
+build/model_data.o: model.tflite
+"""
+
+
+def _operators(kinds: Sequence[str]) -> str:
+    calls = "".join(f"  resolver.{method(kind)}();\n" for kind in kinds)
+    return f"""\
+// The operators of the model, and no others.
+#ifndef OPERATORS_H
+#define OPERATORS_H
+
+#define FIRMWARE_OPERATORS {len(kinds)}
+
+template <typename Resolver>
+inline void RegisterOperators(Resolver &resolver)
+{{
+{calls}}}
+
+#endif
+"""
+
+
+def method(kind: str) -> str:
+    """What TFLM's resolver calls an operator: CONV_2D is AddConv2D."""
+    return "Add" + "".join(word if word == "2D" else word.capitalize() for word in kind.split("_"))
+
+
+def _name(model: tflite.Model, operator: tflite.Operator) -> str:
+    return model.tensors[operator.outputs[0]].name or f"operator {operator.index}"
+
+
+def _macs(model: tflite.Model, operator: tflite.Operator) -> int:
+    if operator.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        return 0
+    kernel = model.tensors[operator.inputs[1]]
+    out = model.tensors[operator.outputs[0]]
+    if operator.kind == "DEPTHWISE_CONV_2D":
+        return out.size * int(np.prod(kernel.shape[1:3]))
+    return out.size * kernel.size // kernel.shape[0]
+
+
+def _interface(model: tflite.Model) -> list[dict[str, Any]]:
+    entries = []
+    for way, tensors in (("input", model.inputs), ("output", model.outputs)):
+        for index, number in enumerate(tensors):
+            tensor = model.tensors[number]
+            if tensor.dtype not in ("int8", "uint8", "float32"):
+                raise FirmwareError(
+                    f"{way} {index} of the model is {tensor.dtype}; int8, uint8 and float32 are "
+                    "supported"
+                )
+            quantization = tensor.quantization
+            entries.append(
+                {
+                    "way": way, "index": index, "name": tensor.name, "shape": list(tensor.shape),
+                    "dtype": tensor.dtype, "scale": quantization.scale if quantization else 1.0,
+                    "zero_point": quantization.zero_point if quantization else 0,
+                    "bytes": tensor.size * (4 if tensor.dtype == "float32" else 1),
+                    "tensor": number,
+                }
+            )  # fmt: skip
+    return entries

@@ -1,0 +1,168 @@
+"""The runtime tflm: predicted arenas, sources against the interface they use, bad libraries."""
+
+import json
+import pathlib
+import subprocess
+
+import flatbuffer_models as fm
+import pytest
+
+from micronets_jax import cli, firmware, tflite
+from micronets_jax.firmware import arena, tflm
+
+slow = pytest.mark.slow
+INTERFACE = pathlib.Path(__file__).parent / "tflm_interface"
+MODELS = ["mlperf_kws_dscnn", "mlperf_ic_resnet8", "micronet_kws_m", "mcunet_10fps_vww"]
+
+
+def relu(kind: str = "RELU") -> bytes:
+    """One operator that changes nothing: its zero point is the lowest number."""
+    m = fm.Models()
+    x = m.tensor([1, 96], scale=0.1, zero_point=-128)
+    y = m.tensor([1, 96], scale=0.1, zero_point=-128)
+    m.operator(kind, [x], [y])
+    return m.build([x], [y])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_arenas_of_published_models(reference, name):
+    """The head exactly, all within 0.2 % (the interpreter of the reference takes 96 for itself)."""
+    rows = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
+    used, head = next(row[4:6] for row in rows if row[0] == name)
+    predicted = arena.predict(tflite.read(reference / "models" / f"{name}.tflite"))
+    assert predicted.activations == head
+    assert predicted.total == pytest.approx(used - 96, rel=0.002)
+
+
+def test_arenas_agree_with_the_costs_of_networks():
+    """One network, counted from its layers and from its file."""
+    from test_export import NETWORKS
+    from test_quantize import trained
+
+    from micronets_jax import cost, export, network
+
+    for name in ("all blocks", "convolutional"):
+        decided = NETWORKS[name]
+        model = export.to_tflite(decided, *trained(decided, seed=1))
+        from_file = arena.predict(tflite.read(model))
+        from_layers = cost.arena(network.prune(decided), "tflm_cortex_m")
+        assert from_file.activations == from_layers.activations
+        assert abs(from_file.persistent + 96 - from_layers.persistent) < 16  # alignment
+
+
+def test_the_margin():
+    assert arena.with_margin(100_000) == 101_264  # 1 % and 256 bytes, up to a multiple of 16
+    assert arena.with_margin(0) == 256
+
+
+def test_names_of_operators():
+    """As TFLM's resolver spells them."""
+    for kind, method in (
+        ("CONV_2D", "AddConv2D"), ("DEPTHWISE_CONV_2D", "AddDepthwiseConv2D"), ("ADD", "AddAdd"),
+        ("FULLY_CONNECTED", "AddFullyConnected"), ("AVERAGE_POOL_2D", "AddAveragePool2D"),
+        ("RESIZE_NEAREST_NEIGHBOR", "AddResizeNearestNeighbor"), ("RELU6", "AddRelu6"),
+        ("HARD_SWISH", "AddHardSwish"),
+    ):  # fmt: skip
+        assert tflm.method(kind) == method
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "needs --tflm-library (or TFLM_LIBRARY)"),
+        ({"tflm_library": "none.a", "tflm_include": ["."]}, "there is no TFLM library none.a"),
+        ({"tflm_library": __file__}, "needs --tflm-include (or TFLM_INCLUDE)"),
+        (
+            {"tflm_library": __file__, "tflm_include": ["."]},
+            "holds tensorflow/lite/micro/micro_interpreter.h",
+        ),
+    ],
+)
+def test_without_a_library(given, says, tmp_path, monkeypatch):
+    monkeypatch.delenv("TFLM_LIBRARY", raising=False)
+    monkeypatch.delenv("TFLM_INCLUDE", raising=False)
+    with pytest.raises(firmware.FirmwareError) as caught:
+        firmware.write(relu(), "mps2-an386", tmp_path / "fw", runtime="tflm", **given)
+    assert says in str(caught.value)
+    assert "cortex_m_generic/README.md in github.com/tensorflow/tflite-micro" in str(caught.value)
+    assert not (tmp_path / "fw").exists()
+
+
+# ---------------------------------------------------------------- with a library that is none
+
+
+def library(folder: pathlib.Path, *flags: str, tools: str = "arm-none-eabi-") -> str:
+    done = folder / "libtensorflow-microlite.a"
+    flags = flags or ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+    command = [f"{tools}g++", *flags, "-Os", "-fno-rtti", "-fno-exceptions", f"-I{INTERFACE}"]
+    subprocess.run([*command, "-c", INTERFACE / "library.cc", "-o", folder / "l.o"], check=True)
+    subprocess.run([f"{tools}ar", "rcs", done, folder / "l.o"], check=True)
+    return str(done)
+
+
+@slow
+@pytest.mark.parametrize("device", ["mps2-an386", "STM32F767ZI"])
+def test_the_whole_path(device, tmp_path, capsys):
+    (tmp_path / "m.tflite").write_bytes(relu())
+    out = str(tmp_path / "fw")
+    words = [
+        "firmware", str(tmp_path / "m.tflite"), "--device", device, "--runtime", "tflm", "-o", out,
+        "--tflm-library", library(tmp_path), "--tflm-include", str(INTERFACE), "--json",
+    ]  # fmt: skip
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out)["runtime"] == "tflm"
+    ran = firmware.run(out)
+    assert ran.differing_outputs == 0
+    assert ran.outputs[0].any()
+    assert [layer["kind"] for layer in ran.layers] == ["RELU"]
+    assert 0 < ran.layers[0]["instructions"] <= ran.instructions
+    assert ran.arena_used == 192
+    assert "resolver.AddRelu();" in (tmp_path / "fw" / "operators.h").read_text()
+    assert "#define FIRMWARE_OPERATORS 1\n" in (tmp_path / "fw" / "operators.h").read_text()
+
+
+@slow
+def test_an_arena_that_is_too_small_is_said_at_start(tmp_path):
+    firmware.write(
+        relu(), "mps2-an386", tmp_path / "fw", runtime="tflm", tflm_include=[str(INTERFACE)],
+        tflm_library=library(tmp_path),
+    )  # fmt: skip
+    config = tmp_path / "fw" / "config.h"
+    reserved = json.loads((tmp_path / "fw" / "manifest.json").read_text())["arena_bytes"]
+    assert reserved > 192
+    text = config.read_text()
+    config.write_text(text.replace(f"ARENA_BYTES {reserved}", "ARENA_BYTES 128"))
+    with pytest.raises(firmware.FirmwareError, match=r"refuses: Failed to allocate 192 bytes$"):
+        firmware.run(tmp_path / "fw")
+
+
+@slow
+@pytest.mark.parametrize(
+    ("flags", "tools", "says"),
+    [
+        (("-mcpu=cortex-m3", "-mthumb"), "arm-none-eabi-", "was built for v7; mps2-an386 has"),
+        (("-mcpu=cortex-m4", "-mthumb"), "arm-none-eabi-", "without hard floats"),
+        (
+            ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
+            "arm-none-eabi-", "built for a cortex-m7; mps2-an386 has a cortex-m4",
+        ),
+        (("-O1",), "", "was built for no Arm core"),
+    ],
+)  # fmt: skip
+def test_libraries_for_another_core(flags, tools, says, tmp_path):
+    with pytest.raises(firmware.FirmwareError) as caught:
+        firmware.write(
+            relu(), "mps2-an386", tmp_path / "fw", runtime="tflm",
+            tflm_include=[str(INTERFACE)], tflm_library=library(tmp_path, *flags, tools=tools),
+        )  # fmt: skip
+    assert says in str(caught.value)
+    assert not (tmp_path / "fw").exists()
+
+
+@slow
+def test_a_library_without_an_operator(tmp_path):
+    with pytest.raises(firmware.FirmwareError, match="lacks the operator RELU6"):
+        firmware.write(
+            relu("RELU6"), "mps2-an386", tmp_path / "fw", runtime="tflm",
+            tflm_include=[str(INTERFACE)], tflm_library=library(tmp_path),
+        )  # fmt: skip

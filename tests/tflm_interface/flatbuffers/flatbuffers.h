@@ -1,0 +1,1 @@
+// Part of the interface only by its name.

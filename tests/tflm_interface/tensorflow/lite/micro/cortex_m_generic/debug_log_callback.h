@@ -1,0 +1,2 @@
+#pragma once
+extern "C" void RegisterDebugLogCallback(void (*callback)(const char *text));
