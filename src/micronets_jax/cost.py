@@ -14,8 +14,16 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from micronets_jax.counts import align, maximum, total
-from micronets_jax.memory import Operator, head_bytes, operators, padded, peak_bytes
+from micronets_jax.counts import align, is_float, maximum, total
+from micronets_jax.memory import (
+    ALIGNMENT,
+    Operator,
+    head_bytes,
+    operators,
+    padded,
+    peak_bytes,
+    scratch_bytes,
+)
 from micronets_jax.network import INPUT, Count, Layer, Network, output_sizes
 
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -79,21 +87,28 @@ _FILE_BYTES_PER_CHANNEL = 12
 def flash_bytes(network: Network) -> Count:
     """Size of the TFLite file: what is stored of the model, without code.
 
-    Each kernel (int8) and bias (int32) padded to 16 bytes, scales and zero points of each channel,
-    the names of activations, and the tables around them.
+    Each kernel (int8, or two weights a byte) and bias (int32) padded to 16 bytes, scales and zero
+    points of each channel, the names of activations, and the tables around them.
     """
     listed = operators(network)
     sizes: list[Count] = [_FILE_BYTES + _name_bytes(INPUT)]
     for layer, kind, *_ in listed:
         size: Count = _FILE_BYTES_PER_OPERATOR[kind] + _name_bytes(layer.name)
         if kind in WEIGHTED:
-            size = size + padded(kernel_elements(layer)) + padded(4 * layer.out_channels)
+            size = size + _kernel_bytes(layer) + padded(4 * layer.out_channels)
             size = size + _FILE_BYTES_PER_CHANNEL * layer.out_channels
         sizes.append(layer.presence * size)
     for kind in _FILE_BYTES_PER_OPERATOR:
         present = [operator.layer.presence for operator in listed if operator.kind == kind]
         sizes.append(_FILE_BYTES_PER_KIND * maximum([0, *present]))
     return total(sizes)
+
+
+def _kernel_bytes(layer: Layer) -> Count:
+    """Of a kernel in the file, padded."""
+    per_byte = 8 // layer.weight_bits
+    elements = align(kernel_elements(layer), ALIGNMENT * per_byte)
+    return elements / per_byte if is_float(elements) else elements // per_byte
 
 
 def _name_bytes(name: str) -> int:
@@ -112,6 +127,7 @@ class Runtime:
         operator: node, registration and parameters by kind, packed.
         kernel: a kernel's own data by kind, already a multiple of 16.
         tensor: each tensor of the file, weights included.
+        pointer: to the working memory that a kernel asks for.
         scratch: whether kernels of CMSIS-NN ask for working memory.
     """
 
@@ -119,6 +135,7 @@ class Runtime:
     operator: Mapping[str, int]
     kernel: Mapping[str, int]
     tensor: int
+    pointer: int
     scratch: bool
 
 
@@ -137,6 +154,7 @@ _CORTEX_M = Runtime(
         "RESHAPE": 0, "ADD": 64, "PAD": 64,
     },
     tensor=12,
+    pointer=4,
     scratch=True,
 )  # fmt: skip
 _HOST = Runtime(
@@ -150,6 +168,7 @@ _HOST = Runtime(
         "RESHAPE": 0, "ADD": 64, "PAD": 64,
     },
     tensor=24,
+    pointer=8,
     scratch=False,
 )  # fmt: skip
 
@@ -203,15 +222,19 @@ def arena(network: Network, runtime: str = "tflm_cortex_m") -> Arena:
 
 def _persistent(network: Network, runtime: Runtime) -> Count:
     sizes: list[Count] = [runtime.fixed + runtime.tensor]  # one for the network's input
-    for layer, kind, *_ in operators(network):
+    for operator in operators(network):
+        layer, kind = operator.layer, operator.kind
         constants = 2 if kind in WEIGHTED else int(kind in ("RESHAPE", "PAD"))
         size: Count = (
             runtime.operator[kind] + runtime.kernel[kind] + runtime.tensor * (1 + constants)
         )
         if kind in WEIGHTED:
             size = size + 2 * padded(4 * layer.out_channels)  # int32 multipliers, int32 shifts
-        if runtime.scratch and kind == "AVERAGE_POOL_2D":
-            size = size + 4  # a pointer to its scratch
+        # The fixed part, which was fitted, has the few pointers of 8-bit convolutions.
+        if kind == "AVERAGE_POOL_2D" or layer.weight_bits == 4:
+            room = scratch_bytes(operator, runtime.scratch)
+            if not (isinstance(room, int) and room == 0):
+                size = size + runtime.pointer
         sizes.append(layer.presence * size)
     return total(sizes)
 

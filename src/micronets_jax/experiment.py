@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import tyro
 
-from micronets_jax.recipes import Limits, Search, Training
+from micronets_jax.recipes import Bits, Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Plan, Task
@@ -36,6 +36,8 @@ class Options:
     """What runs the model on the board: its latency and energy are the estimated ones."""
     budget: Limits = Limits()
     """Limits that override the board's."""
+    bits: Bits = Bits()
+    """Of the exported numbers; the search knows what fewer of them save."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """What computes the search. Decides nothing but the speed."""
     seed: int = 0
@@ -111,12 +113,15 @@ class Experiment(Generic[Given]):
             ValueError: options, data or limits that cannot be; the message says which.
         """
         from micronets_jax import accelerators, budgets, devices, pipeline, workdir
+        from micronets_jax.spaces.bits import WithBits
 
         workdir.check(self.folder(options), resume=options.resume)
         device = devices.device(options.device)
         budget = budgets.Budget.of(device, options.budget, latency_runtime=options.runtime)
         print(f"computing on {accelerators.select(options.accelerator)}")
         task = self.task(options)
+        if options.bits != Bits():
+            task = dataclasses.replace(task, space=WithBits(task.space, options.bits))
         print(task.dataset)
         budgets.feasible(task.space, budget)
         return pipeline.Plan(
@@ -131,6 +136,7 @@ class Experiment(Generic[Given]):
             facts={
                 "experiment": self.name,
                 "preset": options.preset,
+                "bits": dataclasses.asdict(options.bits),
                 "command": " ".join([f"python -m experiments.{self.name}", *arguments]),
             },
         )

@@ -6,11 +6,13 @@ anything else is an error that names the tensor and the channel.
 JAX lowers each layer on its own and TensorFlow's fake quantisation stands between, so the converter
 takes every range from there and needs no calibration data. Weights come to it already rounded, with
 127 in each channel, so that it finds the trained scales again up to the last bit, then set here.
+It knows no 4-bit weights: it gets the nearest 8-bit ones, and two to a byte are set here too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import tempfile
@@ -20,11 +22,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Int8, UInt8
 
 from micronets_jax import layers
 from micronets_jax.memory import operators
 from micronets_jax.network import INPUT, Layer, Network, output_sizes
-from micronets_jax.quantize import WEIGHT_MAX, Folded, QuantizedNetwork, Ranges, integers
+from micronets_jax.quantize import (
+    RANGED,
+    WEIGHT_MAX,
+    Folded,
+    QuantizedLayer,
+    QuantizedNetwork,
+    Ranges,
+    integers,
+    weight_max,
+)
 
 ALIGNMENT = 16
 """Bytes: where each buffer of weights starts in the file, as TFLite's schema demands."""
@@ -45,12 +57,15 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
     signatures, names of weights, scales of biases, empty buffers.
 
     Raises:
-        ValueError: a weight or range is not finite, or the network still has mixes.
+        ValueError: a weight or range is not finite, the network still has mixes, or TensorFlow Lite
+            Micro cannot run the bits of a layer.
         RuntimeError: the file does not hold the trained numbers or has other operators.
     """
+    _require_runnable(network)
     quantized = integers(network, folded, ranges)
-    model = _parse(_convert(quantized, softmax))
-    _compare(model, quantized, softmax, exact=False)
+    widened = _widened(quantized)
+    model = _parse(_convert(widened, softmax))
+    _compare(model, widened, softmax, exact=False)
     _rewrite(model, quantized, softmax)
     data = _pack(model)
     _compare(_parse(data), quantized, softmax, exact=True)
@@ -64,10 +79,29 @@ def assemble(network: Network, folded: Folded, ranges: Ranges) -> bytes:
     network is written down a second time in here, so a result to be kept comes from there. Tests
     compare the two byte for byte; only the table of kinds of operators may have another order.
     """
+    _require_runnable(network)
     quantized = integers(network, folded, ranges)
     model = _skeleton(quantized)
     _rewrite(model, quantized, softmax=False)
     return _pack(model)
+
+
+def _require_runnable(network: Network) -> None:
+    """Refuse bits that TensorFlow Lite Micro does not run, or would compute otherwise."""
+    for layer, kind, *_ in operators(network):
+        if kind == "FULLY_CONNECTED" and layer.weight_bits != 8:
+            raise ValueError(
+                f"layer {layer.name!r} has weight_bits={layer.weight_bits}, but TensorFlow Lite "
+                "Micro runs FULLY_CONNECTED with 8-bit weights only: give it 8, or make it a 1x1 "
+                "convolution"
+            )
+        owns = layer.kind in RANGED and layer.activation_bits != 8
+        if owns and layer.activation == "linear":
+            raise ValueError(
+                f"layer {layer.name!r} has activation_bits={layer.activation_bits} and no ReLU, "
+                "so nothing would cut its int8 tensor to 16 levels from below: give it 8, or an "
+                "activation"
+            )
 
 
 def save(data: bytes, path: str | os.PathLike[str]) -> None:
@@ -85,6 +119,35 @@ def save(data: bytes, path: str | os.PathLike[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+# ---------------------------------------------------------------- four bits
+
+
+def packed(values: Int8[np.ndarray, ...]) -> UInt8[np.ndarray, " bytes"]:
+    """4-bit numbers two to a byte, the first in its lower half, as TensorFlow Lite stores int4."""
+    flat = np.append(values.reshape(-1), np.zeros(values.size % 2, np.int8)).view(np.uint8) & 15
+    return flat[0::2] | flat[1::2] << 4
+
+
+def _unpacked(data: np.ndarray, count: int) -> np.ndarray:
+    pairs = data.view(np.int8)[:, None] << np.asarray([4, 0], np.int8)
+    return (pairs >> 4).reshape(-1)[:count]
+
+
+def _widened(quantized: QuantizedNetwork) -> QuantizedNetwork:
+    """With the nearest 8-bit weights in place of 4-bit ones: for the converter."""
+    network, wide = quantized.network, dict(quantized.layers)
+    for name, weights in quantized.layers.items():
+        if network[name].weight_bits == 8:
+            continue
+        finer = np.float32(WEIGHT_MAX / weight_max(network[name].weight_bits))
+        wide[name] = QuantizedLayer(
+            np.round(weights.kernel * finer).astype(np.int8),
+            np.round(weights.bias * np.float64(finer)).astype(np.int32),
+            weights.scales / finer,
+        )
+    return dataclasses.replace(quantized, layers=wide)
 
 
 # ---------------------------------------------------------------- conversion
@@ -344,10 +407,13 @@ def _compare(model: Any, quantized: QuantizedNetwork, softmax: bool, exact: bool
 
     Not ``exact``: as the converter left it, scales up to rounding, biases up to what that entails.
     """
-    tensors = _tensors(model, quantized, softmax)
+    tensors, int4 = _tensors(model, quantized, softmax), _schema().TensorType.INT4
 
     def values(tensor: Any, dtype: type) -> np.ndarray:
-        return np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(dtype)
+        data = np.asarray(model.buffers[tensor.buffer].data, np.uint8)
+        if tensor.type == int4:
+            return _unpacked(data, int(np.prod(tensor.shape)))
+        return data.view(dtype)
 
     def close(got: np.ndarray, want: Any) -> np.ndarray:
         return got == want if exact else np.abs(got - want) <= _TOLERANCE * want
@@ -406,6 +472,7 @@ def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
         return len(tensors) - 1
 
     int8, int32 = schema.TensorType.INT8, schema.TensorType.INT32
+    int4 = schema.TensorType.INT4
     index = {
         id(tensor): add(name, tensor.shape, int8, _quantization(*_activation(quantized, name)))
         for name, tensor in old.items()
@@ -419,7 +486,9 @@ def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
             weights = quantized.layers[name]
             kernel, axis = _kernel_in_file(quantized.network[name], weights.kernel)
             scales = _quantization(weights.scales, np.zeros(len(weights.scales)), axis)
-            inputs.append(add(None, kernel.shape, int8, scales, kernel))
+            four = quantized.network[name].weight_bits == 4
+            stored = (int4, scales, packed(kernel)) if four else (int8, scales, kernel)
+            inputs.append(add(None, kernel.shape, *stored))
             inputs.append(add(None, weights.bias.shape, int32, None, weights.bias))
         elif kind == "PAD":
             paddings = _paddings(quantized.network[name])

@@ -97,9 +97,18 @@ def padded(size: Count) -> Count:
     return align(size, ALIGNMENT)
 
 
-def scratch_bytes(operator: Operator) -> Count:
-    """Working memory that CMSIS-NN's kernel of an operator asks for on a Cortex-M with DSP."""
+def scratch_bytes(operator: Operator, cmsis_nn: bool = True) -> Count:
+    """Working memory that an operator's kernel asks for: CMSIS-NN's on a Cortex-M with DSP, or the
+    reference's, which unpacks 4-bit weights."""
     layer, (rows, columns) = operator.layer, operator.layer.kernel
+    if not cmsis_nn:
+        four = layer.weight_bits == 4 and layer.kind in ("conv", "depthwise")
+        inputs = layer.in_channels if layer.kind == "conv" else 1
+        return rows * columns * (inputs * layer.out_channels) if four else 0
+    if layer.weight_bits == 4 and operator.kind == "CONV_2D" and layer.kernel != (1, 1):
+        return 4 * rows * columns * layer.in_channels
+    if layer.weight_bits == 4 and layer.kind == "depthwise":
+        return 2 * rows * columns * layer.in_channels
     if operator.kind == "AVERAGE_POOL_2D":
         return 4 * layer.in_channels  # an int32 sum per channel
     if operator.kind == "CONV_2D" and layer.kernel != (1, 1):
@@ -115,7 +124,8 @@ def scratch_bytes(operator: Operator) -> Count:
 def head_bytes(network: Network, scratch: bool) -> Count:
     """Bytes of the arena's head, where tensors and scratch are: the planner's highest end.
 
-    ``scratch`` says whether kernels ask for working memory, as those of CMSIS-NN do. The layout
+    ``scratch`` says whether kernels ask for working memory as those of CMSIS-NN do, or as the
+    reference's, for 4-bit weights only. The layout
     depends on the order of sizes, so it has no useful slope: floats get the head of the rounded
     network and the slope of the most bytes alive at once.
     """
@@ -123,7 +133,7 @@ def head_bytes(network: Network, scratch: bool) -> Count:
         return _head(network, scratch)
 
     def work(operator: Operator) -> Count:
-        return scratch * scratch_bytes(operator)
+        return scratch_bytes(operator, scratch)
 
     peak, decided = peak_bytes(network, work), rounded(network)
     surplus = _head(decided, scratch) - peak_bytes(decided, work)
@@ -146,7 +156,7 @@ class Buffer(NamedTuple):
 
 
 def _head(network: Network, scratch: bool) -> Count:
-    if _is_chain(network) and (not scratch or _scratch_is_small(network)):
+    if _is_chain(network) and _scratch_is_small(network, scratch):
         return _chain_head(network, scratch)
     listed = buffers(network, scratch)
     ends = [start + b.bytes for start, b in zip(place(listed), listed, strict=True)]
@@ -203,7 +213,7 @@ def buffers(network: Network, scratch: bool) -> list[Buffer]:
     """
     result = [tensor._replace(bytes=padded(tensor.bytes)) for tensor in _tensors(network)]
     for i, operator in enumerate(operators(network)):
-        size = scratch * scratch_bytes(operator)
+        size = scratch_bytes(operator, scratch)
         if not (isinstance(size, int) and size == 0):
             name = f"{operator.layer.name} scratch"
             result.append(Buffer(name, padded(size), i, i, i, operator.layer.presence))
@@ -356,7 +366,7 @@ def _chain_head(network: Network, scratch: bool) -> Count:
             start = _lowest(own, before, _if(after.size >= own, after))
             final[layer.name] = _Placed(start, own)
             ends.append(layer.presence * (start + own))
-            room = padded(scratch * scratch_bytes(operator))
+            room = padded(scratch_bytes(operator, scratch))
             if not (isinstance(room, int) and room == 0):
                 start = _lowest(room, final[source], final[layer.name])
                 ends.append(layer.presence * (start + room))
@@ -379,7 +389,7 @@ def _is_chain(network: Network) -> bool:
     return all(len(names) <= allowed[tensor] for tensor, names in readers.items())
 
 
-def _scratch_is_small(network: Network) -> bool:
+def _scratch_is_small(network: Network, cmsis_nn: bool) -> bool:
     """Whether placing scratch after tensors comes to the same head.
 
     True of a pooling, with 4 bytes a channel, that reads more than 4 pixels and makes more than 4
@@ -389,7 +399,7 @@ def _scratch_is_small(network: Network) -> bool:
     areas = {name: math.prod(size) for name, size in sizes.items()}
     followers = {layer.name: network.layers[i:] for i, layer in enumerate(network)}
     for operator in operators(network):
-        scratch, name = scratch_bytes(operator), operator.layer.name
+        scratch, name = scratch_bytes(operator, cmsis_nn), operator.layer.name
         if isinstance(scratch, int) and scratch == 0:
             continue
         vectors = all(areas[layer.name] == 1 for layer in followers[name])

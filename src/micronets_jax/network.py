@@ -40,6 +40,9 @@ class Layer:
         padding: as TensorFlow defines ``SAME`` and ``VALID``.
         activation: applied to the output.
         presence: 1, or the probability that the layer stays; 0 costs nothing.
+        weight_bits: 8 or 4, of each weight once quantised; nothing where there are none.
+        activation_bits: 8 or 4, of each element made; nothing where a layer has the range of what
+            it reads, as pooling does.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Layer:
     padding: Padding = "SAME"
     activation: Activation = "linear"
     presence: Count = 1
+    weight_bits: int = 8
+    activation_bits: int = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +94,8 @@ def output_sizes(network: Network) -> dict[str, tuple[int, int]]:
 
     Raises:
         ValueError: a layer reads a tensor that no earlier layer made or other than the number its
-            kind reads, two layers share a name, a VALID kernel is larger than its input, or an
-            ``add`` reads tensors of different shapes.
+            kind reads, two layers share a name, a VALID kernel is larger than its input, an
+            ``add`` reads tensors of different shapes, or bits are neither 8 nor 4.
     """
     sizes = {INPUT: network.input_shape[:2]}
     channels: dict[str, Count] = {INPUT: network.input_shape[2]}
@@ -108,6 +113,10 @@ def output_sizes(network: Network) -> dict[str, tuple[int, int]]:
                 f"layer {layer.name!r} reads {len(layer.inputs)} tensors; "
                 f"{layer.kind!r} reads {wanted}"
             )
+        for field in ("weight_bits", "activation_bits"):
+            if getattr(layer, field) not in (4, 8):
+                bits = getattr(layer, field)
+                raise ValueError(f"layer {layer.name!r} has {field}={bits}; give 8 or 4")
         if layer.kind == "add":
             _require_alike(layer, *((sizes[name], channels[name]) for name in layer.inputs))
         sizes[layer.name] = _output_size(layer, sizes[layer.inputs[0]])

@@ -1,4 +1,4 @@
-"""Eight bits: batch norm folded, learned ranges, their simulation in floats, the integer reference.
+"""Eight bits, or four: batch norm folded, learned ranges, their simulation, the integer reference.
 
 Invariant: one arithmetic. :func:`apply` simulates, and :func:`run` computes to the bit, what
 TensorFlow Lite Micro computes for the file that ``export`` writes; all scales come from the same
@@ -7,6 +7,9 @@ few lines.
 Scheme (Jacob et al., 2018; TensorFlow Lite's int8 specification): activations affine per tensor,
 weights symmetric per output channel, biases int32 at the product of both scales. Ranges are learned
 with straight-through rounding as in LSQ (Esser et al., 2020) and TQT (Jain et al., 2020).
+
+Bits are those of each layer. Activations of 4 bits live in int8 tensors, as its 16 highest levels:
+int8 cuts them above and a ReLU below, so that kernels of 8 bits compute them.
 """
 
 from __future__ import annotations
@@ -43,11 +46,22 @@ RANGED = (*WEIGHTED, "add")
 """Kinds of layers that own a range; all others share the range of what they read."""
 
 WEIGHT_MAX = 127
-"""Largest quantised weight; the smallest is its negative (narrow range)."""
+"""Largest quantised weight of 8 bits."""
 
 _MIN_SPAN = 1e-6  # of a range: keeps every scale positive whatever an optimiser does
 _MIN_WEIGHT = 1e-6  # a channel below counts as without weights; the converter's scales end at half
 _MAX_BIAS = 2**30  # quantised; leaves the other half of int32 to the products
+_SHARES = np.linspace(0.3, 1.0, 15, dtype=np.float32)  # of extremes, where a range may begin
+
+
+def weight_max(bits: int) -> int:
+    """Largest quantised weight; the smallest is its negative (narrow range)."""
+    return 2 ** (bits - 1) - 1
+
+
+def lowest_level(bits: int) -> int:
+    """Least int8 value of an activation; the greatest is always 127."""
+    return 128 - 2**bits
 
 
 # ---------------------------------------------------------------- folding and ranges
@@ -81,7 +95,8 @@ def calibrate(
     """First ranges: each tensor's extremes in a float pass, averaged over batches.
 
     The average keeps a single outlying clip from stretching a scale. Weight thresholds start at
-    each channel's largest magnitude.
+    each channel's largest magnitude. Where there are 4 bits, both start at the share of these that
+    rounds with the least squared error: the few largest values are not worth wide steps.
 
     Raises:
         ValueError: ``batches`` is empty.
@@ -95,18 +110,37 @@ def calibrate(
         raise ValueError("batches is empty: give at least one batch of inputs to calibrate with")
     return {
         "activation": jax.tree.map(lambda v: v / count, total),
-        "weight": {name: _channel_max(jnp, p["kernel"]) for name, p in folded.items()},
+        "weight": {name: _threshold(network[name], p["kernel"]) for name, p in folded.items()},
     }
+
+
+def _threshold(layer: Layer, kernel: Array) -> Array:
+    largest, bits = _channel_max(jnp, kernel), layer.weight_bits
+    if bits == 8:
+        return largest
+    return _least_error(kernel, largest, lambda t: fake_quant_weight(kernel, t, bits=bits))
+
+
+def _least_error(x: Array, largest: Array, rounded: Callable[[Array], Array]) -> Array:
+    """``largest`` ([] or [channels]) times the share of it whose rounding errs least."""
+    axes = tuple(range(x.ndim - largest.ndim))
+    shares = jnp.asarray(_SHARES)
+    errors = jax.lax.map(lambda s: jnp.sum(jnp.square(rounded(s * largest) - x), axes), shares)
+    return largest * shares[jnp.argmin(errors, axis=0)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _extremes(network: Network, folded: Folded, x: Array) -> dict[str, dict[str, Array]]:
     tensors = _forward(network, x, lambda layer: folded[layer.name])
-    seen = {}
+    seen, bits = {}, range_bits(network)
     for name, activation in _owners(network):
-        seen[name] = {"max": jnp.max(tensors[name], initial=_MIN_SPAN)}
+        values = tensors[name]
+        seen[name] = {"max": jnp.max(values, initial=_MIN_SPAN)}
         if activation == "linear":
-            seen[name]["min"] = jnp.min(tensors[name], initial=0.0)
+            seen[name]["min"] = jnp.min(values, initial=0.0)
+        elif bits[name] < 8:
+            simulate = functools.partial(fake_quant, values, np.float32(0.0), bits=bits[name])
+            seen[name]["max"] = _least_error(values, seen[name]["max"], simulate)
     return seen
 
 
@@ -147,11 +181,11 @@ def fake_quant_weight(
 
     The step is threshold / (2^(bits-1) - 1). A threshold is limited to max|w| of its channel, so
     that one quantised weight always reaches the largest level: the TFLite converter, which takes
-    max|w| / 127 whatever was trained, then finds the trained scale. Exceptions are channels without
+    max|w| / 127 whatever was trained, then finds the trained range. Exceptions are channels without
     weights and, where ``bias`` and ``input_scale`` are given, those whose bias would not fit int32:
     they borrow the largest threshold of the layer. Gradients as for :func:`fake_quant`.
     """
-    largest_level = np.float32(2 ** (bits - 1) - 1)
+    largest_level = np.float32(weight_max(bits))
     limited = _limit(jnp, kernel, threshold, bias, input_scale)
     step = _straight_through(jnp.asarray(threshold), limited) / largest_level
     steps = kernel / step
@@ -200,37 +234,40 @@ def apply(
     ranges: Ranges,
     x: Float[Numbers, "n rows columns channels"],
 ) -> Float[Array, "n classes"]:
-    """Logits of the int8 network, simulated in float32.
+    """Logits of the quantised network, simulated in float32.
 
-    Differentiable in ``folded`` and ``ranges``. Biases are not rounded (their step is far below any
-    activation's). Agrees with :func:`run` up to one level here and there, where float32 sums round
-    to the other side.
+    Differentiable in ``folded`` and ``ranges``. Agrees with :func:`run` up to one level here and
+    there, where float32 sums round to the other side.
     """
     activation = ranges["activation"]
-    owner = range_owners(network)
+    owner, bits = range_owners(network), range_bits(network)
 
     def weights(layer: Layer) -> dict[str, Array]:
         kernel, bias = folded[layer.name]["kernel"], folded[layer.name]["bias"]
-        scale, _ = _affine(jnp, *_interval(activation[owner[layer.inputs[0]]]))
-        threshold = ranges["weight"][layer.name]
-        scale = jax.lax.stop_gradient(scale)
-        return {"kernel": fake_quant_weight(kernel, threshold, bias, scale), "bias": bias}
+        source = layer.inputs[0]
+        scale, _ = _affine(jnp, *_interval(activation[owner[source]]), bits[source])
+        threshold, scale = ranges["weight"][layer.name], jax.lax.stop_gradient(scale)
+        limits = _limit(jnp, kernel, threshold, bias, scale) / weight_max(layer.weight_bits)
+        step = jax.lax.stop_gradient(scale * limits)
+        kernel = fake_quant_weight(kernel, threshold, bias, scale, layer.weight_bits)
+        return {"kernel": kernel, "bias": _straight_through(bias, jnp.round(bias / step) * step)}
 
     def quantized(name: str, x: Array) -> Array:
-        interval = _interval(activation[owner[name]])
-        return fake_quant(x, *interval) if owner[name] == name else _round_mean(x, *interval)
+        rounding = fake_quant if owner[name] == name else _round_mean
+        return rounding(x, *_interval(activation[owner[name]]), bits[name])
 
     return _forward(network, jnp.asarray(x), weights, quantized)[network.layers[-1].name]
 
 
-def _round_mean(x: Array, low: Any, high: Any) -> Array:
+def _round_mean(x: Array, low: Any, high: Any, bits: int) -> Array:
     """Means of quantised values, rounded as TensorFlow Lite Micro does: halves away from int8 0."""
-    scale, zero_point = jax.lax.stop_gradient(_affine(jnp, low, high))
-    mean = x / scale + (zero_point - 128.0)
+    scale, zero_point = jax.lax.stop_gradient(_affine(jnp, low, high, bits))
+    zero_point = zero_point + np.float32(lowest_level(bits))
+    mean = x / scale + zero_point
     # The small excess decides halves that float32 has blurred; means of under 5,000 values are
     # otherwise further from a half than that.
     rounded = jnp.sign(mean) * jnp.floor(jnp.abs(mean) + (0.5 + 1e-4))
-    return _straight_through(x, (rounded - (zero_point - 128.0)) * scale)
+    return _straight_through(x, (rounded - zero_point) * scale)
 
 
 def _forward(
@@ -279,6 +316,12 @@ def range_owners(network: Network) -> dict[str, str]:
     return owner
 
 
+def range_bits(network: Network) -> dict[str, int]:
+    """Bits of every tensor by name; the input always has 8."""
+    made = {INPUT: 8} | {layer.name: layer.activation_bits for layer in network}
+    return {name: made[owner] for name, owner in range_owners(network).items()}
+
+
 def _weighted(network: Network) -> Iterator[Layer]:
     return (layer for layer in network if layer.kind in WEIGHTED)
 
@@ -298,8 +341,8 @@ def _interval(entry: dict[str, Any]) -> tuple[Any, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedLayer:
-    """Weights of one layer: ``kernel`` int8 (shapes as in training), ``bias`` int32 [channels] at
-    input scale * ``scales``, and ``scales`` float32 [channels] of the kernel."""
+    """Weights of one layer: ``kernel`` int8 (shapes as in training; -7 ... 7 at 4 bits), ``bias``
+    int32 [channels] at input scale * ``scales``, ``scales`` float32 [channels] of the kernel."""
 
     kernel: Int8[np.ndarray, "*shape"]
     bias: Int32[np.ndarray, " channels"]
@@ -329,17 +372,20 @@ def integers(network: Network, folded: Folded, ranges: Ranges) -> QuantizedNetwo
             raise ValueError(f"layer {layer.name!r} is a mix: {_DECIDE}")
     folded, ranges = jax.tree.map(lambda v: np.asarray(v, np.float32), (folded, ranges))
     scales, zero_points, quantized = {}, {}, {}
+    bits = range_bits(network)
     for tensor, owner in range_owners(network).items():
         interval = _interval(ranges["activation"][owner])
         _require_finite(f"range of {owner!r}", *interval)
-        scale, zero_point = _affine(np, *interval)
-        scales[tensor], zero_points[tensor] = np.float32(scale), int(zero_point) - 128
+        scale, zero_point = _affine(np, *interval, bits[tensor])
+        scales[tensor] = np.float32(scale)
+        zero_points[tensor] = int(zero_point) + lowest_level(bits[tensor])
     for layer in _weighted(network):
         kernel, bias = folded[layer.name]["kernel"], folded[layer.name]["bias"]
         threshold, input_scale = ranges["weight"][layer.name], scales[layer.inputs[0]]
         _require_finite(f"weights of {layer.name!r}", kernel, bias, threshold)
-        step = _limit(np, kernel, threshold, bias, input_scale) / np.float32(WEIGHT_MAX)
-        levels = np.round(np.clip(kernel / step, -WEIGHT_MAX, WEIGHT_MAX))
+        largest = np.float32(weight_max(layer.weight_bits))
+        step = _limit(np, kernel, threshold, bias, input_scale) / largest
+        levels = np.round(np.clip(kernel / step, -largest, largest))
         steps = bias.astype(np.float64) / (np.float64(input_scale) * step)
         quantized[layer.name] = QuantizedLayer(
             levels.astype(np.int8),
@@ -484,9 +530,9 @@ def _sum_factor(quantized: QuantizedNetwork, layer: Layer) -> np.float64:
 
 
 def _activate(quantized: QuantizedNetwork, layer: Layer, values: np.ndarray) -> np.ndarray:
-    """Steps of a layer's output, zero point added, cut to what its activation and int8 allow."""
+    """Steps of a layer's output, zero point added, cut to what its activation and bits allow."""
     scale, zero_point = quantized.scales[layer.name], quantized.zero_points[layer.name]
-    low, high = -128, 127
+    low, high = lowest_level(layer.activation_bits), 127
     if layer.activation != "linear":
         low = max(low, zero_point)
     if layer.activation == "relu6":

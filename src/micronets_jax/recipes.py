@@ -125,6 +125,18 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bits:
+    """Bits of quantised numbers, by what an operator is in the exported file."""
+
+    weights: Literal[4, 8] = 8
+    """Of the weights of convolutions, but depthwise ones; a dense layer's are always 8."""
+    depthwise: Literal[4, 8] = 8
+    """Of the weights of depthwise convolutions, and of any other that reads one channel."""
+    activations: Literal[4, 8] = 8
+    """Of what is made under a ReLU; all else is 8, for no runtime cuts it at both ends."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Limits:
     """Limits that a person states in place of the device's; None leaves the device's own."""
 

@@ -7,6 +7,7 @@ under ``vmap`` over architectures the weights stay shared.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -68,8 +69,8 @@ class Supernet(nn.Module):
 
     Attributes:
         network: the layers; with mixes and largest widths for a search.
-        bits: 8 simulates 8-bit weights and activations, ranges taken from each batch; None does
-            not.
+        bits: 8 simulates weights and activations of 8 bits, or of the layer's own where these are
+            fewer, ranges taken from each batch; None does not.
         precision: of the factors in convolutions and dense layers, ``float32`` or ``bfloat16``;
             sums, batch norm and variables are float32 either way.
     """
@@ -117,7 +118,7 @@ class Supernet(nn.Module):
                 return x._replace(value=x.value.reshape(x.value.shape[0], -1))
             case "dense":
                 weights = _Dense(layer, name=layer.name)()
-                kernel = self._quantized_kernel(weights["kernel"])
+                kernel = self._quantized_kernel(layer, weights["kernel"])
                 factors = x.read().astype(self.precision), kernel.astype(self.precision)
                 y = jnp.matmul(*factors, preferred_element_type=jnp.float32)
                 return _Tensor(y + weights["bias"])
@@ -137,23 +138,25 @@ class Supernet(nn.Module):
 
     def _convolve(self, layer: Layer, x: Array, train: bool) -> Array:
         block = _Convolution(layer, name=layer.name)
-        return self._quantized(layer, block(x.astype(self.precision), self._kernel, train))
+        kernel = functools.partial(self._kernel, layer)
+        return self._quantized(layer, block(x.astype(self.precision), kernel, train))
 
-    def _kernel(self, kernel: Array) -> Array:
-        return self._quantized_kernel(kernel).astype(self.precision)
+    def _kernel(self, layer: Layer, kernel: Array) -> Array:
+        return self._quantized_kernel(layer, kernel).astype(self.precision)
 
     def _quantized(self, layer: Layer, y: Array) -> Array:
         if self.bits is None:
             return y
         low = jnp.min(y) if layer.activation == "linear" else jnp.zeros(())
         low, high = lax.stop_gradient((jnp.minimum(low, 0.0), jnp.maximum(jnp.max(y), 1e-6)))
-        return quantize.fake_quant(y, low, high, self.bits)
+        return quantize.fake_quant(y, low, high, min(self.bits, layer.activation_bits))
 
-    def _quantized_kernel(self, kernel: Array) -> Array:
+    def _quantized_kernel(self, layer: Layer, kernel: Array) -> Array:
         if self.bits is None:
             return kernel
         largest = jnp.max(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
-        scale = lax.stop_gradient(jnp.maximum(largest, 1e-8)) / (2 ** (self.bits - 1) - 1)
+        levels = quantize.weight_max(min(self.bits, layer.weight_bits))
+        scale = lax.stop_gradient(jnp.maximum(largest, 1e-8)) / levels
         return kernel + lax.stop_gradient(jnp.round(kernel / scale) * scale - kernel)
 
 

@@ -1,0 +1,67 @@
+"""Bits of layers: how a network, or all members of a space, come by theirs.
+
+Invariant: nothing but bits changes, so choices and weights fit with and without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax import Array
+
+from micronets_jax.decisions import Choice
+from micronets_jax.memory import operators
+from micronets_jax.network import Network
+from micronets_jax.recipes import Bits
+from micronets_jax.spaces import Space
+
+
+def with_bits(network: Network, bits: Bits) -> Network:
+    """The network with the bits of each layer set by what its operator is in the exported file.
+
+    Only what TensorFlow Lite Micro runs: dense layers keep 8-bit weights, and layers without a ReLU
+    8-bit activations.
+    """
+    kinds = {operator.layer.name: operator.kind for operator in operators(network)}
+    of_kind = {"CONV_2D": bits.weights, "DEPTHWISE_CONV_2D": bits.depthwise}
+    layers = tuple(
+        dataclasses.replace(
+            layer,
+            weight_bits=of_kind.get(kinds.get(layer.name, ""), 8),
+            activation_bits=8 if layer.activation == "linear" else bits.activations,
+        )
+        for layer in network
+    )
+    return dataclasses.replace(network, layers=layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithBits:
+    """A space whose every member has these bits, so that a search pays and trains for them."""
+
+    space: Space
+    bits: Bits
+
+    def options(self) -> dict[str, tuple[int, int]]:
+        """Of the space."""
+        return self.space.options()
+
+    def network(self, choice: Choice) -> Network:
+        """Of the space, with bits."""
+        return with_bits(self.space.network(choice), self.bits)
+
+    def masks(self, choice: Choice) -> dict[str, Array]:
+        """Of the space."""
+        return self.space.masks(choice)
+
+    def decode(self, choice: Choice) -> Network:
+        """Of the space, with bits."""
+        return with_bits(self.space.decode(choice), self.bits)
+
+    def supernetwork(self) -> Network:
+        """Of the space, with bits."""
+        return with_bits(self.space.supernetwork(), self.bits)
+
+    def lightest(self) -> list[Choice]:
+        """Of the space."""
+        return self.space.lightest()
