@@ -6,6 +6,20 @@
 Each network is trained once in float, then from there once for each choice of bits, by the same
 recipe. The quantised rows are of the integers in the exported file, computed as TensorFlow Lite
 Micro does; flash is the file's length, beside the predicted one.
+
+Measured on two shared cores, embedded data of size quick, seed 0, a found network of two blocks
+(preset tiny, 0.58 million operations), --train.epochs 12 --quantize.epochs 4; one seed, so each
+accuracy has a standard error of 1.4 points:
+
+                      test %    flash  predicted
+    float                 63.4
+    8 bits                63.8     4320       4310
+    4, depthwise at 8     64.0     4160       4150
+    4                     62.8     3872       3862
+    4, activations too    48.3     3872       3862
+
+Of MicroNet-KWS-S only the files were measured, not yet its accuracy after a whole training: 81,088
+bytes with 8 bits (predicted 81,104), 56,416 (56,432) with depthwise at 8, 52,768 (52,720) with 4.
 """
 
 from __future__ import annotations
