@@ -47,8 +47,8 @@ class Options:
     """Where networks are drawn; layers fits the per-layer model instead of a line."""
     device: str = "mps2-an386"
     """The board: mps2-an386 is an emulated Cortex-M4, mps2-an500 a Cortex-M7."""
-    runtime: Literal["compiled"] = "compiled"
-    """What runs the networks."""
+    runtime: Literal["compiled", "tflm"] = "compiled"
+    """What runs the networks; tflm links the library that TFLM_INCLUDE and TFLM_LIBRARY name."""
     samples: int = 200
     """Networks to draw."""
     seed: int = 0
@@ -85,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: Options) -> dict[str, Any]:
     """Measure what is not measured yet, fit, print, write ``result.json`` and the plot."""
     from micronets_jax import devices, emulator, protocol
+    from micronets_jax.firmware import tflm
     from micronets_jax.workdir import Workdir
 
     for name in ("samples", "jobs"):
@@ -104,6 +105,8 @@ def run(options: Options) -> dict[str, Any]:
             )
         with protocol.open_port(options.calibrate):
             pass  # absent or busy: said before anything is written
+    if options.runtime == "tflm":
+        tflm.find()  # named and there, or a sentence that says what is missing
     made = " and ".join(emulator.versions())
     name = f"characterize-{options.space}-{on.name}-{options.runtime}"
     identity = {k: getattr(options, k) for k in ("space", "runtime", "seed", "calibrate")}
@@ -170,7 +173,9 @@ def _measure(indices: list[int], options: Options, core: str) -> Iterator[tuple[
     while left:
         with concurrent.futures.ProcessPoolExecutor(min(options.jobs, len(left)), context) as pool:
             running = {
-                pool.submit(characterize.attempt, options.space, options.seed, i, core): i
+                pool.submit(
+                    characterize.attempt, options.space, options.seed, i, core, options.runtime
+                ): i
                 for i in sorted(left)
             }
             try:

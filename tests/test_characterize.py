@@ -4,14 +4,16 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from test_firmware import NoisyLine
 
 from experiments import characterize as command
-from micronets_jax import characterize, cost, emulator, latency
+from micronets_jax import characterize, cost, emulator, firmware, latency, protocol
 from micronets_jax.network import output_sizes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -123,7 +125,8 @@ def test_shipped_samples_lie_on_a_line_and_the_model_predicts_them(path):
     assert f"--space {space}" in shipped["made"] and "qemu-system-arm" in shipped["made"]
     rows = shipped["rows"]
     assert len(rows) >= 95
-    assert shipped["line"]["r2"] > 0.95
+    # docs/boards.md says why the others have less than the paper.
+    assert shipped["line"]["r2"] > (0.95 if space == "kws" else 0.9)
     errors = []
     for index, macs, instructions in rows[::4]:
         net = characterize.draw(space, 0, index)
@@ -229,3 +232,110 @@ def test_networks_are_measured_in_the_emulator(tmp_path):
         again = dataclasses.asdict(characterize.measure("ad", 0, index, "cortex-m7"))
         assert again["instructions"] == instructions
         break
+
+
+# ---------------------------------------------------------------- a board behind a serial port
+
+
+class Desk:
+    """What stands in for a board: the emulator behind a pseudo-terminal with a noisy line."""
+
+    def __init__(self, folder):
+        self.port, self.process, self.lines = folder / "tty", None, []
+
+    def flash(self, folder):
+        """Ends what runs, starts the new firmware, and resets it once it is there."""
+        self.unplug()
+        linked = firmware.link.build(folder)
+        command = firmware.execute.command(linked.elf, firmware.board("mps2-an386"))
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.lines.append(NoisyLine(self.process, every=1201))
+        self.port.unlink(missing_ok=True)
+        self.port.symlink_to(self.lines[-1].path)
+        with protocol.open_port(str(self.port)) as port:
+            protocol.Board(port).reset()
+
+    def unplug(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = Desk(tmp_path)
+    yield desk
+    desk.unplug()
+
+
+@pytest.mark.slow
+def test_a_board_is_asked_over_a_noisy_line(desk, tmp_path, monkeypatch):
+    def ask(index, flash):
+        return characterize.calibrate(
+            "layers", 0, index, "mps2-an386", f"serial:{desk.port}", tmp_path / "fw", flash
+        )
+
+    small = 5
+    told = ask(small, desk.flash)
+    counted = characterize.measure("layers", 0, small, "cortex-m4")
+    # A tick of the emulated board is 40 instructions.
+    assert 40 * told.instructions == pytest.approx(counted.instructions, rel=0.01)
+    assert told.macs == counted.macs and told.layers.keys() == counted.layers.keys()
+    with pytest.raises(ValueError, match="runs 'layers-0-5' instead of 'layers-0-6'"):
+        ask(6, lambda folder: None)
+    desk.process.send_signal(signal.SIGSTOP)  # silence
+    monkeypatch.setattr(characterize, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(protocol.ProtocolError, match="no answer"):
+        ask(small, lambda folder: None)
+    desk.process.send_signal(signal.SIGCONT)
+
+
+def test_boards_that_do_not_answer_end_a_run(monkeypatch, tmp_path, capsys):
+    """Each network is named; after a few in a row nobody is there."""
+
+    def silent(*arguments):
+        raise protocol.ProtocolError("no answer: 10 requests in 20 s")
+
+    master, slave = os.openpty()
+    monkeypatch.setattr(characterize, "calibrate", silent)
+    monkeypatch.setattr(emulator, "versions", lambda: ["qemu-system-arm 7.2.22"])
+    words = ("--device", "STM32F446RE", "--calibrate", f"serial:{os.ttyname(slave)}")
+    with pytest.raises(SystemExit) as stopped:
+        command.main([*words, "--workdir", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    os.close(master), os.close(slave)
+    assert stopped.value.code == 2 and "skipped network 0: no answer" in error
+    assert "5 networks failed in a row, the last: no answer" in error
+
+
+def test_what_a_board_says_is_fitted(monkeypatch, tmp_path, capsys):
+    """A board of 2.5 cycles per instruction."""
+
+    def told(space, seed, index, *rest):
+        counted = sample(space, index)
+        return dataclasses.replace(counted, instructions=int(2.5 * counted.instructions))
+
+    master, slave = os.openpty()
+    monkeypatch.setattr(characterize, "calibrate", told)
+    monkeypatch.setattr(emulator, "versions", lambda: ["qemu-system-arm 7.2.22"])
+    words = ("--device", "STM32F446RE", "--calibrate", f"serial:{os.ttyname(slave)}")
+    command.main([*words, "--samples", "4", "--workdir", str(tmp_path / "run")])
+    os.close(master), os.close(slave)
+    assert "2.5000 cycles per instruction; the library has 1.99" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["cycles_per_instruction"] == 2.5 and result["columns"][2] == "cycles"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--calibrate", "serial:/dev/absent"), "/dev/absent"),
+        (("--calibrate", "serial:/dev/null", "--device", "mps2-an386"), "is for a real board"),
+    ],
+)
+def test_a_port_that_is_not_there_is_said_first(tmp_path, capsys, words, reason):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--device", "STM32F446RE", "--workdir", str(tmp_path / "run"), *words])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and reason in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -22,7 +22,16 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from micronets_jax import compile as compiler
-from micronets_jax import cost, emulator, export, firmware, latency, protocol, quantize
+from micronets_jax import (
+    cost,
+    devices,
+    emulator,
+    export,
+    firmware,
+    latency,
+    protocol,
+    quantize,
+)
 from micronets_jax.network import INPUT, Activation, Layer, Network, Padding, output_sizes
 from micronets_jax.quantize import Folded, Ranges
 from micronets_jax.spaces import DSCNN, MobileNetV2, Space
@@ -203,18 +212,27 @@ def _width(rng: np.random.Generator) -> int:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(space: str, seed: int, index: int, core: str) -> Sample:
-    """Export, compile and run one network on an emulated core.
+def measure(space: str, seed: int, index: int, core: str, runtime: str = "compiled") -> Sample:
+    """One network exported, built and run on an emulated core.
+
+    ``tflm`` needs its library, named by TFLM_INCLUDE and TFLM_LIBRARY; see ``firmware``.
 
     Raises:
-        RuntimeError, ValueError: the network cannot be exported, compiled or run.
+        RuntimeError, ValueError: the network cannot be exported, built or run.
     """
     network = draw(space, seed, index)
-    weights = random_weights(np.random.default_rng([seed, index, 1]), network)
-    compiled = compiler.compile_model(export.assemble(network, *weights))
-    with tempfile.TemporaryDirectory() as folder:
-        compiler.write(compiled, pathlib.Path(folder) / "model")
-        ran = emulator.run(pathlib.Path(folder) / "model", core)
+    model = export.assemble(network, *random_weights(_weights_rng(seed, index), network))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary) / "model"
+        if runtime == "compiled":
+            compiler.write(compiler.compile_model(model), folder)
+            ran = emulator.run(folder, core)
+        else:
+            device = next(
+                on.name for on in devices.DEVICES.values() if on.emulated and on.core == core
+            )
+            firmware.write(model, device, folder, runtime=runtime)
+            ran = firmware.run(folder, compare=False)
     layers = Counter()
     for layer in ran.layers:
         layers[layer["name"]] += layer["instructions"]
@@ -248,9 +266,8 @@ def calibrate(
             faults, refuses, runs another model, or runs at another clock than it should.
     """
     network = draw(space, seed, index)
-    weights = random_weights(np.random.default_rng([seed, index, 1]), network)
+    model = export.assemble(network, *random_weights(_weights_rng(seed, index), network))
     title = f"{space}-{seed}-{index}"
-    model = export.assemble(network, *weights)
     firmware.write(model, device, folder, runtime=runtime, title=title)
     flash(folder)
     with protocol.open_port(port) as line:
@@ -275,10 +292,16 @@ def calibrate(
     return Sample(index, cost.macs(network), result.ticks, dict(layers))
 
 
-def attempt(space: str, seed: int, index: int, core: str) -> Sample | str:
+def _weights_rng(seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, index, 1])
+
+
+def attempt(
+    space: str, seed: int, index: int, core: str, runtime: str = "compiled"
+) -> Sample | str:
     """:func:`measure`, or the reason why this network has no measurement, as one line."""
     try:
-        return measure(space, seed, index, core)
+        return measure(space, seed, index, core, runtime)
     except (RuntimeError, ValueError) as error:
         return " ".join(str(error).split())[:300]
 

@@ -415,22 +415,16 @@ def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None])
 def _firmware(
     plan: Plan, workdir: Workdir, found: Network, model: bytes
 ) -> tuple[dict[str, Any], firmware.FirmwareError | None]:
-    """The model as a program for the device, linked and emulated where the tools are here.
-
-    It is compiled C, unless the run is for TensorFlow Lite Micro and its library is here.
-    """
+    """The compiled model as a program for the device, linked and emulated where tools are here."""
     folder, device = workdir.path / FIRMWARE, plan.device
     text = data.frontends.to_json(plan.frontend)
-    wanted = plan.budget.latency_runtime
-    runtime = "tflm" if wanted == "tflm" and firmware.has_library() else "compiled"
-    predicted = latency.instructions(found, runtime, device.core)
-    facts: dict[str, Any] = {"folder": FIRMWARE, "device": device.name, "runtime": runtime}
+    predicted = latency.instructions(found, "compiled", device.core)
+    facts: dict[str, Any] = {"folder": FIRMWARE, "device": device.name, "runtime": "compiled"}
     try:
         sizes = firmware.write(
             model,
             device.name,
             folder,
-            runtime=runtime,
             title=str(plan.facts.get("experiment", "model")),
             frontend=text if firmware.can_hear(text) else None,
         )

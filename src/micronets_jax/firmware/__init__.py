@@ -35,7 +35,6 @@ __all__ = [
     "flash",
     "has_compiler",
     "has_emulator",
-    "has_library",
     "is_firmware",
     "run",
     "write",
@@ -119,15 +118,6 @@ def write(
     planned = project.plan(made, model, on, title, hearing, frontend or "")
     project.write(planned, folder)
     return planned.prediction
-
-
-def has_library() -> bool:
-    """Whether TFLM_LIBRARY and TFLM_INCLUDE name a library for the runtime tflm."""
-    try:
-        tflm.find()
-    except FirmwareError:
-        return False
-    return True
 
 
 def check(folder: str | pathlib.Path) -> Fit:
