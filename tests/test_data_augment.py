@@ -121,3 +121,44 @@ def test_blends_keep_features_and_targets_together():
     np.testing.assert_allclose(x[:, 0, 0, 0], labels, atol=1e-5)
     with pytest.raises(ValueError, match="alpha=-1"):
         data.Mixup(-1.0)
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def changed(how: data.ImageAugmentation, pictures: np.ndarray) -> np.ndarray:
+    front_end = data.Pixels(*pictures.shape[1:])
+    labels = jnp.arange(len(pictures))
+    x, targets = how(KEY, dataset_of(2), front_end, jnp.asarray(pictures), labels)
+    np.testing.assert_array_equal(targets, labels)
+    return np.asarray(x)
+
+
+def test_half_of_the_pictures_are_mirrored():
+    ramp = np.broadcast_to(np.arange(10, dtype=np.uint8)[:, None], (200, 10, 10, 1))
+    only = data.ImageAugmentation(shift=0.0, brightness=0.0, contrast=0.0)
+    x = changed(only, ramp)
+    turned = x[:, 0, 0, 0] > x[:, 0, -1, 0]
+    assert 70 < turned.sum() < 130
+    np.testing.assert_allclose(np.where(turned[:, None], x[:, 3, ::-1, 0], x[:, 3, :, 0])[0],
+                               np.arange(10) / 127.5 - 1, atol=1e-6)  # fmt: skip
+
+
+def test_pictures_move_and_keep_their_edges():
+    pictures = np.arange(400, dtype=np.float32).reshape(1, 20, 20, 1).repeat(64, axis=0)
+    x = np.asarray(augment.moved(KEY, jnp.asarray(pictures), 0.1))
+    rows, columns = x[:, 10, 10, 0] // 20 - 10, x[:, 10, 10, 0] % 20 - 10
+    assert set(rows) == set(columns) == {-2, -1, 0, 1, 2}
+    for one, i, j in zip(x, rows, columns, strict=True):
+        source = np.clip(np.arange(20)[:, None] + i, 0, 19) * 20
+        np.testing.assert_array_equal(one[..., 0], source + np.clip(np.arange(20) + j, 0, 19))
+
+
+def test_brightness_and_contrast_stay_within_bounds():
+    pictures = np.full((500, 8, 8, 1), 153, np.uint8)  # 0.2
+    light = changed(data.ImageAugmentation(False, 0.0, 0.3, 0.0), pictures)[:, 0, 0, 0]
+    assert light.min() >= -0.1 - 1e-6 and light.max() <= 0.5 + 1e-6 and np.ptp(light) > 0.55
+    spread = changed(data.ImageAugmentation(False, 0.0, 0.0, 1.0), pictures)[:, 0, 0, 0]
+    assert spread.min() >= 0.1 - 1e-6 and spread.max() <= 0.4 + 1e-6 and np.ptp(spread) > 0.28
+    with pytest.raises(ValueError, match="shift=2"):
+        data.ImageAugmentation(shift=2.0)

@@ -58,6 +58,9 @@ HELD_OUT_BATCHES = 6
 FIRMWARE = "firmware"
 """The folder of the firmware in that of a run."""
 
+Teacher = Callable[[Array], Array]
+"""From inputs to the logits of a network that is already trained."""
+
 RESULTS = ("model.tflite", "labels.txt", "frontend.json")
 """What a run leaves that classifying a file needs."""
 
@@ -72,6 +75,7 @@ class Task:
         augmentation: of training examples.
         space: what may be chosen.
         metric: what the result is judged by.
+        teacher: a network whose logits training may follow; trained in the run if it does.
         num_tflm: test examples at most for TensorFlow Lite Micro, whose portable kernels are slow.
     """
 
@@ -80,6 +84,7 @@ class Task:
     augmentation: Augmentation
     space: Space
     metric: metrics.Metric = metrics.accuracy
+    teacher: Network | None = None
     num_tflm: int = 1000
 
 
@@ -139,14 +144,17 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         start = time.monotonic()
         result = function(*arguments)
         seconds[stage] = round(time.monotonic() - start, 1)
+        if result is None:
+            del seconds[stage]
         return result
 
     witness = budgets.feasible(plan.space, plan.budget)
     if plan.train.from_supernet and not plan.space.options():
         raise ValueError("train.from_supernet=True: the network is given, so there is no supernet")
     found, shared = timed("search", _search, plan, workdir, display, witness)
-    variables = timed("train", _train, plan, workdir, display, found, shared)
-    trained = timed("quantize", _quantize, plan, workdir, display, found, variables)
+    teacher = timed("teacher", _teacher, plan, workdir, display)
+    variables = timed("train", _train, plan, workdir, display, found, shared, teacher)
+    trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
     workdir.save_weights({**variables, **trained})
     model = timed("export", _export, plan, workdir, found, trained)
     summary = timed("measure", _measure, plan, workdir, found, variables, model)
@@ -248,40 +256,75 @@ def _search(
     return found, {"params": state.params, "batch_stats": state.batch_stats}
 
 
+def _teacher(plan: Plan, workdir: Workdir, display: Display) -> Teacher | None:
+    """The task's teacher, trained as what it teaches will be; None where nobody listens to it."""
+    if plan.teacher is None or not max(plan.train.distillation, plan.quantize.distillation):
+        return None
+    fresh = supernet.init(jax.random.key(plan.seed), plan.teacher)
+    recipe = dataclasses.replace(plan.train, distillation=0.0)
+    variables = _fit_float(plan, workdir, display, "teacher", plan.teacher, fresh, recipe, None)
+    model = supernet.Supernet(plan.teacher)
+    return lambda x: jnp.asarray(model.apply(variables, x))
+
+
 def _train(
-    plan: Plan, workdir: Workdir, display: Display, found: Network, shared: dict[str, Any]
+    plan: Plan,
+    workdir: Workdir,
+    display: Display,
+    found: Network,
+    shared: dict[str, Any],
+    teacher: Teacher | None,
 ) -> dict[str, Any]:
-    train = plan.dataset.train
-    total = train.num_batches(plan.train.batch_size) * plan.train.epochs
     if plan.train.from_supernet:
         fresh = derive.recalibrate(found, derive.weights(found, shared), _calibration(plan))
     else:
         fresh = supernet.init(jax.random.key(plan.seed), found)
-    start = training.init(fresh["params"], fresh["batch_stats"], plan.train, total)
-    _, state = workdir.restore("train", start)
+    return _fit_float(plan, workdir, display, "train", found, fresh, plan.train, teacher)
+
+
+def _fit_float(
+    plan: Plan,
+    workdir: Workdir,
+    display: Display,
+    stage: str,
+    subject: Network,
+    fresh: dict[str, Any],
+    recipe: recipes.Training,
+    teacher: Teacher | None,
+) -> dict[str, Any]:
+    train = plan.dataset.train
+    total = train.num_batches(recipe.batch_size) * recipe.epochs
+    start = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
+    _, state = workdir.restore(stage, start)
     epochs = training.fit(
-        training.float_model(found, precision=plan.train.precision),
+        training.float_model(subject, precision=recipe.precision),
         state,
         train,
         inputs(plan),
-        plan.train,
+        recipe,
         seed=plan.seed,
-        mesh=accelerators.mesh(plan.train.batch_size),
-        progress=display.stage("train"),
+        loss=_loss(recipe, teacher),
+        mesh=accelerators.mesh(recipe.batch_size),
+        progress=display.stage(stage),
     )
-    model = supernet.Supernet(found)
+    model = supernet.Supernet(subject)
 
     def logits(state: training.State, x: Array) -> Array:
         return jnp.asarray(model.apply({"params": state.trainable, "batch_stats": state.stats}, x))
 
     for state, record in epochs:
         record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
-        _keep(workdir, display, "train", state, record)
+        _keep(workdir, display, stage, state, record)
     return {"params": state.trainable, "batch_stats": state.stats}
 
 
 def _quantize(
-    plan: Plan, workdir: Workdir, display: Display, found: Network, variables: dict[str, Any]
+    plan: Plan,
+    workdir: Workdir,
+    display: Display,
+    found: Network,
+    variables: dict[str, Any],
+    teacher: Teacher | None,
 ) -> dict[str, Any]:
     train, recipe = plan.dataset.train, plan.quantize
     total = train.num_batches(recipe.batch_size) * recipe.epochs
@@ -296,6 +339,7 @@ def _quantize(
         inputs(plan),
         recipe,
         seed=plan.seed + 1,
+        loss=_loss(recipe, teacher),
         mesh=accelerators.mesh(recipe.batch_size),
         progress=display.stage("quantize"),
     )
@@ -456,6 +500,12 @@ def _firmware(
 
 
 # ---------------------------------------------------------------- parts of stages
+
+
+def _loss(recipe: recipes.Training, teacher: Teacher | None) -> training.Loss | None:
+    if teacher is None or not recipe.distillation:
+        return None
+    return training.distilled(teacher, recipe.distillation, recipe.distillation_temperature)
 
 
 def _keep(

@@ -91,7 +91,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How one network is trained: AdamW, a short warm-up, then a cosine."""
+    """How one network is trained: a short warm-up, then a cosine."""
 
     epochs: int = 40
     """Passes over the training data."""
@@ -109,10 +109,23 @@ class Training:
     """Start from the weights that the search shared, instead of from scratch."""
     precision: Precision = "float32"
     """Of the factors in convolutions while training in float; bfloat16 suits accelerators."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd: with Nesterov's momentum of 0.9, for rates far above 0.01."""
+    distillation: float = 0.0
+    """Weight of a teacher's logits in the loss, where the task has a teacher."""
+    distillation_temperature: float = 4.0
+    """What divides logits before they are compared with the teacher's."""
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        _positive(learning_rate=self.learning_rate)
+        _positive(
+            learning_rate=self.learning_rate,
+            distillation_temperature=self.distillation_temperature,
+        )
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation={self.distillation}: give a share from 0 to 1")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer={self.optimizer!r}: give adamw or sgd")
         _at_least(
             0,
             final_learning_rate=self.final_learning_rate,

@@ -188,18 +188,19 @@ def make_step(
     """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, not yet jitted."""
     optimizer = _optimizer(recipe, num_steps)
 
-    def objective(trainable: Variables, stats: Variables, x: Array, targets: Array, labels: Array):
+    def objective(trainable: Variables, stats: Variables, x: Array, targets: Array):
         logits, stats = model.forward(trainable, stats, x)
         if loss is None:
             value = cross_entropy(logits, targets, recipe.label_smoothing)
         else:
             value = loss(logits, targets, x)
-        return value, (stats, jnp.mean(jnp.argmax(logits, -1) == labels))
+        likeliest = targets if targets.ndim == 1 else jnp.argmax(targets, -1)
+        return value, (stats, jnp.mean(jnp.argmax(logits, -1) == likeliest))
 
     def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
         x, targets = inputs(jax.random.fold_in(key, state.step), raw, labels)
         (value, (stats, accuracy)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.trainable, state.stats, x, targets, labels
+            state.trainable, state.stats, x, targets
         )
         updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable: Any = optax.apply_updates(state.trainable, updates)
@@ -280,4 +281,9 @@ def _optimizer(recipe: recipes.Training, num_steps: int) -> optax.GradientTransf
         max(num_steps, 2),
         recipe.final_learning_rate,
     )
+    if recipe.optimizer == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(recipe.weight_decay, kernels_only),
+            optax.sgd(schedule, momentum=0.9, nesterov=True),
+        )
     return optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=kernels_only)

@@ -15,10 +15,18 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from micronets_jax.data import augment, cache, frontends, machine_sounds, speech_commands
-from micronets_jax.data.augment import Augmentation, Mixup, SpeechAugmentation
+from micronets_jax.data import (
+    augment,
+    cache,
+    class_folders,
+    frontends,
+    machine_sounds,
+    speech_commands,
+    visual_wake_words,
+)
+from micronets_jax.data.augment import Augmentation, ImageAugmentation, Mixup, SpeechAugmentation
 from micronets_jax.data.dataset import GROUP, DataError, Dataset, Split
-from micronets_jax.data.frontends import MFCC, FrontEnd, LogMelPatches
+from micronets_jax.data.frontends import MFCC, FrontEnd, LogMelPatches, Pixels
 from micronets_jax.data.recordings import SAMPLE_RATE, read_clip
 
 __all__ = [
@@ -29,16 +37,20 @@ __all__ = [
     "DataError",
     "Dataset",
     "FrontEnd",
+    "ImageAugmentation",
     "LogMelPatches",
     "Mixup",
+    "Pixels",
     "SpeechAugmentation",
     "Split",
     "augment",
+    "class_folders",
     "frontends",
     "machine_sounds",
     "read_clip",
     "speech_commands",
     "split_features",
+    "visual_wake_words",
 ]
 
 

@@ -78,6 +78,47 @@ class SpeechAugmentation:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageAugmentation:
+    """Mirror image, shift, brightness and contrast for pictures. Zero switches a change off.
+
+    Attributes:
+        mirror: whether half of the pictures are turned left to right.
+        shift: a picture moves by up to this share of its sides; its edges are repeated.
+        brightness: added to all pixels, up to this much either way, of the range from -1 to 1.
+        contrast: pixels are multiplied by up to 1 plus this, or divided by it.
+    """
+
+    mirror: bool = True
+    shift: float = 0.1
+    brightness: float = 0.2
+    contrast: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "brightness", "contrast"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give 0 to 1")
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        dataset: Dataset,
+        frontend: FrontEnd,
+        raw: Shaped[Array, "batch rows columns channels"],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Float[Array, "batch rows columns channels"], Int[Array, " batch"]]:
+        """Features of changed pictures; the labels as they came."""
+        turn, move, light, spread = jax.random.split(key, 4)
+        x = frontend(raw)
+        each = (len(x), 1, 1, 1)
+        if self.mirror:
+            x = jnp.where(jax.random.bernoulli(turn, 0.5, each), x[:, :, ::-1], x)
+        x = moved(move, x, self.shift)
+        added = self.brightness * jax.random.uniform(light, each, minval=-1.0)
+        factor = (1 + self.contrast) ** jax.random.uniform(spread, each, minval=-1.0)
+        return jnp.clip(x * factor + added, -1, 1), labels
+
+
+@dataclasses.dataclass(frozen=True)
 class Mixup:
     """Blends of two examples and of their labels (Zhang et al., 2018).
 
@@ -141,6 +182,24 @@ def features(
     hidden = (rows[:, :, None] | columns[:, None, :])[..., None]
     # SpecAugment (Park et al., 2019) hides with the mean of normalised features, which is zero.
     return jnp.where(hidden, jnp.mean(x, axis=1, keepdims=True), x)
+
+
+def moved(
+    key: Key[Array, ""], x: Float[Array, "batch rows columns channels"], share: float
+) -> Float[Array, "batch rows columns channels"]:
+    """Each picture up or down, left or right, by up to this share of its sides; edges repeat."""
+    most = [round(share * side) for side in x.shape[1:3]]
+    if not any(most):
+        return x
+    row_key, column_key = jax.random.split(key)
+    padded = jnp.pad(x, ((0, 0), *((n, n) for n in most), (0, 0)), mode="edge")
+    starts = [
+        jax.random.randint(k, (len(x),), 0, 2 * n + 1)
+        for k, n in zip((row_key, column_key), most, strict=True)
+    ]
+    return jax.vmap(lambda one, i, j: jax.lax.dynamic_slice(one, (i, j, 0), x.shape[1:]))(
+        padded, *starts
+    )
 
 
 def shift(

@@ -7,6 +7,7 @@ parameters, so the record saved beside a model is enough to feed that model agai
 
 from micronets_jax.data.frontends.log_mel import LogMelPatches
 from micronets_jax.data.frontends.mfcc import MFCC
+from micronets_jax.data.frontends.pixels import Pixels
 from micronets_jax.data.frontends.registry import FrontEnd, from_json, register, to_json
 
-__all__ = ["MFCC", "FrontEnd", "LogMelPatches", "from_json", "register", "to_json"]
+__all__ = ["MFCC", "FrontEnd", "LogMelPatches", "Pixels", "from_json", "register", "to_json"]

@@ -1,0 +1,84 @@
+"""Your own pictures: find a MobileNetV2 that tells their classes apart and fits a board.
+
+    python -m experiments.images --data ./photos --device STM32F746ZG
+    python -m experiments.images --data ./photos --input.size 64 96 --input.colour
+    python -m experiments.images --predict photo.jpg --workdir runs/images-quick
+
+``./photos`` holds one folder of JPEG or PNG files for each class, or ``train/`` and ``test/`` with
+such folders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from experiments.vww import Input, Space
+from micronets_jax import experiment
+from micronets_jax.recipes import Limits, Search, Training
+
+if TYPE_CHECKING:
+    from micronets_jax.pipeline import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(experiment.Options):
+    """Find a classifier of your pictures that fits a board: search, train, quantise, export."""
+
+    data: str = ""
+    """A folder of <class>/*.jpg or *.png, or of train/<class> and test/<class>."""
+    mirror: bool = True
+    """Whether a mirror image shows the same; not so for letters or signs."""
+    input: Input = Input(size=(64, 64), colour=True)
+    space: Space = Space()
+
+
+PRESETS = {
+    "tiny": Options(
+        preset="tiny",
+        budget=Limits(mops=1.0),
+        input=Input(size=(24, 24)),
+        space=Space(width=0.25),
+        search=Search(epochs=1, candidates=2, batch_size=8),
+        train=Training(epochs=2, batch_size=8),
+        quantize=Training(epochs=1, batch_size=8, learning_rate=0.0005),
+    ),
+    "quick": Options(
+        preset="quick",
+        space=Space(width=0.35),
+        search=Search(epochs=10, batch_size=64, candidates=12),
+        train=Training(epochs=25, batch_size=32),
+        quantize=Training(epochs=4, batch_size=32, learning_rate=0.0005),
+    ),
+    "paper": Options(
+        preset="paper",
+        search=Search(epochs=100, batch_size=256),
+        train=Training(epochs=200, batch_size=128),
+        quantize=Training(epochs=10, batch_size=128, learning_rate=0.0005),
+    ),
+}
+"""Defaults; the paper has no such task, so ``paper`` is a long run of our own making."""
+
+
+def task(options: Options) -> Task:
+    """Pictures in class folders, pixels, inverted bottlenecks."""
+    from micronets_jax import data, metrics, pipeline
+    from micronets_jax.spaces import MobileNetV2
+
+    if not options.data:
+        raise ValueError("data is not given; name a folder with one folder of images per class")
+    frontend = data.Pixels(*options.input.size, channels=3 if options.input.colour else 1)
+    dataset = data.class_folders.load(options.data, frontend, seed=options.seed)
+    return pipeline.Task(
+        dataset=dataset,
+        frontend=frontend,
+        augmentation=data.ImageAugmentation(mirror=options.mirror),
+        space=MobileNetV2(frontend.shape, dataset.num_classes, options.space.width),
+        metric=metrics.accuracy,
+    )
+
+
+IMAGES = experiment.Experiment("images", PRESETS, task)
+
+if __name__ == "__main__":
+    IMAGES.main()

@@ -1,0 +1,117 @@
+"""Visual wake words: find a MobileNetV2 that sees whether a person is there, and fits a board.
+
+Paper: MicroNets (Banbury et al., MLSys 2021), section 5.2.1, on Visual Wake Words (COCO 2014).
+
+    python -m experiments.vww                                 # embedded data, this machine
+    python -m experiments.vww --data ./coco --input.size 160 160 --device STM32F746ZG
+    python -m experiments.vww --preset paper --data ./coco --accelerator tpu
+    python -m experiments.vww --predict photo.jpg --workdir runs/vww-quick
+
+Expected (paper, COCO): MicroNet-VWW-2 78.1 % on 50x50x1, MicroNet-VWW-3 86.4 % on 128x128x1; not
+measured here, for the data cannot be had on the machine that this was written on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from micronets_jax import experiment
+from micronets_jax.recipes import Limits, Search, Training
+
+if TYPE_CHECKING:
+    from micronets_jax.pipeline import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What the network reads."""
+
+    size: tuple[int, int] = (50, 50)
+    """Rows and columns; the paper's medium board takes 160 160."""
+    colour: bool = False
+    """Red, green and blue instead of grey."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Largest member of the search space."""
+
+    width: float = 1.0
+    """Multiplies the widths of MobileNetV2; those of a member are 10 % to 100 % of these."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(experiment.Options):
+    """Find a person detector that fits a board: search, train, quantise, export, check."""
+
+    data: str = "embedded"
+    """embedded (rendered scenes), tfds (COCO 2014), a folder with person/ and not_person/, or one
+    with COCO's archives."""
+    input: Input = Input()
+    space: Space = Space()
+
+
+PAPER = Training(
+    epochs=200,
+    batch_size=768,
+    learning_rate=0.36,
+    final_learning_rate=0.0008,
+    weight_decay=0.00004,
+    optimizer="sgd",
+    distillation=0.5,
+    distillation_temperature=4.0,
+)
+
+PRESETS = {
+    "tiny": Options(
+        preset="tiny",
+        budget=Limits(mops=1.0),
+        input=Input(size=(32, 32)),
+        space=Space(width=0.25),
+        search=Search(epochs=2, candidates=4, batch_size=32),
+        train=Training(epochs=3, batch_size=32),
+        quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
+    ),
+    "quick": Options(
+        preset="quick",
+        budget=Limits(mops=2.0),
+        space=Space(width=0.35),
+        search=Search(epochs=8, batch_size=64, candidates=12),
+        train=Training(epochs=16),
+        quantize=Training(epochs=4, learning_rate=0.0005),
+    ),
+    "paper": Options(
+        preset="paper",
+        search=Search(epochs=200, batch_size=768),
+        train=PAPER,
+        quantize=dataclasses.replace(PAPER, epochs=20, learning_rate=0.002),
+    ),
+}
+"""Defaults; epochs, batches and rates of ``paper`` are the paper's (appendix A.1), but for the
+search's rates, which suit its own optimiser."""
+
+
+def task(options: Options) -> Task:
+    """Scenes, pixels, inverted bottlenecks, and MobileNetV2 itself to teach them."""
+    from micronets_jax import data, metrics, pipeline, zoo
+    from micronets_jax.spaces import MobileNetV2
+
+    frontend = data.Pixels(*options.input.size, channels=3 if options.input.colour else 1)
+    dataset = data.visual_wake_words.load(
+        options.data, frontend, size=options.preset, seed=options.seed
+    )
+    return pipeline.Task(
+        dataset=dataset,
+        frontend=frontend,
+        augmentation=data.ImageAugmentation(),
+        space=MobileNetV2(frontend.shape, dataset.num_classes, options.space.width),
+        metric=metrics.accuracy,
+        teacher=zoo.mobilenet_v2(1.0, input_shape=frontend.shape, num_classes=dataset.num_classes),
+    )
+
+
+VWW = experiment.Experiment("vww", PRESETS, task)
+
+if __name__ == "__main__":
+    VWW.main()
