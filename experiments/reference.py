@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from experiments import ad, kws
+from experiments import ad, kws, vww
 from micronets_jax import experiment, recipes
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
 
-HOMES = {"KWS": kws, "DSCNN": kws, "AD": ad}
+HOMES = {"KWS": kws, "DSCNN": kws, "AD": ad, "VWW": vww}
 """The experiment of a task, by the word that names it in a model's name."""
 
 
@@ -65,9 +65,12 @@ def task(options: Options) -> Task:
     """The task that the network was published for, with this network in place of its space."""
     from micronets_jax import spaces, zoo
 
-    zoo.network(options.model)  # an unknown name is refused before data is read
+    rows, columns, _ = zoo.network(options.model).input_shape  # an unknown name is refused here
     theirs = home(options.model)
-    like = theirs.task(theirs.Options(preset=options.preset, data=options.data, seed=options.seed))
+    own = {"input": vww.Input(size=(rows, columns))} if theirs is vww else {}
+    like = theirs.task(
+        theirs.Options(preset=options.preset, data=options.data, seed=options.seed, **own)
+    )
     network = zoo.network(options.model, like.dataset.num_classes)
     return dataclasses.replace(like, space=spaces.Only(network))
 

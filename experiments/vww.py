@@ -50,6 +50,8 @@ class Options(experiment.Options):
     with COCO's archives."""
     input: Input = Input()
     space: Space = Space()
+    teacher: float = 1.0
+    """Width of the MobileNetV2 that teaches where train.distillation is above 0."""
 
 
 PAPER = Training(
@@ -107,7 +109,7 @@ def task(options: Options) -> Task:
         augmentation=data.ImageAugmentation(),
         space=MobileNetV2(frontend.shape, dataset.num_classes, options.space.width),
         metric=metrics.accuracy,
-        teacher=zoo.mobilenet_v2(1.0, input_shape=frontend.shape, num_classes=dataset.num_classes),
+        teacher=zoo.mobilenet_v2(options.teacher, frontend.shape, dataset.num_classes),
     )
 
 

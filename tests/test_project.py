@@ -22,7 +22,7 @@ def imported(*arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
-@pytest.mark.parametrize("experiment", ["kws"])
+@pytest.mark.parametrize("experiment", ["ad", "images", "kws", "vww"])
 def test_help_is_light(experiment):
     modules = imported("-m", f"experiments.{experiment}", "--help")
     assert "tyro" in modules

@@ -1,0 +1,148 @@
+"""Every experiment as a person uses it: presets, tiny runs to the end, mistakes in one sentence."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import ad, images, kws, vww
+from micronets_jax import budgets, devices
+
+ROOT = pathlib.Path(__file__).parents[1]
+HOMES = {"ad": ad.AD, "images": images.IMAGES, "kws": kws.KWS, "vww": vww.VWW}
+
+
+def command(name: str, folder: pathlib.Path, *words) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "MICRONETS_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def photos(folder: pathlib.Path, count: int = 30) -> pathlib.Path:
+    """Two classes told apart by where it is bright."""
+    rng = np.random.default_rng(0)
+    for name in ("left", "right"):
+        (folder / name).mkdir(parents=True)
+        for k in range(count):
+            pixels = rng.integers(0, 60, (30, 40, 3), np.uint8)
+            pixels[:, slice(0, 20) if name == "left" else slice(20, 40)] += 150
+            Image.fromarray(pixels).save(folder / name / f"{k}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_presets_are_named_and_options_override_them(name):
+    home = HOMES[name]
+    assert set(home.presets) == {"tiny", "quick", "paper"}
+    for preset, options in home.presets.items():
+        assert options.preset == preset
+        assert home.parse(["--preset", preset]) == home.parse([f"--preset={preset}"]) == options
+        assert home.folder(options) == pathlib.Path("runs") / f"{name}-{preset}"
+    changed = home.parse(["--preset", "tiny", "--train.epochs", "3", "--seed", "5"])
+    assert (changed.train.epochs, changed.seed) == (3, 5)
+    assert changed.search == home.presets["tiny"].search
+
+
+@pytest.mark.parametrize("name", ["ad", "vww"])
+def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MICRONETS_CACHE", str(tmp_path))
+    home = HOMES[name]
+    for preset in ("tiny", "quick"):
+        given = home.presets[preset]
+        task = home.task(home.presets["tiny"])
+        if preset == "quick":  # the space of quick, without its data
+            shape = getattr(given, "input", None)
+            shape = (*shape.size, 1) if shape else task.frontend.shape
+            like = {"input_shape": shape}
+            like |= {"width": given.space.width} if name == "vww" else {
+                "max_width": given.space.max_width, "strides": (2, 1, 1, 2, 2),
+            }  # fmt: skip
+            space = type(task.space)(**like, num_classes=task.dataset.num_classes)
+        else:
+            space = task.space
+        budget = budgets.Budget.of(devices.device(given.device), given.budget)
+        budgets.feasible(space, budget)
+        assert max(budget.usage(space.largest()).values()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "part"),
+    [
+        ("images", (), "data is not given"),
+        ("images", ("--data", "nowhere"), "nowhere is not there"),
+        ("images", ("--data", "nowhere", "--input.size", "0", "3"), "rows=0"),
+        ("vww", ("--data", "nowhere"), "nowhere is not there"),
+        ("ad", ("--data", "nowhere"), "nowhere has no folder train"),
+        ("ad", ("--preset", "tiny", "--space.blocks", "2"), "space.blocks=2"),
+        ("ad", ("--preset", "tiny", "--mixup", "-1"), "alpha=-1"),
+        ("vww", ("--predict", "none.jpg"), "holds no finished run"),
+    ],
+)
+@pytest.mark.slow
+def test_mistakes_end_in_one_sentence(name, words, part, tmp_path):
+    status, _, error = command(name, tmp_path, *words, "--workdir", tmp_path / "out")
+    assert status == 2 and part in error and "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def finished(folder: pathlib.Path) -> dict:
+    summary = json.loads((folder / "summary.json").read_text())
+    for row in summary["limits"].values():
+        assert row["used"] <= row["limit"]
+    for row in summary["prediction"].values():
+        assert row["measured"] == pytest.approx(row["predicted"], rel=0.05)
+    assert (folder / "report.html").exists()
+    return summary
+
+
+@pytest.mark.slow
+def test_anomaly_detection_to_the_end(tmp_path):
+    out = tmp_path / "out"
+    status, said, error = command("ad", tmp_path, "--preset", "tiny", "--workdir", out)
+    assert status == 0, error
+    assert "mean AUC" in said
+    summary = finished(out)
+    assert summary["metric"] == "auc" and len(summary["machines"]) == 4
+    assert summary["auc"]["float"] > 0.55
+    assert abs(summary["auc"]["tflm"] - summary["auc"]["float"]) < 0.02
+    assert "Confusion matrix" not in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_visual_wake_words_to_the_end_with_a_teacher(tmp_path):
+    out = tmp_path / "out"
+    words = ("--preset", "tiny", "--train.epochs", "1", "--search.epochs", "1")
+    teacher = ("--train.distillation", "0.5", "--train.optimizer", "sgd", "--teacher", "0.1")
+    status, _, error = command("vww", tmp_path, *words, *teacher, "--workdir", out)
+    assert status == 0, error
+    summary = finished(out)
+    assert summary["seconds"]["teacher"] > 0 and len(summary["confusion"]) == 2
+    stages = {json.loads(row)["stage"] for row in (out / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"search", "teacher", "train", "quantize"}
+
+
+@pytest.mark.slow
+def test_own_images_to_the_end_and_one_predicted(tmp_path):
+    folder, out = photos(tmp_path / "photos"), tmp_path / "out"
+    words = ("--preset", "tiny", "--data", folder, "--no-mirror", "--workdir", out)
+    status, _, error = command("images", tmp_path, *words)
+    assert status == 0, error
+    summary = finished(out)
+    assert summary["data"]["classes"] == ["left", "right"]
+    assert (out / "labels.txt").read_text() == "left\nright\n"
+    picture = folder / "right" / "0.png"
+    status, said, error = command("images", tmp_path, "--predict", picture, "--workdir", out)
+    assert status == 0, error
+    assert {line.split()[0] for line in said.splitlines()} == {"left", "right"}

@@ -1,0 +1,48 @@
+"""The guide to tasks: what it says to write runs as it stands there."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_task_of_the_guide_runs_and_predicts(tmp_path):
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "tasks.md").read_text(), re.M | re.S
+    )
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "digits.py").write_text("\n\n".join(blocks))
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "MICRONETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.digits", *words],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "worst_recall" in run("--workdir", "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metric"] == "worst_recall"
+    assert summary["accuracy"]["tflm"] > 0.8
+    assert abs(summary["accuracy"]["tflm"] - summary["accuracy"]["float"]) < 0.03
+    assert json.loads((tmp_path / "out" / "frontend.json").read_text()) == {
+        "kind": "ink",
+        "side": 8,
+    }
+    one = np.full((80, 80), 230, np.uint8)
+    one[8:72, 34:46] = 20
+    Image.fromarray(one).save(tmp_path / "one.png")
+    said = run("--predict", "one.png", "--workdir", "out")
+    assert len(said.splitlines()) == 3 and said.split()[0] in "0123456789"
