@@ -51,14 +51,14 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=0.8),
         space=Space(max_width=40, blocks=3),
-        search=Search(epochs=4, candidates=4, batch_size=32),
+        search=Search(epochs=4, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
         train=Training(epochs=6, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
     "quick": Options(
         preset="quick",
         budget=Limits(mops=2.0),
-        search=Search(epochs=16, batch_size=64, candidates=16),
+        search=Search(epochs=12, batch_size=64, candidates=16, finalists=4, trial_epochs=4),
         train=Training(epochs=25),
     ),
     "paper": Options(
