@@ -151,6 +151,9 @@ def exported_networks():
         widths = rng.integers(1, widest // 4 + 1, 5) * 4
         yield zoo.dscnn([int(w) for w in widths], (2, 1, 1, 2))
     yield zoo.dscnn((84, 276, 28), (2, 1))
+    for i in range(4):
+        yield RESIDUAL.decode(at(random_choices(RESIDUAL, 4, seed=11), i))
+    yield zoo.network("MicroNet-VWW-2")
 
 
 @pytest.mark.slow

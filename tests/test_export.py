@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_quantize import RESIDUAL, SPACE, inputs, trained
+from test_quantize import RESIDUAL, RESIDUAL_SPACE, SPACE, inputs, trained
 
 from micronets_jax import cost, export, memory, quantize, runtimes
 from micronets_jax.network import INPUT, Layer, Network
@@ -301,10 +301,11 @@ def test_undecided_networks_are_refused(small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_random_members_of_the_space(seed):
+@pytest.mark.parametrize("space", [SPACE, RESIDUAL_SPACE], ids=["dscnn", "mobilenet_v2"])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_members_of_a_space(space, seed):
     rng = np.random.default_rng(seed)
-    network = SPACE.member(rng.choice(SPACE.widths, 4).tolist(), (rng.random(3) < 0.7).tolist())
+    network = space.decode({name: rng.random(shape) for name, shape in space.options().items()})
     folded, ranges = trained(network, seed)
     data = export.to_tflite(network, folded, ranges)
     quantized = quantize.integers(network, folded, ranges)

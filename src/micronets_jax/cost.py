@@ -14,7 +14,9 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from micronets_jax.counts import align, is_float, maximum, total
+import jax.numpy as jnp
+
+from micronets_jax.counts import align, is_float, maximum, stacked, summed, total
 from micronets_jax.memory import (
     ALIGNMENT,
     Operator,
@@ -36,9 +38,13 @@ WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 def macs(network: Network) -> Count:
     """Multiply-accumulates of one inference; pooling, which only adds, counts none."""
     sizes = output_sizes(network)
-    return total(
-        layer.presence * (math.prod(sizes[layer.name]) * kernel_elements(layer))
-        for layer in network
+    return summed(
+        lambda pixels, presence, *kernel: presence * (pixels * _elements(*kernel)),
+        (
+            (math.prod(sizes[layer.name]), layer.presence, *_kernel(layer))
+            for layer in network
+            if any(_taps(layer))
+        ),
     )
 
 
@@ -49,19 +55,31 @@ def ops(network: Network) -> Count:
 
 def weights(network: Network) -> Count:
     """Elements of all kernels; biases are not counted."""
-    return total(layer.presence * kernel_elements(layer) for layer in network)
+    return summed(
+        lambda presence, *kernel: presence * _elements(*kernel),
+        ((layer.presence, *_kernel(layer)) for layer in network if any(_taps(layer))),
+    )
 
 
 def kernel_elements(layer: Layer) -> Count:
     """Elements of a layer's kernel, 0 where it has none."""
+    return _elements(*_kernel(layer)) if any(_taps(layer)) else 0
+
+
+def _taps(layer: Layer) -> tuple[int, int]:
+    """Weights of each pair of an input and an output channel, and of each output channel alone."""
     rows, columns = layer.kernel
-    if layer.kind == "conv":
-        return rows * columns * (layer.in_channels * layer.out_channels)
-    if layer.kind == "depthwise":
-        return rows * columns * layer.out_channels
-    if layer.kind == "dense":
-        return layer.in_channels * layer.out_channels
-    return 0
+    if layer.kind in ("conv", "dense"):
+        return rows * columns, 0
+    return 0, rows * columns if layer.kind == "depthwise" else 0
+
+
+def _kernel(layer: Layer) -> tuple[int, int, Count, Count]:
+    return *_taps(layer), layer.in_channels, layer.out_channels
+
+
+def _elements(pair: Count, single: Count, inputs: Count, outputs: Count) -> Count:
+    return pair * (inputs * outputs) + single * outputs
 
 
 # ---------------------------------------------------------------- flash
@@ -91,23 +109,43 @@ def flash_bytes(network: Network) -> Count:
     points of each channel, the names of activations, and the tables around them.
     """
     listed = operators(network)
-    sizes: list[Count] = [_FILE_BYTES + _name_bytes(INPUT)]
+    present = {
+        kind: [operator.layer.presence for operator in listed if operator.kind == kind]
+        for kind in _FILE_BYTES_PER_OPERATOR
+    }
+    weighted, others = [], []
     for layer, kind, *_ in listed:
-        size: Count = _FILE_BYTES_PER_OPERATOR[kind] + _name_bytes(layer.name)
+        size = _FILE_BYTES_PER_OPERATOR[kind] + _name_bytes(layer.name)
         if kind in WEIGHTED:
-            size = size + _kernel_bytes(layer) + padded(4 * layer.out_channels)
-            size = size + _FILE_BYTES_PER_CHANNEL * layer.out_channels
-        sizes.append(layer.presence * size)
-    for kind in _FILE_BYTES_PER_OPERATOR:
-        present = [operator.layer.presence for operator in listed if operator.kind == kind]
-        sizes.append(_FILE_BYTES_PER_KIND * maximum([0, *present]))
-    return total(sizes)
+            weighted.append((layer.presence, size, 8 // layer.weight_bits, *_kernel(layer)))
+        else:
+            others.append((layer.presence, size))
+
+    def with_weights(presence: Count, size: Count, per_byte: Count, *kernel: Count) -> Count:
+        channels = kernel[-1]
+        held = _kernel_bytes(per_byte, *kernel) + padded(4 * channels)
+        return presence * (held + _FILE_BYTES_PER_CHANNEL * channels + size)
+
+    return total(
+        [
+            _FILE_BYTES + _name_bytes(INPUT),
+            summed(with_weights, weighted),
+            summed(lambda presence, size: presence * size, others),
+            *(_FILE_BYTES_PER_KIND * _any(kind) for kind in present.values()),
+        ]
+    )
 
 
-def _kernel_bytes(layer: Layer) -> Count:
-    """Of a kernel in the file, padded."""
-    per_byte = 8 // layer.weight_bits
-    elements = align(kernel_elements(layer), ALIGNMENT * per_byte)
+def _any(present: list[Count]) -> Count:
+    """1 if any is; of probabilities, the largest."""
+    if any(is_float(presence) for presence in present):
+        return jnp.max(stacked(present))
+    return maximum([0, *present])
+
+
+def _kernel_bytes(per_byte: Count, *kernel: Count) -> Count:
+    """Of a kernel in the file with this many weights in a byte, padded."""
+    elements = align(_elements(*kernel), ALIGNMENT * per_byte)
     return elements / per_byte if is_float(elements) else elements // per_byte
 
 
@@ -221,22 +259,22 @@ def arena(network: Network, runtime: str = "tflm_cortex_m") -> Arena:
 
 
 def _persistent(network: Network, runtime: Runtime) -> Count:
-    sizes: list[Count] = [runtime.fixed + runtime.tensor]  # one for the network's input
+    rows = []
     for operator in operators(network):
         layer, kind = operator.layer, operator.kind
         constants = 2 if kind in WEIGHTED else int(kind in ("RESHAPE", "PAD"))
-        size: Count = (
-            runtime.operator[kind] + runtime.kernel[kind] + runtime.tensor * (1 + constants)
-        )
-        if kind in WEIGHTED:
-            size = size + 2 * padded(4 * layer.out_channels)  # int32 multipliers, int32 shifts
+        size = runtime.operator[kind] + runtime.kernel[kind] + runtime.tensor * (1 + constants)
         # The fixed part, which was fitted, has the few pointers of 8-bit convolutions.
         if kind == "AVERAGE_POOL_2D" or layer.weight_bits == 4:
             room = scratch_bytes(operator, runtime.scratch)
             if not (isinstance(room, int) and room == 0):
                 size = size + runtime.pointer
-        sizes.append(layer.presence * size)
-    return total(sizes)
+        # Of each output channel an int32 multiplier and an int32 shift.
+        rows.append((layer.presence, size, 2 * (kind in WEIGHTED), 4 * layer.out_channels))
+    held = summed(
+        lambda presence, size, arrays, array: presence * (size + arrays * padded(array)), rows
+    )
+    return runtime.fixed + runtime.tensor + held  # one for the network's input
 
 
 def _paper_arena(network: Network) -> Arena:
@@ -250,10 +288,17 @@ def _paper_arena(network: Network) -> Arena:
         return 18 * operator.layer.in_channels if operator.layer.kind == "depthwise" else 0
 
     live = peak_bytes(network, scratch, rounding=lambda size: size)
-    channels, count = [], []
-    for layer in network:
-        if layer.kind in ("conv", "depthwise", "dense"):
-            channels.append(layer.presence * layer.out_channels)
-        if layer.kind not in ("mix", "pad"):
-            count.append(layer.presence * (2 if layer.kind == "add" else 1))
-    return Arena(live, 8 * total(channels) + 160 * total(count))
+    rows = [
+        (
+            layer.presence,
+            8 * (layer.kind in ("conv", "depthwise", "dense")),
+            layer.out_channels,
+            160 * (2 if layer.kind == "add" else 1),
+        )
+        for layer in network
+        if layer.kind not in ("mix", "pad")
+    ]
+    persistent = summed(
+        lambda presence, each, channels, size: presence * (each * channels + size), rows
+    )
+    return Arena(live, persistent)

@@ -7,7 +7,7 @@ arrays arrays, and floats have the gradient of the exact arithmetic without its 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,8 +21,27 @@ def total(values: Iterable[Count]) -> Count:
     return functools.reduce(lambda a, b: a + b, values, 0)
 
 
-def align(x: Count, multiple: int) -> Count:
-    """``x`` rounded up to a multiple, a power of 2; the gradient passes straight through."""
+def summed(formula: Callable[..., Count], rows: Iterable[tuple[Count, ...]]) -> Count:
+    """The sum of ``formula(*row)`` over rows of counts, all alike; 0 of none.
+
+    Floats go through the formula by column, all rows at once. Row by row a cost would be thousands
+    of scalars, which XLA computes again in every fusion that reads one: where the cost is part of a
+    loss, once for each decision's gradient, which takes minutes to compile.
+    """
+    rows = list(rows)
+    if any(is_float(count) for row in rows for count in row):
+        return jnp.sum(formula(*(stacked(column) for column in zip(*rows, strict=True))))
+    return total(formula(*row) for row in rows)
+
+
+def stacked(counts: Sequence[Count]) -> jax.Array:
+    """Counts as one array of the type that holds them all."""
+    dtype = jnp.result_type(*counts)
+    return jnp.stack([jnp.asarray(count, dtype) for count in counts])
+
+
+def align(x: Count, multiple: Count) -> Count:
+    """``x`` rounded up to a multiple of a power of 2; the gradient passes straight through."""
     if is_float(x):
         aligned = jnp.ceil(jnp.round(x) / multiple) * multiple
         return x + jax.lax.stop_gradient(aligned - x)

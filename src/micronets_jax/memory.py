@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from micronets_jax.counts import align, is_soft, maximum, minimum, rounded, where
+from micronets_jax.counts import align, is_soft, maximum, minimum, rounded, stacked, where
 from micronets_jax.network import INPUT, Count, Layer, Network, consumers, output_sizes, prune
 
 ALIGNMENT = 16
@@ -125,9 +125,9 @@ def head_bytes(network: Network, scratch: bool) -> Count:
     """Bytes of the arena's head, where tensors and scratch are: the planner's highest end.
 
     ``scratch`` says whether kernels ask for working memory as those of CMSIS-NN do, or as the
-    reference's, for 4-bit weights only. The layout
-    depends on the order of sizes, so it has no useful slope: floats get the head of the rounded
-    network and the slope of the most bytes alive at once.
+    reference's, for 4-bit weights only. The layout depends on the order of sizes, so it has no
+    useful slope: floats get the head of the rounded network and the slope of the most bytes alive
+    at once.
     """
     if not is_soft(network):
         return _head(network, scratch)
@@ -135,9 +135,8 @@ def head_bytes(network: Network, scratch: bool) -> Count:
     def work(operator: Operator) -> Count:
         return scratch_bytes(operator, scratch)
 
-    peak, decided = peak_bytes(network, work), rounded(network)
-    surplus = _head(decided, scratch) - peak_bytes(decided, work)
-    return peak + jax.lax.stop_gradient(surplus).astype(peak.dtype)
+    peak, head = peak_bytes(network, work), _head(network, scratch)
+    return peak + jax.lax.stop_gradient(head - peak).astype(peak.dtype)
 
 
 class Buffer(NamedTuple):
@@ -157,10 +156,10 @@ class Buffer(NamedTuple):
 
 def _head(network: Network, scratch: bool) -> Count:
     if _is_chain(network) and _scratch_is_small(network, scratch):
-        return _chain_head(network, scratch)
-    listed = buffers(network, scratch)
-    ends = [start + b.bytes for start, b in zip(place(listed), listed, strict=True)]
-    return maximum([b.presence * end for b, end in zip(listed, ends, strict=True)])
+        return _chain_head(rounded(network), scratch)
+    start, size = _planned(_claims(network, scratch))
+    head = (start + size).max()
+    return int(head) if isinstance(head, np.integer) else head
 
 
 def peak_bytes(
@@ -170,12 +169,11 @@ def peak_bytes(
 ) -> Count:
     """Live bytes of the operator that has most: what it reads, makes and works with, and what waits
     for a later reader; ``rounding`` gives what a buffer of some bytes takes."""
-    listed = operators(network)
-    work = [rounding(scratch(operator)) for operator in listed]
     if not _is_chain(network):
-        return _peak_of_any_wiring(network, work, rounding)
+        return _peak_of_any_wiring(network, scratch, rounding)
     peaks = []
-    for operator, live in zip(listed, work, strict=True):
+    for operator in operators(network):
+        live = rounding(scratch(operator))
         for size in (operator.out_bytes, *operator.in_bytes):
             live = live + rounding(size)
         peaks.append(operator.layer.presence * live)
@@ -183,27 +181,23 @@ def peak_bytes(
 
 
 def _peak_of_any_wiring(
-    network: Network, work: list[Count], rounding: Callable[[Count], Count]
+    network: Network, scratch: Callable[[Operator], Count], rounding: Callable[[Count], Count]
 ) -> Count:
-    tensors = _tensors(network)
-    counts = (
-        [rounding(tensor.bytes) * tensor.presence for tensor in tensors],
-        [tensor.last for tensor in tensors],
-        [operator.layer.presence for operator in operators(network)],
-        work,
-    )
-    concrete = all(isinstance(leaf, int) for leaf in jax.tree.leaves(network))
-    xp, stack = (np, np.asarray) if concrete else (jnp, _stacked)
-    size, last, present, working = map(stack, counts)
-    turn = np.arange(len(present))[:, None]
-    alive = (np.asarray([tensor.first for tensor in tensors])[None] <= turn) & (turn <= last[None])
-    peak = xp.max(present * (xp.sum(xp.where(alive, size[None], 0), axis=1) + working))
-    return int(peak) if concrete else peak
+    tensors, listed = _tensors(network), operators(network)
+    xp, column = _columns(all(isinstance(leaf, int) for leaf in jax.tree.leaves(network)))
+    size = rounding(column([t.bytes for t in tensors])) * column([t.presence for t in tensors])
+    last = column([t.last for t in tensors])
+    turn = np.arange(len(listed))[:, None]
+    alive = (np.asarray([t.first for t in tensors])[None] <= turn) & (turn <= last[None])
+    live = xp.sum(xp.where(alive, size[None], 0), axis=1)
+    live = live + rounding(column([scratch(operator) for operator in listed]))
+    peak = xp.max(live * column([operator.layer.presence for operator in listed]))
+    return int(peak) if xp is np else peak
 
 
-def _stacked(counts: list[Count]) -> jax.Array:
-    dtype = jnp.result_type(*counts)
-    return jnp.stack([jnp.asarray(count, dtype) for count in counts])
+def _columns(known: bool) -> tuple[Any, Callable[[list[Count]], Any]]:
+    """The array library for known or traced counts, and what makes one array of many."""
+    return (np, np.asarray) if known else (jnp, stacked)
 
 
 def buffers(network: Network, scratch: bool) -> list[Buffer]:
@@ -211,17 +205,22 @@ def buffers(network: Network, scratch: bool) -> list[Buffer]:
 
     Any wiring: a tensor lives until its last present reader, also where mixes rename it.
     """
-    result = [tensor._replace(bytes=padded(tensor.bytes)) for tensor in _tensors(network)]
+    return [claim._replace(bytes=padded(claim.bytes)) for claim in _claims(network, scratch)]
+
+
+def _claims(network: Network, scratch: bool) -> list[Buffer]:
+    """:func:`buffers` before their bytes are padded."""
+    result = _tensors(network)
     for i, operator in enumerate(operators(network)):
         size = scratch_bytes(operator, scratch)
         if not (isinstance(size, int) and size == 0):
             name = f"{operator.layer.name} scratch"
-            result.append(Buffer(name, padded(size), i, i, i, operator.layer.presence))
+            result.append(Buffer(name, size, i, i, i, operator.layer.presence))
     return result
 
 
 def _tensors(network: Network) -> list[Buffer]:
-    """The tensors among :func:`buffers`, with the bytes of their elements."""
+    """The tensors among :func:`_claims`."""
     listed = operators(network)
     makers = _makers(network)
     first = {INPUT: 0} | {o.layer.name: i for i, o in enumerate(listed)}
@@ -266,10 +265,20 @@ def place(listed: list[Buffer]) -> list[Count]:
     already placed that live at the same time. The order depends on sizes, but who can live beside
     whom does not: traced sizes cost one pass per buffer over its few possible neighbours.
     """
-    xp = np if all(isinstance(v, int) for b in listed for v in b[1:]) else jnp
-    size = xp.stack([xp.asarray(b.bytes * b.presence) for b in listed])
-    first = xp.asarray([b.first for b in listed])
-    last = xp.stack([xp.asarray(b.last) for b in listed])
+    start, _ = _planned(listed)
+    return [int(x) for x in start] if isinstance(start, np.ndarray) else list(start)
+
+
+def _planned(listed: list[Buffer]) -> tuple[Any, Any]:
+    """Start and padded size of each buffer, 0 of absent ones; floats are rounded."""
+    xp, column = _columns(all(isinstance(v, int) for b in listed for v in b[1:]))
+
+    def whole(counts: list[Count]) -> Any:
+        array = column(counts)
+        return array if xp is np else jax.lax.stop_gradient(jnp.round(array)).astype(jnp.int32)
+
+    size = padded(whole([b.bytes for b in listed])) * whole([b.presence for b in listed])
+    first, last = xp.asarray([b.first for b in listed]), whole([b.last for b in listed])
     near = xp.asarray(_neighbours(listed))
     order = len(listed) - 1 - xp.argsort(-size[::-1], stable=True)
 
@@ -292,10 +301,10 @@ def place(listed: list[Buffer]) -> list[Count]:
 
     state = xp.zeros_like(size), xp.zeros(len(listed), bool)
     if xp is jnp:
-        return list(jax.lax.fori_loop(0, len(listed), step, state)[0])
+        return jax.lax.fori_loop(0, len(listed), step, state)[0], size
     for turn in range(len(listed)):
         state = step(turn, state)
-    return [int(x) for x in state[0]]
+    return state[0], size
 
 
 def _neighbours(listed: list[Buffer]) -> np.ndarray:
