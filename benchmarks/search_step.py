@@ -27,19 +27,27 @@ import tyro
 from micronets_jax import dnas, supernet, training
 from micronets_jax.budgets import Budget
 from micronets_jax.recipes import Search, Training
-from micronets_jax.spaces import DSCNN
+from micronets_jax.spaces import DSCNN, MobileNetV2
 
 SPACES = {
     "quick": DSCNN(max_width=64, strides=(2, 1, 1, 1, 1, 1, 1)),
     "paper": DSCNN(),
     "7 x 276 at 25 x 5": DSCNN((25, 5, 1), stem_kernel=(3, 3), strides=(1,) * 7),
+    "vww quick": MobileNetV2(width=0.35),
+    "vww": MobileNetV2(),
+    "ad": DSCNN((32, 32, 1), 4, stem_kernel=(3, 3), strides=(2, 1, 1, 2, 2)),
 }
+"""Of keyword spotting, of the comparison with PyTorch, of the other tasks."""
+
+Subject = DSCNN | MobileNetV2
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Time search steps against plain training steps."""
 
+    spaces: tuple[str, ...] = tuple(SPACES)
+    """Which of the table's."""
     batch_size: int = 64
     """Examples per step on every side."""
     rounds: int = 15
@@ -52,13 +60,14 @@ def main() -> None:
     """Print one row per space and setting."""
     options = tyro.cli(Options, description=__doc__)
     print(f"{'space':20} {'bits':>5} {'plain s':>8} {'search s':>9} {'ratio':>6}")
-    for name, space in SPACES.items():
+    for name in options.spaces:
+        space = SPACES[name]
         for bits in (0, 8):
             plain, search = compare(
                 [plain_step(space, options, bits), search_step(space, options, bits)],
                 options.rounds,
             )
-            print(f"{name:20} {bits or '-':>5} {plain:8.3f} {search:9.3f} {search / plain:6.2f}")
+            print(f"{name:20} {bits or '-':>5} {plain:8.3f} {search:9.3f} {search / plain:6.2f}", flush=True)
     if options.torch:
         versus_torch(options)
 
@@ -77,14 +86,14 @@ def compare(sides: list[Callable[[], None]], rounds: int) -> list[float]:
     return [statistics.median(times) for times in seconds]
 
 
-def examples(space: DSCNN, count: int) -> tuple[jax.Array, jax.Array]:
+def examples(space: Subject, count: int) -> tuple[jax.Array, jax.Array]:
     """Random features and labels."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(count, *space.input_shape)), jnp.float32)
     return x, jnp.asarray(rng.integers(0, space.num_classes, count))
 
 
-def plain_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]:
+def plain_step(space: Subject, options: Options, bits: int) -> Callable[[], None]:
     """A training step of the largest network."""
     network = space.largest()
     fresh = supernet.init(jax.random.key(0), network)
@@ -103,7 +112,7 @@ def plain_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]:
     return lambda: jax.block_until_ready(step(state, x, labels))
 
 
-def search_step(space: DSCNN, options: Options, bits: int) -> Callable[[], None]:
+def search_step(space: Subject, options: Options, bits: int) -> Callable[[], None]:
     """A step of the search, decisions included."""
     settings = Search(bits=bits, warmup=0.0, batch_size=options.batch_size)
     budget = Budget(sram_bytes=100_000, flash_bytes=200_000, mops=10.0)
@@ -124,7 +133,7 @@ def versus_torch(options: Options) -> None:
     except ImportError:
         print("PyTorch is not installed: pip install 'micronets_jax[peers]'")
         return
-    space = SPACES["7 x 276 at 25 x 5"]
+    space = DSCNN((25, 5, 1), stem_kernel=(3, 3), strides=(1,) * 7)
     torch.manual_seed(0)
     width, nn = space.max_width, torch.nn
 

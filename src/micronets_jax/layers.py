@@ -140,8 +140,8 @@ def _depthwise_kernel_gradient(padded: Array, g: Array, size: Steps, stride: Ste
     XLA's CPU backend runs a reduction of a product of slices about eight times slower than the same
     products added up element by element, so a scan adds over the batch and one sum ends it.
     """
-    chunk = next(n for n in (4, 2, 1) if g.shape[0] % n == 0)
-    chunks: Any = tuple(t.reshape(-1, chunk, *t.shape[1:]) for t in (padded, g))
+    chunks: Any = _pieces(padded), _pieces(g)
+    chunk = chunks[1].shape[1]
 
     def add(totals: list[Array], pair: tuple[Array, Array]) -> tuple[list[Array], None]:
         windows = _windows(pair[0], size, stride)
@@ -153,6 +153,11 @@ def _depthwise_kernel_gradient(padded: Array, g: Array, size: Steps, stride: Ste
 
 
 _depthwise_as_sum.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _pieces(x: Array) -> Array:
+    """A batch cut into loop steps of four examples, or fewer: [steps, examples, ...]."""
+    return x.reshape(-1, next(n for n in (4, 2, 1) if len(x) % n == 0), *x.shape[1:])
 
 
 def avg_pool(
@@ -194,13 +199,23 @@ def _pool_blocks_forward(x: Array, window: Steps, size: Steps) -> tuple[Array, N
 
 
 def _pool_blocks_backward(window: Steps, size: Steps, _: None, g: Array) -> tuple[Array]:
-    batch, new_rows, new_columns, channels = g.shape
-    share = (g / _real_pixels(size, window, window, "SAME"))[:, :, None, :, None]
-    blocks = (batch, new_rows, window[0], new_columns, window[1], channels)
-    spread = jnp.broadcast_to(share, blocks)
-    spread = spread.reshape(batch, new_rows * window[0], new_columns * window[1], channels)
+    _, new_rows, new_columns, channels = g.shape
+    real = _real_pixels(size, window, window, "SAME")
     top, left = (pads(n, k, k, "SAME")[0] for n, k in zip(size, window, strict=True))
-    return (spread[:, top : top + size[0], left : left + size[1]],)
+
+    def spread(g: Array) -> Array:
+        share = (g / real)[:, :, None, :, None]
+        blocks = (len(g), new_rows, window[0], new_columns, window[1], channels)
+        pixels = jnp.broadcast_to(share, blocks)
+        pixels = pixels.reshape(len(g), new_rows * window[0], new_columns * window[1], channels)
+        return pixels[:, top : top + size[0], left : left + size[1]]
+
+    def in_pieces(g: Array) -> Array:
+        # What enters a loop is computed once. Fused, XLA's CPU backend computes each value of g
+        # anew for every pixel of its block, and in a search g is a sum along all later skips.
+        return lax.map(spread, _pieces(g)).reshape(len(g), *size, channels)
+
+    return (_by_platform(in_pieces, spread)(g),)
 
 
 _pool_blocks.defvjp(_pool_blocks_forward, _pool_blocks_backward)
