@@ -62,7 +62,12 @@ def main() -> None:
         f"{'GB/device':>10} {'of peak':>8} {'op/byte':>8}  bound by"
     )
     for samples in options.samples:
-        print(row(options, samples), flush=True)
+        try:
+            print(row(options, samples), flush=True)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"{samples:4} does not fit the device's memory")
 
 
 def row(options: Options, samples: int) -> str:

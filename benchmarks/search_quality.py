@@ -6,7 +6,7 @@
 For each budget and seed, all trained from scratch by the same recipe on the same data:
 
 * found: what the search returns;
-* scaled: the task's plain network (for words DS-CNN: stem, four blocks), as wide as fits;
+* scaled: the task's plain network (DS-CNN, for pictures MobileNetV2), as wide as fits;
 * random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
   their mean, and the best of as many as search plus training pays for in time.
 
@@ -31,7 +31,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import kws
+from experiments import ad, kws, vww
 from micronets_jax import budgets, data, dnas, network, pipeline, supernet, training, workdir, zoo
 from micronets_jax.experiment import Experiment
 from micronets_jax.network import Network
@@ -56,20 +56,48 @@ class Subject(NamedTuple):
     family: Callable[[pipeline.Plan], Iterator[Network]]
 
 
-def plain_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
-    """DS-CNN (Zhang et al., 2017), one width for all layers."""
+def plain_kws(plan: pipeline.Plan) -> Iterator[Network]:
+    """DS-CNN (Zhang et al., 2017), stem and four blocks, one width for all layers."""
     for width in range(4, 400):
         yield zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=plan.dataset.num_classes)
 
 
-TASKS = {"kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), plain_dscnn)}
+def plain_ad(plan: pipeline.Plan) -> Iterator[Network]:
+    """DS-CNN with the stem and the strides of MicroNet-AD-L, one width for all layers."""
+    for width in range(4, 400):
+        yield zoo.dscnn(
+            [width] * 6,
+            (2, 1, 1, 2, 2),
+            input_shape=plan.frontend.shape,
+            stem_kernel=(3, 3),
+            num_classes=plan.dataset.num_classes,
+        )
+
+
+def plain_vww(plan: pipeline.Plan) -> Iterator[Network]:
+    """MobileNetV2, all its widths times one multiplier, to whole channels."""
+    for percent in range(1, 200):
+        yield zoo.mobilenet_v2(
+            percent / 100,
+            plan.frontend.shape,
+            plan.dataset.num_classes,
+            multiple=1,
+            narrow_last=True,
+        )
+
+
+TASKS = {
+    "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), plain_kws),
+    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), plain_ad),
+    "vww": Subject(vww.VWW, (3.0, 4.0, 5.0), ("validation", "test"), plain_vww),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Compare the search with simpler ways at the same limits."""
 
-    task: Literal["kws"] = "kws"
+    task: Literal["kws", "ad", "vww"] = "kws"
     """What is learned."""
     mops: tuple[float, ...] = ()
     """Budgets: millions of operations; the board's memory limits hold besides."""

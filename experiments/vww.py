@@ -77,7 +77,7 @@ PRESETS = {
     ),
     "quick": Options(
         preset="quick",
-        budget=Limits(mops=2.0),
+        budget=Limits(mops=3.0),
         space=Space(width=0.35),
         search=Search(epochs=8, batch_size=64, candidates=12, finalists=2, trial_epochs=3),
         train=Training(epochs=16),

@@ -103,32 +103,38 @@ def mobilenet_v2(
     width: float = 1.0,
     input_shape: tuple[int, int, int] = IMAGENET_INPUT,
     num_classes: int = 1000,
+    *,
+    multiple: int = 8,
+    narrow_last: bool = False,
 ) -> Network:
     """MobileNetV2 (Sandler et al., 2018, table 2) with every width but the classes times ``width``.
 
     As its authors build it: widths to multiples of 8 and never more than 10 % below, the last
-    convolution never narrower than 1280, no expansion in the first block.
+    convolution never narrower than 1280, no expansion in the first block. For small boards
+    ``multiple`` rounds finer, and ``narrow_last`` scales the last convolution too.
 
     Raises:
-        ValueError: ``width`` is not a number above 0.
+        ValueError: ``width`` is not a number above 0, or ``multiple`` below 1.
     """
     if not 0 < width < float("inf"):
         raise ValueError(f"width={width}: give a multiplier above 0")
-    stem = read = _eighths(STEM_WIDTH * width)
+    if multiple < 1:
+        raise ValueError(f"multiple={multiple}: give a number of channels, at least 1")
+    stem = read = _rounded(STEM_WIDTH * width, multiple)
     widths: list[tuple[int | None, int]] = []
     for stage in STAGES:
-        made = _eighths(stage.channels * width)
+        made = _rounded(stage.channels * width, multiple)
         for _ in range(stage.blocks):
             widths.append((None if stage.expansion == 1 else stage.expansion * read, made))
             read = made
-    last = _eighths(LAST_WIDTH * max(1.0, width))
+    last = _rounded(LAST_WIDTH * (width if narrow_last else max(1.0, width)), multiple)
     return build(input_shape, num_classes, stem, _blocks(widths), last)
 
 
-def _eighths(channels: float) -> int:
-    """The nearest multiple of 8, the next one where that is less than 90 %."""
-    nearest = max(8, int(channels + 4) // 8 * 8)
-    return nearest if nearest >= 0.9 * channels else nearest + 8
+def _rounded(channels: float, multiple: int) -> int:
+    """The nearest multiple, the next one where that is less than 90 %."""
+    nearest = max(multiple, int(channels + multiple / 2) // multiple * multiple)
+    return nearest if nearest >= 0.9 * channels else nearest + multiple
 
 
 def _blocks(widths: Sequence[tuple[int | None, int]]) -> list[Block]:
