@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from micronets_jax import accelerators, decisions, recipes, training
 from micronets_jax.budgets import Budget
@@ -248,11 +248,11 @@ def decide(
     """The architecture to build, from a contest in two rounds.
 
     Candidates are draws that fit by the exact costs and use most of the tightest limit: the
-    likeliest of the learned distribution, and of flatter ones, which hold more kinds of shapes.
-    Of each distribution those whose shared weights do best on ``held_out`` are finalists. Every
-    finalist is then trained briefly, from scratch and on the same examples, and the one with the
-    least loss on ``held_out`` wins: shared weights have to serve all architectures at once and
-    rank them poorly where limits are tight.
+    likeliest of the learned distribution, and of flatter ones, which hold more kinds of shapes, as
+    many of each. Of each distribution those whose shared weights do best on ``held_out`` are
+    finalists. Every finalist is then trained briefly, from scratch and on the same examples, and
+    the one with the least loss on ``held_out`` wins: shared weights have to serve all architectures
+    at once and rank them poorly where limits are tight.
 
     Args:
         halves: training data; finalists train on the first.
@@ -263,15 +263,21 @@ def decide(
     Returns:
         An int32 one-hot choice.
     """
+    draw = _drawing(space, budget)
+    share = -(-settings.candidates // len(FLATNESS))
+    candidates: list[dict[Network, Choice]] = []
+    for flatness in FLATNESS:
+        flatter = jax.tree.map(lambda leaf, flatness=flatness: leaf / flatness, state.logits)
+        candidates.append(_candidates(draw(key, flatter), space, share))
+    everyone = {network: choice for some in candidates for network, choice in some.items()}
+    losses = shared_losses(state, space, settings, list(everyone.values()), held_out)
+    loss_of = dict(zip(everyone, losses, strict=True))
     finalists: dict[Network, Choice] = {}
     share = -(-settings.finalists // len(FLATNESS))
-    for flatness in FLATNESS:
-        logits = jax.tree.map(lambda leaf, flatness=flatness: leaf / flatness, state.logits)
-        candidates = _candidates(key, logits, space, budget, settings.candidates)
-        losses = shared_losses(state, space, settings, candidates, held_out)
-        ranked = {space.decode(candidates[i]): candidates[i] for i in np.argsort(losses)}
-        fresh = [network for network in ranked if network not in finalists]
-        finalists |= {network: ranked[network] for network in fresh[:share]}
+    for some in candidates:
+        fresh = [network for network in some if network not in finalists]
+        best = sorted(fresh, key=loss_of.__getitem__)[:share]
+        finalists |= {network: some[network] for network in best}
     if not finalists:
         return fallback
     if settings.trial_epochs == 0 or len(finalists) == 1:
@@ -335,34 +341,47 @@ def trial_losses(
     return losses
 
 
-def _candidates(
-    key: Array, logits: Logits, space: Space, budget: Budget, count: int, draws: int = 1 << 15
-) -> list[Choice]:
-    """The ``count`` most probable of many draws that fit, without repetition.
+class _Draws(NamedTuple):
+    """Many draws from a distribution: choices, their likelihood, whether each fits, its usage of
+    the tightest limit."""
 
-    Draws that leave much of every limit unused come last: the modes of many decisions together are
-    smaller than their mean, which the limits hold.
-    """
-    distribution = jax.tree.map(jax.nn.log_softmax, logits)
+    choices: Choice
+    likelihood: Float[Array, " draws"]
+    fits: Bool[Array, " draws"]
+    usage: Float[Array, " draws"]
 
-    @jax.jit
-    @jax.vmap
-    def draw(key: Array) -> tuple[Choice, Array, Array, Array]:
+
+def _drawing(
+    space: Space, budget: Budget, draws: int = 1 << 15
+) -> Callable[[Array, Logits], _Draws]:
+    """A compiled function from a key and logits to that many draws."""
+
+    def draw(key: Key[Array, ""], logits: Logits) -> _Draws:
         keys = dict(zip(logits, jax.random.split(key, len(logits)), strict=True))
         drawn = {name: jax.random.categorical(keys[name], logits[name]) for name in logits}
         chosen = {
             name: jax.nn.one_hot(index, logits[name].shape[-1], dtype=jnp.int32)
             for name, index in drawn.items()
         }
+        distribution = jax.tree.map(jax.nn.log_softmax, logits)
         likelihood = jnp.stack(
             [jnp.sum(chosen[name] * distribution[name]) for name in chosen]
         ).sum()
         network = space.network(chosen)
         usage = jnp.stack([jnp.asarray(u) for u in budget.usage(network).values()])
-        return chosen, likelihood, budget.fits(network), jnp.max(usage)
+        return _Draws(chosen, likelihood, budget.fits(network), jnp.max(usage))
 
-    drawn = jax.tree.map(np.asarray, draw(jax.random.split(key, draws)))
-    choices, likelihood, fits, usage = drawn
+    over_keys = jax.vmap(draw, (0, None))
+    return jax.jit(lambda key, logits: over_keys(jax.random.split(key, draws), logits))
+
+
+def _candidates(drawn: _Draws, space: Space, count: int) -> dict[Network, Choice]:
+    """The ``count`` most probable of the draws that fit, by the network each stands for.
+
+    Draws that leave much of every limit unused come last: the modes of many decisions together are
+    smaller than their mean, which the limits hold.
+    """
+    choices, likelihood, fits, usage = jax.tree.map(np.asarray, drawn)
     found: dict[Network, Choice] = {}
     for i in np.lexsort((-likelihood, usage < TIGHT)):
         if len(found) == count:
@@ -370,7 +389,7 @@ def _candidates(
         if fits[i]:
             choice = jax.tree.map(lambda leaf, i=i: leaf[i], choices)
             found.setdefault(space.decode(choice), choice)
-    return list(found.values())
+    return found
 
 
 def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
