@@ -32,7 +32,7 @@ import numpy as np
 import tyro
 
 from experiments import ad, kws, vww
-from micronets_jax import budgets, data, dnas, network, pipeline, supernet, training, workdir, zoo
+from micronets_jax import budgets, data, dnas, files, network, pipeline, supernet, training, zoo
 from micronets_jax.experiment import Experiment
 from micronets_jax.network import Network
 from micronets_jax.recipes import Limits
@@ -173,7 +173,7 @@ def measure(
             "usage": {k: float(v) for k, v in this.budget.usage(subject).items()},
             "network": json.loads(network.to_json(subject)),
         }
-        workdir.write(path, json.dumps(row))
+        files.write(path, json.dumps(row))
         print(f"{mops} Mops, seed {seed}, {name}: {score:.1%}, {row['seconds']:.0f} s", flush=True)
         return row
 

@@ -319,19 +319,18 @@ def plot(options: Options, on: Device, samples: list[Sample], result: dict[str, 
 
 def ship(options: Options, on: Device, result: dict[str, Any]) -> pathlib.Path:
     """Write a result where the library keeps it, steps of other cores left as they are."""
-    from micronets_jax import devices, latency
-    from micronets_jax.workdir import write
+    from micronets_jax import devices, files, latency
 
     folder = pathlib.Path(devices.__file__).parent
     if options.space != "layers":
         path = folder / f"{options.space}-{on.name}-{options.runtime}.json"
         rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
         head = json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1)
-        return write(path, head.removesuffix("\n}") + f',\n "rows": [\n  {rows}\n ]\n}}\n')
+        return files.write(path, head.removesuffix("\n}") + f',\n "rows": [\n  {rows}\n ]\n}}\n')
     path = folder / f"{options.runtime}.json"
     cores = json.loads(path.read_text())["cores"] if path.exists() else {}
     latency.fitted.cache_clear()
-    return write(path, json.dumps({"cores": {**cores, on.core: result}}, indent=1) + "\n")
+    return files.write(path, json.dumps({"cores": {**cores, on.core: result}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Export: the file holds the trained numbers, and interpreters compute the reference's bytes."""
 
 import dataclasses
-import os
 
 import jax
 import jax.numpy as jnp
@@ -280,19 +279,6 @@ def test_each_channel_costs_sixteen_bytes_beside_its_weights():
         return (40 * n + 3 * (9 * n + n * n) + 12 * n) + 16 * (7 * n + 12)
 
     assert file_bytes(32) - file_bytes(16) == counted(32) - counted(16)
-
-
-def test_save_writes_all_or_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "model.tflite"
-    export.save(b"first", path)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        export.save(b"second", path)
-    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["model.tflite"]
 
 
 def test_undecided_networks_are_refused(small):

@@ -1,7 +1,5 @@
 """The run folder: nothing half-written is taken for whole, nothing of another run is touched."""
 
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,19 +56,6 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
         Workdir(tmp_path, CONFIGURATION, resume=False)
     with pytest.raises(WorkdirError, match="is a file"):
         Workdir(tmp_path / "letter.txt", CONFIGURATION, resume=False)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = workdir.write(tmp_path / "a.json", json.dumps({"old": True}))
-
-    def no_space(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(workdir.os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
-        workdir.write(path, "new")
-    assert json.loads(path.read_text()) == {"old": True}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_full_disk_is_noticed_before_a_checkpoint_begins(tmp_path, monkeypatch):

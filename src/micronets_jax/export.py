@@ -11,11 +11,8 @@ It knows no 4-bit weights: it gets the nearest 8-bit ones, and two to a byte are
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -102,23 +99,6 @@ def _require_runnable(network: Network) -> None:
                 "so nothing would cut its int8 tensor to 16 levels from below: give it 8, or an "
                 "activation"
             )
-
-
-def save(data: bytes, path: str | os.PathLike[str]) -> None:
-    """Write a file whole or not at all: under a temporary name first, then renamed."""
-    path = pathlib.Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 # ---------------------------------------------------------------- four bits

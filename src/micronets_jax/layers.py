@@ -199,7 +199,7 @@ def _pool_blocks_forward(x: Array, window: Steps, size: Steps) -> tuple[Array, N
 
 
 def _pool_blocks_backward(window: Steps, size: Steps, _: None, g: Array) -> tuple[Array]:
-    _, new_rows, new_columns, channels = g.shape
+    new_rows, new_columns, channels = g.shape[1:]
     real = _real_pixels(size, window, window, "SAME")
     top, left = (pads(n, k, k, "SAME")[0] for n, k in zip(size, window, strict=True))
 

@@ -292,29 +292,23 @@ def _fit_float(
     recipe: recipes.Training,
     teacher: Teacher | None,
 ) -> dict[str, Any]:
-    train = plan.dataset.train
-    total = train.num_batches(recipe.batch_size) * recipe.epochs
-    start = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
-    _, state = workdir.restore(stage, start)
-    epochs = training.fit(
-        training.float_model(subject, precision=recipe.precision),
-        state,
-        train,
-        inputs(plan),
-        recipe,
-        seed=plan.seed,
-        loss=_loss(recipe, teacher),
-        mesh=accelerators.mesh(recipe.batch_size),
-        progress=display.stage(stage),
-    )
     model = supernet.Supernet(subject)
 
     def logits(state: training.State, x: Array) -> Array:
         return jnp.asarray(model.apply({"params": state.trainable, "batch_stats": state.stats}, x))
 
-    for state, record in epochs:
-        record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
-        _keep(workdir, display, stage, state, record)
+    state = _fit(
+        plan,
+        workdir,
+        display,
+        stage,
+        training.float_model(subject, precision=recipe.precision),
+        (fresh["params"], fresh["batch_stats"]),
+        recipe,
+        teacher,
+        logits,
+        seed=plan.seed,
+    )
     return {"params": state.trainable, "batch_stats": state.stats}
 
 
@@ -326,31 +320,58 @@ def _quantize(
     variables: dict[str, Any],
     teacher: Teacher | None,
 ) -> dict[str, Any]:
-    train, recipe = plan.dataset.train, plan.quantize
-    total = train.num_batches(recipe.batch_size) * recipe.epochs
     folded = quantize.fold(found, variables["params"], variables["batch_stats"])
     ranges = quantize.calibrate(found, folded, _calibration(plan))
-    start = training.init({"folded": folded, "ranges": ranges}, {}, recipe, total)
-    _, state = workdir.restore("quantize", start)
-    epochs = training.fit(
-        training.quantized_model(found),
-        state,
-        train,
-        inputs(plan),
-        recipe,
-        seed=plan.seed + 1,
-        loss=_loss(recipe, teacher),
-        mesh=accelerators.mesh(recipe.batch_size),
-        progress=display.stage("quantize"),
-    )
 
     def logits(state: training.State, x: Array) -> Array:
         return quantize.apply(found, state.trainable["folded"], state.trainable["ranges"], x)
 
+    return _fit(
+        plan,
+        workdir,
+        display,
+        "quantize",
+        training.quantized_model(found),
+        ({"folded": folded, "ranges": ranges}, {}),
+        plan.quantize,
+        teacher,
+        logits,
+        seed=plan.seed + 1,
+    ).trainable
+
+
+def _fit(
+    plan: Plan,
+    workdir: Workdir,
+    display: Display,
+    stage: str,
+    model: training.Model,
+    fresh: tuple[training.Variables, training.Variables],
+    recipe: recipes.Training,
+    teacher: Teacher | None,
+    logits: Callable[[training.State, Array], Array],
+    *,
+    seed: int,
+) -> training.State:
+    """Train from what is kept of the stage, or from ``fresh`` variables and moments, to its end."""
+    train = plan.dataset.train
+    total = train.num_batches(recipe.batch_size) * recipe.epochs
+    _, state = workdir.restore(stage, training.init(*fresh, recipe, total))
+    epochs = training.fit(
+        model,
+        state,
+        train,
+        inputs(plan),
+        recipe,
+        seed=seed,
+        loss=_loss(recipe, teacher),
+        mesh=accelerators.mesh(recipe.batch_size),
+        progress=display.stage(stage),
+    )
     for state, record in epochs:
         record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
-        _keep(workdir, display, "quantize", state, record)
-    return state.trainable
+        _keep(workdir, display, stage, state, record)
+    return state
 
 
 def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any]) -> bytes:

@@ -11,12 +11,13 @@ import logging
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+
+from micronets_jax import files
 
 CONFIGURATION = "config.json"
 METRICS = "metrics.jsonl"
@@ -66,7 +67,7 @@ class Workdir:
 
     def write(self, name: str, content: str | bytes) -> pathlib.Path:
         """Write a file whole or not at all: under a temporary name first, then renamed."""
-        return write(self.path / name, content)
+        return files.write(self.path / name, content)
 
     def save(self, stage: str, epoch: int, state: Any) -> None:
         """Keep ``state`` as it is after an epoch of a stage, instead of the one before."""
@@ -154,28 +155,8 @@ class Workdir:
         self.write(METRICS, "".join(kept))
 
     def _discard_temporary(self) -> None:
-        for leftover in self.path.glob(f".{_TEMPORARY}*"):
+        for leftover in self.path.glob(f"{files.TEMPORARY}*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-
-_TEMPORARY = "partial-"
-
-
-def write(path: pathlib.Path, content: str | bytes) -> pathlib.Path:
-    """Write a file whole or not at all."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{_TEMPORARY}", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def check(
@@ -190,7 +171,7 @@ def check(
     if not path.exists() or not any(path.iterdir()):
         return
     if not (path / CONFIGURATION).exists():
-        leftovers = [p for p in path.iterdir() if not p.name.startswith(f".{_TEMPORARY}")]
+        leftovers = [p for p in path.iterdir() if not p.name.startswith(files.TEMPORARY)]
         if not leftovers:
             return
         raise WorkdirError(

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import pathlib
-import tempfile
 import types
 import warnings
 import zlib
@@ -20,6 +19,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from micronets_jax import files
 
 Arrays = dict[str, np.ndarray]
 
@@ -84,21 +85,12 @@ def _write(path: pathlib.Path, content: Arrays) -> None:
     prefix = _MAGIC + np.array([len(header), zlib.crc32(header)], "<u8").tobytes() + header
     base = -(-len(prefix) // _ALIGN) * _ALIGN
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(prefix)
-            for label, array in content.items():
-                file.seek(base + entries[label]["start"])
-                file.write(_bytes(array))
-            file.truncate(base + end)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with files.whole(path) as file:
+        file.write(prefix)
+        for label, array in content.items():
+            file.seek(base + entries[label]["start"])
+            file.write(_bytes(array))
+        file.truncate(base + end)
 
 
 def _read(path: pathlib.Path) -> Arrays:

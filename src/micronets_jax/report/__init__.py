@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
-from micronets_jax import export, network
+from micronets_jax import files, network
 from micronets_jax.network import Network
 from micronets_jax.report import markup, sections
 from micronets_jax.report.sections import Metrics, Summary
@@ -39,8 +39,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     found = _parse(workdir / NETWORK, network.from_json)
     metrics = _parse(workdir / METRICS, _lines)
     page = render(summary, found, metrics or (), _sizes(workdir))
-    export.save(page.encode(), workdir / REPORT)
-    return workdir / REPORT
+    return files.write(workdir / REPORT, page)
 
 
 def render(
