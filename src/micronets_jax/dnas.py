@@ -326,7 +326,7 @@ def trial_losses(
     seed = int(jax.random.randint(key, (), 0, 1 << 30))
     prepared = training.prepare(examples, inputs, recipe, seed=seed)
     num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
-    x, labels = (jnp.concatenate(part) for part in zip(*held_out, strict=True))
+    x, labels = (np.concatenate(part) for part in zip(*held_out, strict=True))
     losses = []
     for network in networks:
         fresh = init_supernet(key, network)
@@ -336,8 +336,8 @@ def trial_losses(
             model, start, prepared, training.as_prepared, recipe, seed=seed
         )
         variables = {"params": state.trainable, "batch_stats": state.stats}
-        outputs = jnp.asarray(Supernet(network).apply(variables, x))
-        losses.append(float(cross_entropy(outputs, labels)))
+        apply = functools.partial(Supernet(network).apply, variables)
+        losses.append(float(cross_entropy(jnp.asarray(training.predict(apply, x)), labels)))
     return losses
 
 

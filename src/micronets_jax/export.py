@@ -11,6 +11,7 @@ It knows no 4-bit weights: it gets the nearest 8-bit ones, and two to a byte are
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable
@@ -47,11 +48,12 @@ _TOLERANCE = 1e-5  # relative; of the converter's numbers before they are set to
 def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = False) -> bytes:
     """The TFLite file of a decided network: int8 in, int8 logits (or probabilities) out.
 
-    The same input gives the same bytes. Operators: CONV_2D, DEPTHWISE_CONV_2D (also for a
-    convolution of one input channel), AVERAGE_POOL_2D, FULLY_CONNECTED, ADD, PAD, RESHAPE (except
-    of a single pixel before a dense layer, which absorbs it), and SOFTMAX if asked. Only
-    activations are named, each as its layer. What no interpreter reads is left out: metadata,
-    signatures, names of weights, scales of biases, empty buffers.
+    The same input gives the same bytes. Operators: CONV_2D, DEPTHWISE_CONV_2D, AVERAGE_POOL_2D,
+    FULLY_CONNECTED, ADD, PAD, RESHAPE (except of a single pixel before a dense layer, which absorbs
+    it), and SOFTMAX if asked. A convolution of one channel, which the converter makes a depthwise
+    one, is a CONV_2D again: runtimes compute that faster. Only activations are named, each as its
+    layer. What no interpreter reads is left out: metadata, signatures, names of weights, scales of
+    biases, empty buffers.
 
     Raises:
         ValueError: a weight or range is not finite, the network still has mixes, or TensorFlow Lite
@@ -62,6 +64,7 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
     quantized = integers(network, folded, ranges)
     widened = _widened(quantized)
     model = _parse(_convert(widened, softmax))
+    _restore_convolutions(model, network)
     _compare(model, widened, softmax, exact=False)
     _rewrite(model, quantized, softmax)
     data = _pack(model)
@@ -74,7 +77,7 @@ def assemble(network: Network, folded: Folded, ranges: Ranges) -> bytes:
 
     For networks that nobody trained, of which many are wanted. What the converter would make of a
     network is written down a second time in here, so a result to be kept comes from there. Tests
-    compare the two byte for byte; only the table of kinds of operators may have another order.
+    compare the two byte for byte.
     """
     _require_runnable(network)
     quantized = integers(network, folded, ranges)
@@ -177,6 +180,40 @@ def _convert(quantized: QuantizedNetwork, softmax: bool) -> bytes:
     return converter.convert()
 
 
+def _restore_convolutions(model: Any, network: Network) -> None:
+    """CONV_2D where the converter made a convolution of one channel a depthwise one.
+
+    With a multiplier that is the same arithmetic, but CMSIS-NN has no fast kernel for it.
+    """
+    schema, graph = _schema(), model.subgraphs[0]
+    kinds = [code.builtinCode for code in model.operatorCodes]
+    made = [
+        operator
+        for operator in graph.operators
+        if kinds[operator.opcodeIndex] == schema.BuiltinOperator.DEPTHWISE_CONV_2D
+        and graph.tensors[operator.inputs[0]].shape[-1] == 1
+    ]
+    meant = [x for x in network if x.kind in ("conv", "depthwise") and x.in_channels == 1]
+    restored = [o for o, layer in zip(made, meant, strict=True) if layer.kind == "conv"]
+    for operator in restored:
+        operator.opcodeIndex = _code(model, "CONV_2D", _VERSIONS["CONV_2D"])
+        operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
+        old, operator.builtinOptions = operator.builtinOptions, schema.Conv2DOptionsT()
+        for name in ("padding", "strideH", "strideW", "fusedActivationFunction"):
+            setattr(operator.builtinOptions, name, getattr(old, name))
+        kernel = copy.copy(graph.tensors[operator.inputs[1]])
+        kernel.quantization = copy.copy(kernel.quantization)
+        kernel.quantization.quantizedDimension = 0
+        data = np.asarray(model.buffers[kernel.buffer].data, np.uint8).reshape(kernel.shape)
+        turned = data.transpose(3, 1, 2, 0)  # [1, rows, columns, out] to [out, rows, columns, 1]
+        kernel.shape, kernel.buffer = np.asarray(turned.shape, np.int32), len(model.buffers)
+        model.buffers.append(schema.BufferT())
+        model.buffers[-1].data = turned.reshape(-1)
+        x, _, *bias = operator.inputs
+        operator.inputs = np.asarray([x, len(graph.tensors), *bias], np.int32)
+        graph.tensors.append(kernel)
+
+
 _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Any], Any]]] = {
     "linear": lambda tf: tf.identity,
     "relu": lambda tf: tf.nn.relu,
@@ -233,22 +270,12 @@ def _skeleton(quantized: QuantizedNetwork) -> Any:
         index[name] = len(graph.tensors) - 1
         return index[name]
 
-    def code(kind: str, options: Any) -> int:
-        builtin = getattr(schema.BuiltinOperator, kind)
-        wanted = builtin, _VERSIONS[kind] + int(getattr(options, "keepNumDims", False))
-        known = [(each.builtinCode, each.version) for each in model.operatorCodes]
-        if wanted not in known:
-            made = schema.OperatorCodeT()
-            made.builtinCode = made.deprecatedBuiltinCode = builtin
-            made.version = wanted[1]
-            model.operatorCodes.append(made)
-        return [*known, wanted].index(wanted)
-
     tensor(INPUT, (1, *network.input_shape))
     for layer, kind, reads, *_ in operators(network):
         operator = schema.OperatorT()
         operator.builtinOptions = options = _options(network, layer, kind, sizes)
-        operator.opcodeIndex = code(kind, options)
+        version = _VERSIONS[kind] + int(getattr(options, "keepNumDims", False))
+        operator.opcodeIndex = _code(model, kind, version)
         if options is not None:
             name = type(options).__name__.removesuffix("T")
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
@@ -260,6 +287,18 @@ def _skeleton(quantized: QuantizedNetwork) -> Any:
         operator.outputs = np.asarray([tensor(layer.name, shape)], np.int32)
         graph.operators.append(operator)
     return model
+
+
+def _code(model: Any, kind: str, version: int) -> int:
+    """Where the model's table of kinds of operators has this one; it is added if it is missing."""
+    wanted = getattr(_schema().BuiltinOperator, kind), version
+    known = [(each.builtinCode, each.version) for each in model.operatorCodes]
+    if wanted not in known:
+        made = _schema().OperatorCodeT()
+        made.builtinCode = made.deprecatedBuiltinCode = wanted[0]
+        made.version = version
+        model.operatorCodes.append(made)
+    return [*known, wanted].index(wanted)
 
 
 _VERSIONS = {  # of the operators, for int8
@@ -299,7 +338,7 @@ def _options(network: Network, layer: Layer, kind: str, sizes: dict[str, tuple[i
     if kind == "AVERAGE_POOL_2D":
         options.filterHeight, options.filterWidth = layer.kernel
     if kind == "DEPTHWISE_CONV_2D":
-        options.depthMultiplier = layer.out_channels if layer.kind == "conv" else 1
+        options.depthMultiplier = 1
     return options
 
 
@@ -370,7 +409,7 @@ def _kernel_in_file(layer: Layer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
     """A kernel as TFLite orders it, and the axis of its output channels."""
     if layer.kind == "dense":
         return kernel.T, 0
-    if layer.kind == "conv" and layer.in_channels > 1:
+    if layer.kind == "conv":
         return kernel.transpose(3, 0, 1, 2), 0
     return kernel.transpose(2, 0, 1, 3), 3
 
@@ -481,7 +520,7 @@ def _rewrite(model: Any, quantized: QuantizedNetwork, softmax: bool) -> None:
     graph.inputs = np.asarray([0], np.int32)
     graph.outputs = graph.operators[-1].outputs
     graph.tensors, model.buffers = tensors, buffers
-    used = sorted({operator.opcodeIndex for operator in graph.operators})
+    used = list(dict.fromkeys(operator.opcodeIndex for operator in graph.operators))
     model.operatorCodes = [model.operatorCodes[i] for i in used]
     for operator in graph.operators:
         operator.opcodeIndex = used.index(operator.opcodeIndex)

@@ -46,8 +46,7 @@ class Operator(NamedTuple):
 def operators(network: Network) -> list[Operator]:
     """The operators of the exported file in order, absent ones and mixes' branches included.
 
-    A convolution of one input channel becomes a depthwise one with a multiplier, and reshaping a
-    single pixel before a dense layer vanishes, because both are what TFLite's converter does.
+    Reshaping a single pixel before a dense layer vanishes, as TFLite's converter has it.
     """
     sizes, readers = output_sizes(network), consumers(network)
     elements: dict[str, Count] = {INPUT: math.prod(network.input_shape)}
@@ -68,7 +67,7 @@ def operators(network: Network) -> list[Operator]:
         result.append(
             Operator(
                 layer,
-                _operator_kind(network, layer),
+                _KINDS[layer.kind],
                 reads,
                 tuple(elements[name] for name in reads),
                 elements[layer.name],
@@ -77,19 +76,15 @@ def operators(network: Network) -> list[Operator]:
     return result
 
 
-def _operator_kind(network: Network, layer: Layer) -> str:
-    # Static knowledge, so that a network whose counts are traced gives the same operators.
-    channels = network.input_shape[2] if layer.inputs[0] == INPUT else layer.in_channels
-    one_channel = isinstance(channels, int) and channels == 1
-    return {
-        "conv": "DEPTHWISE_CONV_2D" if one_channel else "CONV_2D",
-        "depthwise": "DEPTHWISE_CONV_2D",
-        "dense": "FULLY_CONNECTED",
-        "avg_pool": "AVERAGE_POOL_2D",
-        "reshape": "RESHAPE",
-        "add": "ADD",
-        "pad": "PAD",
-    }[layer.kind]
+_KINDS = {
+    "conv": "CONV_2D",
+    "depthwise": "DEPTHWISE_CONV_2D",
+    "dense": "FULLY_CONNECTED",
+    "avg_pool": "AVERAGE_POOL_2D",
+    "reshape": "RESHAPE",
+    "add": "ADD",
+    "pad": "PAD",
+}
 
 
 def padded(size: Count) -> Count:
@@ -293,7 +288,7 @@ def _planned(listed: list[Buffer]) -> tuple[Any, Any]:
         at = xp.append(end, 0)  # each end is a candidate, and so is the arena's start
         below, above = at[:, None] + size[mine] <= begin[None], at[:, None] >= end[None]
         clear = xp.all(below | above | ~taken[None], axis=1)
-        lowest = xp.min(xp.where(clear, at, xp.sum(length)))
+        lowest = xp.min(xp.where(clear, at, xp.sum(size)))
         if xp is jnp:
             return start.at[mine].set(lowest), placed.at[mine].set(True)
         start[mine], placed[mine] = lowest, True

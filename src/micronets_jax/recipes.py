@@ -139,7 +139,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Bits:
-    """Bits of quantised numbers, by what an operator is in the exported file."""
+    """Bits of quantised numbers, by the kind of layer."""
 
     weights: Literal[4, 8] = 8
     """Of the weights of convolutions, but depthwise ones; a dense layer's are always 8."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from micronets_jax.counts import where
-from micronets_jax.latency.shapes import Term, Window, parts, quotient, ragged, remainder
+from micronets_jax.latency.shapes import Term, Window, quotient, ragged, remainder
 from micronets_jax.network import Count, Layer
 
 
@@ -18,13 +18,10 @@ def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> I
     """What TFLM does for a layer that reads ``channels`` channels.
 
     ``old`` means CMSIS-NN as of October 2020. Its 1x1 kernel knew no groups of four inputs and did
-    not take channels that are no multiple of 4, and the networks published with it were converted
-    so that a first layer of one channel stayed a convolution.
+    not take channels that are no multiple of 4.
     """
     if layer.kind == "conv":
-        if isinstance(channels, int) and channels == 1 and not old:
-            yield from _multiplied(layer, window)
-        elif layer.kernel != (1, 1):
+        if layer.kernel != (1, 1):
             yield from _conv(layer, window, channels)
         elif not old:
             yield from _pointwise(layer, window, channels, (16, 4))
@@ -139,25 +136,6 @@ def _depthwise(layer: Layer, window: Window) -> Iterator[Term]:
         remainder(layer.out_channels, 4),
         {"depthwise_rest": window.pixels, "depthwise_rest_tap": taps},
     )
-
-
-def _multiplied(layer: Layer, window: Window) -> Iterator[Term]:
-    """One input channel: four outputs at a time where that comes out even, else one by one."""
-    rows, columns = sum(window.inside(0)), sum(window.inside(1))
-    uneven = ragged(layer.out_channels, 4)
-    yield Term(1, {"multiplied": 1, "multiplied_pixel": window.pixels})
-    for count, what in (
-        (where(uneven, 0, parts(layer.out_channels, 4)), "multiplied_four"),
-        (where(uneven, layer.out_channels, 0), "multiplied_one"),
-    ):
-        yield Term(
-            count,
-            {
-                what: window.pixels,
-                f"{what}_row": rows * window.out[1],
-                f"{what}_tap": rows * columns,
-            },
-        )
 
 
 def _dense(layer: Layer, channels: Count) -> Iterator[Term]:

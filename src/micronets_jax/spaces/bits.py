@@ -10,24 +10,27 @@ import dataclasses
 from jax import Array
 
 from micronets_jax.decisions import Choice
-from micronets_jax.memory import operators
-from micronets_jax.network import Network
+from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.recipes import Bits
 from micronets_jax.spaces import Space
 
 
 def with_bits(network: Network, bits: Bits) -> Network:
-    """The network with the bits of each layer set by what its operator is in the exported file.
+    """The network with the bits of each layer set by what it computes.
 
     Only what TensorFlow Lite Micro runs: dense layers keep 8-bit weights, and layers without a ReLU
     8-bit activations.
     """
-    kinds = {operator.layer.name: operator.kind for operator in operators(network)}
-    of_kind = {"CONV_2D": bits.weights, "DEPTHWISE_CONV_2D": bits.depthwise}
+
+    def weight_bits(layer: Layer) -> int:
+        first = bits.depthwise if network.input_shape[2] == 1 else bits.weights
+        conv = first if layer.inputs == (INPUT,) else bits.weights
+        return {"conv": conv, "depthwise": bits.depthwise}.get(layer.kind, 8)
+
     layers = tuple(
         dataclasses.replace(
             layer,
-            weight_bits=of_kind.get(kinds.get(layer.name, ""), 8),
+            weight_bits=weight_bits(layer),
             activation_bits=8 if layer.activation == "linear" else bits.activations,
         )
         for layer in network
