@@ -336,8 +336,12 @@ def trial_losses(
             model, start, prepared, training.as_prepared, recipe, seed=seed
         )
         variables = {"params": state.trainable, "batch_stats": state.stats}
-        apply = functools.partial(Supernet(network).apply, variables)
-        losses.append(float(cross_entropy(jnp.asarray(training.predict(apply, x)), labels)))
+
+        def logits(x: Array, network: Network = network, variables: Any = variables) -> Array:
+            return jnp.asarray(Supernet(network).apply(variables, x))
+
+        outputs = jnp.asarray(training.predict(logits, x))
+        losses.append(float(cross_entropy(outputs, jnp.asarray(labels))))
     return losses
 
 
