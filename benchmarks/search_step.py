@@ -8,9 +8,10 @@ float32, one architecture per step, AdamW. Sides alternate within one process an
 of the medians. The shape of the PyTorch comparison: seven blocks of 276 channels at 25 x 5.
 
 Measured on two cores of a shared machine (2026-11-26, 7 to 9 rounds), search / plain in float and
-with 8 bits: quick 1.03 and 1.04, paper 1.09 and 1.10, 7 x 276 at 25 x 5 1.04 and 1.09, vww quick
-1.01 and 0.97, vww 0.91 and 0.85, ad 0.96 and 1.00. The goal is 1.2. At 7 x 276 a plain step of
-PyTorch 2.13, channels last, took 0.321 s, our plain step 1.30 and our search step 1.45 times that;
+with 8 bits: quick 1.03 and 1.04, again 0.84 and 1.07; paper 1.09 and 1.10 (before its gradient of
+pooling was chosen by platform, not again); vww quick 1.01 and 0.97, vww 0.91 and 0.85, ad 0.96 and
+1.00. The goal is 1.2. At 7 x 276, which pools no block, 1.04 and 1.09; a plain step of PyTorch
+2.13, channels last, took 0.321 s there, our plain step 1.30 and our search step 1.45 times that;
 the goal is 2.0.
 """
 
