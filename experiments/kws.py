@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Space:
     """Largest member of the search space."""
 
-    max_width: int = 64
+    max_width: int = 40
     """Most channels of any layer; widths run from 10 % to 100 % of it."""
     blocks: int = 7
     """Depthwise-separable blocks before any is left out; the first has stride 2."""
@@ -62,7 +62,7 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=1.2),
-        search=Search(epochs=12, batch_size=64, candidates=18, finalists=3),
+        search=Search(epochs=10, batch_size=64, decision_learning_rate=0.06),
         train=Training(epochs=25),
     ),
     "paper": Options(

@@ -1,4 +1,4 @@
-"""Decisions: what the Gumbel-softmax promises."""
+"""Decisions: what samples promise, and what is learned through them."""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,57 @@ def test_cold_samples_follow_the_softmax():
 def test_warm_samples_are_soft():
     draw = decisions.gumbel_softmax(jax.random.key(1), LOGITS, 100.0)
     np.testing.assert_allclose(draw["b"], 0.25, atol=0.05)
+
+
+def test_draws_are_one_hot_and_follow_the_softmax():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draws = jax.vmap(lambda key: decisions.draw(key, LOGITS))(keys)
+    assert set(np.unique(draws["b"])) == {0.0, 1.0}
+    np.testing.assert_allclose(draws["a"].mean(0)[0], [0.7, 0.2, 0.1], atol=0.03)
+
+
+def curved(choice):
+    """A loss whose value between two decided choices says little of its value at these."""
+    return jnp.sum(jnp.sqrt(choice["a"] @ jnp.array([1.0, 25.0, 49.0])))
+
+
+def test_between_two_draws_decisions_learn_what_a_draw_would_cost():
+    """By hand: the gradient of the expected loss over decided choices, 1, 5 and 7."""
+    logits = {"a": LOGITS["a"]}
+
+    def gradient(key):
+        return jax.grad(lambda logits: curved(decisions.between(key, logits)))(logits)["a"]
+
+    keys = jax.random.split(jax.random.key(2), 40_000)
+    seen = jax.jit(jax.vmap(gradient))(keys)
+    truth = jax.grad(lambda x: jnp.sum(jax.nn.softmax(x) @ jnp.array([1.0, 5.0, 7.0])))(logits["a"])
+    np.testing.assert_allclose(seen.mean(0), truth, atol=4 * seen.std() / 200)
+    relaxed = jax.grad(lambda x: curved(decisions.expected({"a": x})))(logits["a"])
+    assert np.abs(relaxed - truth).max() > 0.1
+
+
+def test_shares_of_several_decisions_add_up_to_the_difference():
+    """Where a loss is a product of two decisions, neither can be credited with all of it."""
+    logits = {"a": jnp.zeros((2, 2))}
+
+    def loss(choice):
+        return jnp.prod(choice["a"] @ jnp.array([1.0, 3.0]))
+
+    def gradient(key):
+        return jax.grad(lambda logits: loss(decisions.between(key, logits)))(logits)["a"]
+
+    keys = jax.random.split(jax.random.key(3), 40_000)
+    seen = jax.jit(jax.vmap(gradient))(keys).mean(0)
+    truth = jax.grad(lambda x: jnp.prod(jax.nn.softmax(x) @ jnp.array([1.0, 3.0])))(logits["a"])
+    np.testing.assert_allclose(seen, truth, atol=0.03)
+
+
+def test_a_gradient_reaches_neighbours_of_its_option_but_not_of_yes_or_no():
+    width, keep = jnp.eye(5)[None, 1], jnp.array([[1.0, 0.0]])
+    spread = decisions.spread({"width": width, "keep": keep}, 1.0)
+    np.testing.assert_allclose(spread["width"][0, :4], np.exp([-0.5, 0, -0.5, -2]), rtol=1e-6)
+    np.testing.assert_array_equal(spread["keep"], keep)
+    np.testing.assert_array_equal(decisions.spread({"width": width}, 0.0)["width"], width)
 
 
 def test_straight_through_is_one_hot_with_the_soft_gradient():

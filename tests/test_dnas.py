@@ -1,5 +1,7 @@
 """The search: limits are met, decisions follow the data, stopping changes nothing."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -77,6 +79,44 @@ def test_a_search_continued_from_any_epoch_ends_with_the_same_bits(finished):
 def test_decisions_wait_for_the_warm_up(finished):
     chex.assert_trees_all_equal(finished[1][0].logits, start().logits)
     assert np.abs(finished[3][0].logits["width"]).max() > 0
+
+
+def test_a_search_starts_at_its_limits():
+    """The mean network meets them, and the next wider ones would not."""
+    budget = Budget(mops=cost.ops(LARGEST) * 0.2e-6)
+    logits = dnas.start(SPACE, SETTINGS, budget)
+    used = budget.usage(SPACE.network(decisions.expected(logits)))["mops"]
+    assert 0.95 < used <= 1
+    modes = np.unique(np.argmax(logits["width"], axis=-1))
+    assert modes.size == 1 and 0 < modes[0] < logits["width"].shape[-1] - 1
+    np.testing.assert_array_equal(logits["keep"], 0)
+
+
+def test_a_search_whose_limits_bind_nothing_starts_at_the_largest_widths():
+    logits = dnas.start(SPACE, SETTINGS, Budget(mops=1e3))
+    assert (np.argmax(logits["width"], axis=-1) == logits["width"].shape[-1] - 1).all()
+
+
+def test_a_search_that_cannot_start_at_its_limits_starts_at_the_smallest_widths():
+    logits = dnas.start(SPACE, SETTINGS, Budget(mops=1e-3))
+    assert (np.argmax(logits["width"], axis=-1) == 0).all()
+
+
+def test_a_contest_is_won_by_the_network_that_learns_the_task():
+    """Two of three are too narrow for it."""
+    batches = [(jnp.asarray(DATA.x), jnp.asarray(DATA.labels))]
+    narrow, wide = SPACE.member([4, 4, 4], [False, False]), SPACE.member([24] * 3, [True, False])
+    settings = dataclasses.replace(SETTINGS, trial_epochs=6)
+    networks = [narrow, wide, SPACE.member([8, 4, 4], [False, False])]
+    assert dnas.contest(jax.random.key(0), networks, settings, DATA, jittered, batches) == 1
+
+
+@pytest.mark.parametrize("widths", ["drawn", "relaxed"])
+def test_the_weights_see_decided_widths_unless_told_otherwise(widths):
+    settings = dataclasses.replace(SETTINGS, widths=widths)
+    seen = list(search(start(settings), settings))[-1][1]
+    assert seen["accuracy"] > 0.6
+    assert seen["mops"] < 1.15
 
 
 def test_where_nothing_likely_fits_the_answer_still_does():

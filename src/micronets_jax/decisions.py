@@ -1,6 +1,7 @@
 """Choices: weights over the options of each decision, how they are sampled and decided.
 
-Invariant: a choice is a pytree of arrays whose last axis runs over options and sums to one.
+Invariant: a choice is a pytree of arrays whose last axis runs over options and sums to one; options
+of a decision are in the order of their size, so neighbours are alike.
 """
 
 from __future__ import annotations
@@ -26,6 +27,48 @@ def gumbel_softmax(
     keys = jax.random.split(key, len(leaves))
     noisy = [x + jax.random.gumbel(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
     return treedef.unflatten([jax.nn.softmax(x / temperature, axis=-1) for x in noisy])
+
+
+def draw(key: Key[Array, ""], logits: Logits) -> Choice:
+    """A one-hot draw from ``softmax(logits)``, float32, without gradient."""
+    return decided(jax.lax.stop_gradient(gumbel_softmax(key, logits, 1.0)))
+
+
+def between(key: Key[Array, ""], logits: Logits) -> Choice:
+    """A point between two draws, through which decisions learn what a draw would cost.
+
+    With ``a`` and ``b`` drawn from ``softmax(logits)`` and ``u`` uniform, the point is
+    ``a + u (b - a)`` in all decisions. Integrated over ``u``, the derivative of a loss along this
+    line is the loss of ``b`` less that of ``a``, and its part through one decision is that
+    decision's share in the difference (integrated gradients; Sundararajan et al., 2017). Each share
+    moves the logits of its decision by ``(b - a) / 2`` times itself. Of a single decision that is
+    the gradient of the expected loss over draws, without bias: the loss of relaxed choices, which
+    no network will ever have, plays no part.
+    """
+    keys = jax.random.split(key, 3)
+    a, b, u = draw(keys[0], logits), draw(keys[1], logits), jax.random.uniform(keys[2])
+
+    def point(a: Array, b: Array, logits: Array) -> Array:
+        share = jnp.sum((b - a) * logits, axis=-1, keepdims=True) / 2
+        return a + (b - a) * (u + share - jax.lax.stop_gradient(share))
+
+    return jax.tree.map(point, a, b, logits)
+
+
+def spread(gradient: Logits, reach: float) -> Logits:
+    """Of each option's gradient a part for its neighbours, by a Gaussian ``reach`` options wide.
+
+    A draw says something of one option; a little more or less is alike. Yes or no is left as it is.
+    """
+
+    def one(leaf: Array) -> Array:
+        options = np.arange(leaf.shape[-1])
+        if not reach or len(options) == 2:
+            return leaf
+        distance = np.subtract.outer(options, options)
+        return leaf @ jnp.asarray(np.exp(-np.square(distance / reach) / 2), leaf.dtype)
+
+    return jax.tree.map(one, gradient)
 
 
 def straight_through(choice: Choice) -> Choice:

@@ -9,7 +9,9 @@ and how limits are weighed; those choices are ours and marked so in ``recipes.Se
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -31,12 +33,23 @@ from micronets_jax.training import Examples, Inputs, Progress, cross_entropy, ke
 SAMPLED_LIMITS = ("sram_bytes",)
 """Limits on a maximum: the mean network's cost is not the mean cost, so samples are costed."""
 
+CONVOLUTIONS = ("conv", "depthwise")
+"""Kinds of layers that make a network deep."""
+
 TIGHT = 0.92
 """Share of a limit that a candidate should use."""
 
-
 FLATNESS = (1.0, 4.0, 16.0)
-"""What the learned logits are divided by where finalists are drawn."""
+"""What the learned logits are divided by where candidates are drawn."""
+
+DECODED = 256
+"""Draws of a depth that are looked at; what absent blocks would be makes many of one shape."""
+
+TRIALS_AT_ONCE = 2
+"""Finalists trained side by side."""
+
+ROUNDS = 2
+"""Of a contest of finalists: after each but the last the worse half drops out."""
 
 
 class State(NamedTuple):
@@ -63,9 +76,9 @@ class Batch(NamedTuple):
 def init(
     key: Key[Array, ""], space: Space, settings: recipes.Search, budget: Budget, num_steps: int
 ) -> State:
-    """The state before the first of ``num_steps`` steps: every option equally likely."""
+    """The state before the first of ``num_steps`` steps: decisions as of :func:`start`."""
     variables = init_supernet(key, space.supernetwork())
-    logits = {name: jnp.zeros(shape) for name, shape in space.options().items()}
+    logits = start(space, settings, budget)
     weights, choices = _optimizers(settings, num_steps)
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -76,6 +89,32 @@ def init(
         weight_optimizer=weights.init(variables["params"]),
         decision_optimizer=choices.init(logits),
     )
+
+
+def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
+    """Every width about the same option, the largest at which a mean network meets the limits.
+
+    So weights are trained from the first step on networks that might be built and that are alike
+    enough to share weights, and no multiplier has an excess to overshoot. Widths are spread by
+    ``settings.decision_reach`` options; yes or no is even: which blocks are worth their cost is for
+    the search to find.
+    """
+
+    def around(centre: Array) -> Logits:
+        def logits(shape: tuple[int, ...]) -> Array:
+            if shape[-1] == 2 or not settings.decision_reach:
+                return jnp.zeros(shape)
+            distance = (jnp.arange(shape[-1]) - centre * (shape[-1] - 1)) / settings.decision_reach
+            return jnp.broadcast_to(-jnp.square(distance) / 2, shape)
+
+        return {name: logits(shape) for name, shape in space.options().items()}
+
+    def meets(centre: Array) -> Array:
+        usage = budget.usage(space.network(decisions.expected(around(centre))))
+        return jnp.all(jnp.stack([jnp.asarray(share) for share in usage.values()]) <= 1)
+
+    centres = jnp.linspace(1, 0, 101)
+    return around(centres[jnp.argmax(jax.jit(jax.vmap(meets))(centres).at[-1].set(True))])
 
 
 def make_step(
@@ -113,10 +152,19 @@ def make_step(
     def prepared(key: Array, raw: Array, labels: Array) -> tuple[Array, Array]:
         return accelerators.place(inputs(key, raw, labels), mesh, "data")
 
-    def sample(key: Array, logits: Logits, temperature: Array) -> Choice:
+    def sample(key: Array, logits: Logits, step: Array, draw: Callable) -> Choice:
+        """Relaxed architectures, but widths as ``draw`` has them if the settings say so."""
+        temperature = _temperature(settings, step, warmup_steps, num_steps)
+
+        def one(key: Array) -> Choice:
+            relaxed = decisions.gumbel_softmax(key, logits, temperature)
+            if settings.widths == "relaxed":
+                return relaxed
+            drawn = draw(jax.random.fold_in(key, 1), logits)
+            return {n: relaxed[n] if relaxed[n].shape[-1] == 2 else drawn[n] for n in relaxed}
+
         keys = jax.random.split(key, settings.samples)
-        draw = functools.partial(decisions.gumbel_softmax, logits=logits, temperature=temperature)
-        return accelerators.place(jax.vmap(draw)(keys), mesh, "arch")
+        return accelerators.place(jax.vmap(one)(keys), mesh, "arch")
 
     def weight_loss(params: Any, state: State, x: Array, targets: Array, choice: Choice):
         outputs, batch_stats = over_samples(params, state.batch_stats, x, choice)
@@ -130,9 +178,8 @@ def make_step(
         targets: Array,
         labels: Array,
         key: Array,
-        temperature: Array,
     ):
-        choice = sample(key, logits, temperature)
+        choice = sample(key, logits, state.step, decisions.between)
         outputs, _ = over_samples(state.params, state.batch_stats, x, choice)
         loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets))
         used = _usage(space, budget, logits, choice)
@@ -146,10 +193,9 @@ def make_step(
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
-        temperature = _temperature(settings, state.step, warmup_steps, num_steps)
 
         x, targets = prepared(keys[0], batch.weight_examples, batch.weight_labels)
-        choice = jax.lax.stop_gradient(sample(keys[1], state.logits, temperature))
+        choice = jax.lax.stop_gradient(sample(keys[1], state.logits, state.step, decisions.draw))
         gradient, batch_stats = jax.grad(weight_loss, has_aux=True)(
             state.params, state, x, targets, choice
         )
@@ -158,7 +204,7 @@ def make_step(
 
         x, targets = prepared(keys[2], batch.decision_examples, batch.decision_labels)
         gradient, metrics = jax.grad(decision_loss, has_aux=True)(
-            state.logits, state, x, targets, batch.decision_labels, keys[3], temperature
+            state.logits, state, x, targets, batch.decision_labels, keys[3]
         )
         updates, decision_optimizer = choices.update(gradient, state.decision_optimizer)
         decided = (
@@ -247,12 +293,11 @@ def decide(
 ) -> Choice:
     """The architecture to build, from a contest in two rounds.
 
-    Candidates are draws that fit by the exact costs and use most of the tightest limit: the
-    likeliest of the learned distribution, and of flatter ones, which hold more kinds of shapes, as
-    many of each. Of each distribution those whose shared weights do best on ``held_out`` are
-    finalists. Every finalist is then trained briefly, from scratch and on the same examples, and
-    the one with the least loss on ``held_out`` wins: shared weights have to serve all architectures
-    at once and rank them poorly where limits are tight.
+    Candidates are draws that fit by the exact costs and use most of the tightest limit: of each
+    depth, as deep networks and shallow ones differ most, the likeliest. Those of each depth whose
+    shared weights do best on ``held_out`` are finalists. Every finalist is then trained briefly,
+    from scratch and on the same examples, and the one with the least loss on ``held_out`` wins:
+    shared weights were trained at the depths that decisions had come to, and mistrust all others.
 
     Args:
         halves: training data; finalists train on the first.
@@ -263,27 +308,22 @@ def decide(
     Returns:
         An int32 one-hot choice.
     """
-    draw = _drawing(space, budget)
-    share = -(-settings.candidates // len(FLATNESS))
-    candidates: list[dict[Network, Choice]] = []
-    for flatness in FLATNESS:
-        flatter = jax.tree.map(lambda leaf, flatness=flatness: leaf / flatness, state.logits)
-        candidates.append(_candidates(draw(key, flatter), space, share))
-    everyone = {network: choice for some in candidates for network, choice in some.items()}
-    losses = shared_losses(state, space, settings, list(everyone.values()), held_out)
-    loss_of = dict(zip(everyone, losses, strict=True))
-    finalists: dict[Network, Choice] = {}
-    share = -(-settings.finalists // len(FLATNESS))
-    for some in candidates:
-        fresh = [network for network in some if network not in finalists]
-        best = sorted(fresh, key=loss_of.__getitem__)[:share]
-        finalists |= {network: some[network] for network in best}
+    groups = _candidates(key, state.logits, space, budget, settings.candidates).values()
+    everyone = [choice for group in groups for choice in group]
+    losses = iter(shared_losses(state, space, settings, everyone, held_out))
+    ranked = []
+    for group in groups:
+        order = np.argsort(list(itertools.islice(losses, len(group))))
+        ranked.append([group[i] for i in order])
+    # Turn by turn: the best of each depth, the likeliest depth first, then the second of each.
+    turns = itertools.zip_longest(*ranked)
+    finalists = [choice for turn in turns for choice in turn if choice][: settings.finalists]
     if not finalists:
         return fallback
     if settings.trial_epochs == 0 or len(finalists) == 1:
-        return next(iter(finalists.values()))
-    losses = trial_losses(key, list(finalists), settings, halves[0], inputs, held_out)
-    return list(finalists.values())[int(np.argmin(losses))]
+        return finalists[0]
+    networks = [space.decode(choice) for choice in finalists]
+    return finalists[contest(key, networks, settings, halves[0], inputs, held_out)]
 
 
 def shared_losses(
@@ -308,15 +348,19 @@ def shared_losses(
     return [float(np.mean([loss(c, x, labels) for x, labels in held_out])) for c in choices]
 
 
-def trial_losses(
+def contest(
     key: Key[Array, ""],
     networks: list[Network],
     settings: recipes.Search,
     examples: Examples,
     inputs: Inputs,
     held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
-) -> list[float]:
-    """Cross entropy of each network after the same short training from scratch."""
+) -> int:
+    """Which network has the least held-out loss after the same short training from scratch.
+
+    By successive halving (Jamieson and Talwalkar, 2016): after half of the epochs the worse
+    half is trained no further.
+    """
     recipe = recipes.Training(
         epochs=settings.trial_epochs,
         batch_size=settings.batch_size // 2,
@@ -326,74 +370,106 @@ def trial_losses(
     seed = int(jax.random.randint(key, (), 0, 1 << 30))
     prepared = training.prepare(examples, inputs, recipe, seed=seed)
     num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
-    x, labels = (np.concatenate(part) for part in zip(*held_out, strict=True))
-    losses = []
-    for network in networks:
+
+    def trial(network: Network) -> Iterator[float]:
+        """The loss after each epoch."""
         fresh = init_supernet(key, network)
         start = training.init(fresh["params"], fresh["batch_stats"], recipe, num_steps)
         model = training.float_model(network)
-        *_, (state, _) = training.fit(
+
+        @jax.jit
+        def loss(variables: training.Variables, x: Array, labels: Array) -> Array:
+            return cross_entropy(jnp.asarray(Supernet(network).apply(variables, x)), labels)
+
+        for state, _ in training.fit(
             model, start, prepared, training.as_prepared, recipe, seed=seed
-        )
-        variables = {"params": state.trainable, "batch_stats": state.stats}
+        ):
+            variables = {"params": state.trainable, "batch_stats": state.stats}
+            yield float(np.mean([loss(variables, x, labels) for x, labels in held_out]))
 
-        def logits(x: Array, network: Network = network, variables: Any = variables) -> Array:
-            return jnp.asarray(Supernet(network).apply(variables, x))
+    trials = [trial(network) for network in networks]
+    left = list(range(len(networks)))
+    # Networks this small leave most of a machine idle; each still computes the same bits.
+    with concurrent.futures.ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
+        for epochs in np.diff(np.linspace(0, recipe.epochs, ROUNDS + 1).round().astype(int)):
+            if not epochs:
+                continue
+            run = functools.partial(_advance, steps=int(epochs))
+            losses = list(pool.map(run, [trials[i] for i in left]))
+            left = [left[i] for i in np.argsort(losses)[: -(-len(left) // 2)]]
+    return left[0]
 
-        outputs = jnp.asarray(training.predict(logits, x))
-        losses.append(float(cross_entropy(outputs, jnp.asarray(labels))))
-    return losses
+
+def _advance(trial: Iterator[float], steps: int) -> float:
+    """What an iterator yields after that many steps."""
+    return list(itertools.islice(trial, steps))[-1]
 
 
 class _Draws(NamedTuple):
-    """Many draws from a distribution: choices, their likelihood, whether each fits, its usage of
-    the tightest limit."""
+    """Many draws: choices, their likelihood as learned, whether each fits, its usage of the
+    tightest limit, its number of convolutions."""
 
     choices: Choice
     likelihood: Float[Array, " draws"]
     fits: Bool[Array, " draws"]
     usage: Float[Array, " draws"]
+    depth: Int[Array, " draws"]
 
 
-def _drawing(
-    space: Space, budget: Budget, draws: int = 1 << 15
-) -> Callable[[Array, Logits], _Draws]:
-    """A compiled function from a key and logits to that many draws."""
+def _candidates(
+    key: Key[Array, ""], logits: Logits, space: Space, budget: Budget, count: int
+) -> dict[int, list[Choice]]:
+    """By depth, the likeliest first, ``count`` draws in all: of each depth the most probable that
+    fit, each of another shape.
 
-    def draw(key: Key[Array, ""], logits: Logits) -> _Draws:
-        keys = dict(zip(logits, jax.random.split(key, len(logits)), strict=True))
-        drawn = {name: jax.random.categorical(keys[name], logits[name]) for name in logits}
-        chosen = {
-            name: jax.nn.one_hot(index, logits[name].shape[-1], dtype=jnp.int32)
-            for name, index in drawn.items()
-        }
-        distribution = jax.tree.map(jax.nn.log_softmax, logits)
-        likelihood = jnp.stack(
-            [jnp.sum(chosen[name] * distribution[name]) for name in chosen]
-        ).sum()
+    Drawn from the learned distribution and from flatter ones, which reach every depth. Draws that
+    leave much of every limit unused are taken only where no others are: the modes of many decisions
+    together are smaller than their mean, which the limits hold.
+    """
+    drawn = jax.tree.map(np.asarray, _draw(key, logits, space, budget))
+    order = np.lexsort((-drawn.likelihood, drawn.usage < TIGHT))
+    order = order[drawn.fits[order]]
+    if (drawn.usage[order] >= TIGHT).any():
+        order = order[drawn.usage[order] >= TIGHT]
+    options = np.concatenate([np.argmax(leaf, -1) for leaf in drawn.choices.values()], axis=-1)
+    _, first = np.unique(options[order], axis=0, return_index=True)
+    order = order[np.sort(first)]
+    depths = list(dict.fromkeys(drawn.depth[order].tolist()))
+    found: dict[int, list[Choice]] = {}
+    for depth in depths:
+        shapes: dict[tuple, Choice] = {}
+        for i in order[drawn.depth[order] == depth][:DECODED]:
+            choice = jax.tree.map(lambda leaf, i=i: leaf[i], drawn.choices)
+            shapes.setdefault(_shape(space.decode(choice)), choice)
+            if len(shapes) == -(-count // len(depths)):
+                break
+        found[depth] = list(shapes.values())
+    return found
+
+
+def _draw(
+    key: Key[Array, ""], logits: Logits, space: Space, budget: Budget, draws: int = 1 << 15
+) -> _Draws:
+    """That many draws from the distribution at every flatness."""
+    learned = jax.tree.map(jax.nn.log_softmax, logits)
+
+    def one(key: Key[Array, ""], flatness: Array) -> _Draws:
+        flatter = jax.tree.map(lambda leaf: leaf / flatness, logits)
+        chosen = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), decisions.draw(key, flatter))
+        likelihood = jnp.stack([jnp.sum(chosen[name] * learned[name]) for name in chosen]).sum()
         network = space.network(chosen)
         usage = jnp.stack([jnp.asarray(u) for u in budget.usage(network).values()])
-        return _Draws(chosen, likelihood, budget.fits(network), jnp.max(usage))
+        convolutions = [layer.presence for layer in network if layer.kind in CONVOLUTIONS]
+        depth = jnp.asarray(sum(convolutions), jnp.int32)
+        return _Draws(chosen, likelihood, budget.fits(network), jnp.max(usage), depth)
 
-    over_keys = jax.vmap(draw, (0, None))
-    return jax.jit(lambda key, logits: over_keys(jax.random.split(key, draws), logits))
+    flatness = jnp.repeat(jnp.asarray(FLATNESS), draws)
+    return jax.jit(jax.vmap(one))(jax.random.split(key, len(flatness)), flatness)
 
 
-def _candidates(drawn: _Draws, space: Space, count: int) -> dict[Network, Choice]:
-    """The ``count`` most probable of the draws that fit, by the network each stands for.
-
-    Draws that leave much of every limit unused come last: the modes of many decisions together are
-    smaller than their mean, which the limits hold.
-    """
-    choices, likelihood, fits, usage = jax.tree.map(np.asarray, drawn)
-    found: dict[Network, Choice] = {}
-    for i in np.lexsort((-likelihood, usage < TIGHT)):
-        if len(found) == count:
-            break
-        if fits[i]:
-            choice = jax.tree.map(lambda leaf, i=i: leaf[i], choices)
-            found.setdefault(space.decode(choice), choice)
-    return found
+def _shape(network: Network) -> tuple:
+    """What distinguishes networks to a trained eye: all but the names of their layers."""
+    return tuple((x.kind, x.in_channels, x.out_channels, x.kernel, x.stride) for x in network)
 
 
 def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
@@ -421,4 +497,9 @@ def _optimizers(
         settings.final_learning_rate / settings.learning_rate,
     )
     weights = optax.adamw(schedule, weight_decay=settings.weight_decay, mask=kernels_only)
-    return weights, optax.adam(settings.decision_learning_rate, b1=0.5)
+    reach = functools.partial(decisions.spread, reach=settings.decision_reach)
+    choices = optax.chain(
+        optax.stateless(lambda gradient, _: reach(gradient)),
+        optax.adam(settings.decision_learning_rate, b1=0.5),
+    )
+    return weights, choices

@@ -14,6 +14,10 @@ Precision = Literal["float32", "bfloat16"]
 """What the factors of convolutions and dense layers are rounded to."""
 
 
+Sampling = Literal["drawn", "relaxed"]
+"""How a search samples widths."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Search:
     """How a differentiable search runs.
@@ -40,8 +44,14 @@ class Search:
     """Share of the steps in which only weights learn, under random architectures. (Ours.)"""
     decision_learning_rate: float = 0.03
     """Of the decisions' logits (Adam). (Ours.)"""
+    decision_reach: float = 1.2
+    """How many options of a width are alike: how wide its odds begin, how far a gradient reaches
+    beyond the option it is of; 0 for even odds and no reach. (Ours.)"""
+    widths: Sampling = "drawn"
+    """drawn: weights see decided widths, decisions what lies between two draws; relaxed: both see
+    Gumbel-softmax mixtures of widths, as in the paper. Yes or no is always relaxed."""
     temperature: float = 3.0
-    """Of the Gumbel-softmax at first, falling geometrically. (Ours.)"""
+    """Of relaxed samples at first (Gumbel-softmax), falling geometrically. (Ours.)"""
     final_temperature: float = 0.4
     """Where the temperature ends. (Ours.)"""
     multiplier_rate: float = 0.05
@@ -51,9 +61,10 @@ class Search:
     candidates: int = 24
     """Architectures compared on held-out data at the end, by shared weights. (Ours.)"""
     finalists: int = 6
-    """The best of them, each trained briefly from scratch and compared again. (Ours.)"""
-    trial_epochs: int = 6
-    """Passes of a finalist over the weights' half of the data; 0 leaves trials out. (Ours.)"""
+    """Of these, each trained briefly from scratch and compared again. (Ours.)"""
+    trial_epochs: int = 12
+    """Passes of a finalist over the weights' half of the data; after half of them the worse half
+    drops out; 0 leaves trials out. (Ours.)"""
     precision: Precision = "float32"
     """Of the factors in convolutions; bfloat16 is faster on accelerators. Costs stay float32."""
 
@@ -73,11 +84,14 @@ class Search:
             warmup=self.warmup,
             multiplier_rate=self.multiplier_rate,
             damping=self.damping,
+            decision_reach=self.decision_reach,
             trial_epochs=self.trial_epochs,
         )
         if self.batch_size % 2:
             raise ValueError(f"batch_size={self.batch_size}: give an even number, it is halved")
         _precision(self.precision)
+        if self.widths not in get_args(Sampling):
+            raise ValueError(f"widths={self.widths!r}: give drawn or relaxed")
         if self.bits not in (0, 8):
             raise ValueError(f"bits={self.bits}: give 8, or 0 to search in float")
         if self.warmup >= 1:
