@@ -15,9 +15,16 @@ same order; each network's seconds count as if it had computed them itself. Ever
 is kept in ``runs/search_quality``, so an interrupted run goes on; two processes with different
 seeds may share the work. Scores are of the network in float.
 
-The table has not been measured whole. Two cells of words at 0.8 million operations (2026-11-26,
-largest width 48): found 78.8 and 80.3 %, scaled 83.8 and 83.0 %, random 74.3 and 68.3 % in the
-mean. There the search loses; BUILD_NOTES.md says what is known of why.
+The table has not been measured whole. Of words, largest width 40 (2026-11-27):
+
+======  ====  ======  ======  =====================================
+Mops    seed  found   scaled  five random networks
+======  ====  ======  ======  =====================================
+0.8     0     85.2 %  83.8 %  79.5 % (70.7 to 86.1 %)
+0.8     1     82.5 %  83.0 %  not measured
+1.2     0     none    86.5 %  82.3 % (75.2 to 87.4 %)
+1.8     0     none    88.9 %  three of them: 81.9 % (79.7 to 85.2 %)
+======  ====  ======  ======  =====================================
 """
 
 from __future__ import annotations

@@ -111,12 +111,12 @@ def test_a_contest_is_won_by_the_network_that_learns_the_task():
     assert dnas.contest(jax.random.key(0), networks, settings, DATA, jittered, batches) == 1
 
 
-@pytest.mark.parametrize("widths", ["drawn", "relaxed"])
-def test_the_weights_see_decided_widths_unless_told_otherwise(widths):
-    settings = dataclasses.replace(SETTINGS, widths=widths)
-    seen = list(search(start(settings), settings))[-1][1]
-    assert seen["accuracy"] > 0.6
-    assert seen["mops"] < 1.15
+def test_a_search_with_relaxed_widths_learns_too():
+    settings = dataclasses.replace(SETTINGS, widths="relaxed")
+    state, last = search(start(settings), settings)[-1]
+    assert last["accuracy"] > 0.6
+    assert last["mops"] < 1.15
+    assert np.abs(state.logits["width"]).max() > 0
 
 
 def test_where_nothing_likely_fits_the_answer_still_does():
