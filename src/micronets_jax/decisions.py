@@ -55,6 +55,11 @@ def between(key: Key[Array, ""], logits: Logits) -> Choice:
     return jax.tree.map(point, a, b, logits)
 
 
+def yes_or_no(shape: tuple[int, ...]) -> bool:
+    """Whether decisions of this shape have two options, not sizes that have neighbours."""
+    return shape[-1] == 2
+
+
 def spread(gradient: Logits, reach: float) -> Logits:
     """Of each option's gradient a part for its neighbours, by a Gaussian ``reach`` options wide.
 
@@ -62,9 +67,9 @@ def spread(gradient: Logits, reach: float) -> Logits:
     """
 
     def one(leaf: Array) -> Array:
-        options = np.arange(leaf.shape[-1])
-        if not reach or len(options) == 2:
+        if not reach or yes_or_no(leaf.shape):
             return leaf
+        options = np.arange(leaf.shape[-1])
         distance = np.subtract.outer(options, options)
         return leaf @ jnp.asarray(np.exp(-np.square(distance / reach) / 2), leaf.dtype)
 

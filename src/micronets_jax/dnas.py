@@ -9,6 +9,7 @@ and how limits are weighed; those choices are ours and marked so in ``recipes.Se
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import functools
 import itertools
@@ -102,7 +103,7 @@ def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
 
     def around(centre: Array) -> Logits:
         def logits(shape: tuple[int, ...]) -> Array:
-            if shape[-1] == 2 or not settings.decision_reach:
+            if decisions.yes_or_no(shape) or not settings.decision_reach:
                 return jnp.zeros(shape)
             distance = (jnp.arange(shape[-1]) - centre * (shape[-1] - 1)) / settings.decision_reach
             return jnp.broadcast_to(-jnp.square(distance) / 2, shape)
@@ -161,7 +162,10 @@ def make_step(
             if settings.widths == "relaxed":
                 return relaxed
             drawn = draw(jax.random.fold_in(key, 1), logits)
-            return {n: relaxed[n] if relaxed[n].shape[-1] == 2 else drawn[n] for n in relaxed}
+            return {
+                name: relaxed[name] if decisions.yes_or_no(leaf.shape) else leaf
+                for name, leaf in drawn.items()
+            }
 
         keys = jax.random.split(key, settings.samples)
         return accelerators.place(jax.vmap(one)(keys), mesh, "arch")
@@ -371,21 +375,24 @@ def contest(
     prepared = training.prepare(examples, inputs, recipe, seed=seed)
     num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
 
-    def trial(network: Network) -> Iterator[float]:
-        """The loss after each epoch."""
+    def trial(network: Network) -> Iterator[Callable[[], float]]:
+        """After each epoch, what computes the loss."""
         fresh = init_supernet(key, network)
         start = training.init(fresh["params"], fresh["batch_stats"], recipe, num_steps)
         model = training.float_model(network)
 
         @jax.jit
-        def loss(variables: training.Variables, x: Array, labels: Array) -> Array:
+        def on_batch(variables: training.Variables, x: Array, labels: Array) -> Array:
             return cross_entropy(jnp.asarray(Supernet(network).apply(variables, x)), labels)
+
+        def loss(state: training.State) -> float:
+            variables = {"params": state.trainable, "batch_stats": state.stats}
+            return float(np.mean([on_batch(variables, x, labels) for x, labels in held_out]))
 
         for state, _ in training.fit(
             model, start, prepared, training.as_prepared, recipe, seed=seed
         ):
-            variables = {"params": state.trainable, "batch_stats": state.stats}
-            yield float(np.mean([loss(variables, x, labels) for x, labels in held_out]))
+            yield functools.partial(loss, state)
 
     trials = [trial(network) for network in networks]
     left = list(range(len(networks)))
@@ -394,15 +401,16 @@ def contest(
         for epochs in np.diff(np.linspace(0, recipe.epochs, ROUNDS + 1).round().astype(int)):
             if not epochs:
                 continue
-            run = functools.partial(_advance, steps=int(epochs))
+            run = functools.partial(_advance, epochs=int(epochs))
             losses = list(pool.map(run, [trials[i] for i in left]))
             left = [left[i] for i in np.argsort(losses)[: -(-len(left) // 2)]]
     return left[0]
 
 
-def _advance(trial: Iterator[float], steps: int) -> float:
-    """What an iterator yields after that many steps."""
-    return list(itertools.islice(trial, steps))[-1]
+def _advance(trial: Iterator[Callable[[], float]], epochs: int) -> float:
+    """The loss of a trial that many epochs later."""
+    (loss,) = collections.deque(itertools.islice(trial, epochs), maxlen=1)
+    return loss()
 
 
 class _Draws(NamedTuple):
@@ -427,10 +435,10 @@ def _candidates(
     together are smaller than their mean, which the limits hold.
     """
     drawn = jax.tree.map(np.asarray, _draw(key, logits, space, budget))
-    order = np.lexsort((-drawn.likelihood, drawn.usage < TIGHT))
+    order = np.argsort(-drawn.likelihood, kind="stable")
     order = order[drawn.fits[order]]
-    if (drawn.usage[order] >= TIGHT).any():
-        order = order[drawn.usage[order] >= TIGHT]
+    tight = order[drawn.usage[order] >= TIGHT]
+    order = tight if tight.size else order
     options = np.concatenate([np.argmax(leaf, -1) for leaf in drawn.choices.values()], axis=-1)
     _, first = np.unique(options[order], axis=0, return_index=True)
     order = order[np.sort(first)]
