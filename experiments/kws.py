@@ -61,7 +61,7 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=1.2),
-        search=Search(epochs=10, batch_size=64, decision_learning_rate=0.06),
+        search=Search(epochs=10, batch_size=64),
         train=Training(epochs=25),
     ),
     "paper": Options(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_training import DATA, jittered
 
-from micronets_jax import budgets, cost, decisions, dnas
+from micronets_jax import budgets, cost, decisions, dnas, selection
 from micronets_jax.budgets import Budget
 from micronets_jax.recipes import Search
 from micronets_jax.spaces import DSCNN
@@ -52,7 +52,7 @@ def decide(state, budget=BUDGET, settings=SETTINGS):
     batches = [(jnp.asarray(DATA.x), jnp.asarray(DATA.labels))]
     witness = budgets.feasible(SPACE, budget)
     return SPACE.decode(
-        dnas.decide(
+        selection.decide(
             jax.random.key(0), state, SPACE, settings, budget, HALVES, jittered, batches, witness
         )
     )
@@ -100,15 +100,6 @@ def test_a_search_whose_limits_bind_nothing_starts_at_the_largest_widths():
 def test_a_search_that_cannot_start_at_its_limits_starts_at_the_smallest_widths():
     logits = dnas.start(SPACE, SETTINGS, Budget(mops=1e-3))
     assert (np.argmax(logits["width"], axis=-1) == 0).all()
-
-
-def test_a_contest_is_won_by_the_network_that_learns_the_task():
-    """Two of three are too narrow for it."""
-    batches = [(jnp.asarray(DATA.x), jnp.asarray(DATA.labels))]
-    narrow, wide = SPACE.member([4, 4, 4], [False, False]), SPACE.member([24] * 3, [True, False])
-    settings = dataclasses.replace(SETTINGS, trial_epochs=6)
-    networks = [narrow, wide, SPACE.member([8, 4, 4], [False, False])]
-    assert dnas.contest(jax.random.key(0), networks, settings, DATA, jittered, batches) == 1
 
 
 def test_a_search_with_relaxed_widths_learns_too():

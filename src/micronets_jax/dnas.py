@@ -1,6 +1,6 @@
 """Differentiable architecture search: weights and decisions trained together under limits.
 
-Invariant: what :func:`decide` returns fits every limit by the exact costs.
+Invariant: a state and a seed decide every state that follows.
 
 Follows MicroNets (Banbury et al., 2021, section 5) where it speaks: Gumbel-softmax decisions,
 widths as masks, skips, limits on memory and operations. It is silent on temperatures, optimisers
@@ -9,10 +9,7 @@ and how limits are weighed; those choices are ours and marked so in ``recipes.Se
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from micronets_jax import accelerators, decisions, recipes, training
+from micronets_jax import accelerators, decisions, recipes
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits
-from micronets_jax.network import Network
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
@@ -33,24 +29,6 @@ from micronets_jax.training import Examples, Inputs, Progress, cross_entropy, ke
 
 SAMPLED_LIMITS = ("sram_bytes",)
 """Limits on a maximum: the mean network's cost is not the mean cost, so samples are costed."""
-
-CONVOLUTIONS = ("conv", "depthwise")
-"""Kinds of layers that make a network deep."""
-
-TIGHT = 0.92
-"""Share of a limit that a candidate should use."""
-
-FLATNESS = (1.0, 4.0, 16.0)
-"""What the learned logits are divided by where candidates are drawn."""
-
-DECODED = 256
-"""Draws of a depth that are looked at; what absent blocks would be makes many of one shape."""
-
-TRIALS_AT_ONCE = 2
-"""Finalists trained side by side."""
-
-ROUNDS = 2
-"""Of a contest of finalists: after each but the last the worse half drops out."""
 
 
 class State(NamedTuple):
@@ -111,8 +89,7 @@ def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
         return {name: logits(shape) for name, shape in space.options().items()}
 
     def meets(centre: Array) -> Array:
-        usage = budget.usage(space.network(decisions.expected(around(centre))))
-        return jnp.all(jnp.stack([jnp.asarray(share) for share in usage.values()]) <= 1)
+        return tightest(space, budget, decisions.expected(around(centre))) <= 1
 
     centres = jnp.linspace(1, 0, 101)
     return around(centres[jnp.argmax(jax.jit(jax.vmap(meets))(centres).at[-1].set(True))])
@@ -210,7 +187,9 @@ def make_step(
         gradient, metrics = jax.grad(decision_loss, has_aux=True)(
             state.logits, state, x, targets, batch.decision_labels, keys[3]
         )
-        updates, decision_optimizer = choices.update(gradient, state.decision_optimizer)
+        updates, decision_optimizer = choices.update(
+            gradient, state.decision_optimizer, state.logits
+        )
         decided = (
             optax.apply_updates(state.logits, updates),
             decision_optimizer,
@@ -284,200 +263,10 @@ def steps_per_epoch(settings: recipes.Search, halves: tuple[Examples, Examples])
     return min(part.num_batches(settings.batch_size // 2) for part in halves)
 
 
-def decide(
-    key: Key[Array, ""],
-    state: State,
-    space: Space,
-    settings: recipes.Search,
-    budget: Budget,
-    halves: tuple[Examples, Examples],
-    inputs: Inputs,
-    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
-    fallback: Choice,
-) -> Choice:
-    """The architecture to build, from a contest in two rounds.
-
-    Candidates are draws that fit by the exact costs and use most of the tightest limit: of each
-    depth, as deep networks and shallow ones differ most, the likeliest. Those of each depth whose
-    shared weights do best on ``held_out`` are finalists. Every finalist is then trained briefly,
-    from scratch and on the same examples, and the one with the least loss on ``held_out`` wins:
-    shared weights were trained at the depths that decisions had come to, and mistrust all others.
-
-    Args:
-        halves: training data; finalists train on the first.
-        inputs: front end and augmentation.
-        held_out: inputs, not augmented, and labels that trained no weights.
-        fallback: a choice that fits, taken where no draw does.
-
-    Returns:
-        An int32 one-hot choice.
-    """
-    groups = _candidates(key, state.logits, space, budget, settings.candidates).values()
-    everyone = [choice for group in groups for choice in group]
-    losses = iter(shared_losses(state, space, settings, everyone, held_out))
-    ranked = []
-    for group in groups:
-        order = np.argsort(list(itertools.islice(losses, len(group))))
-        ranked.append([group[i] for i in order])
-    # Turn by turn: the best of each depth, the likeliest depth first, then the second of each.
-    turns = itertools.zip_longest(*ranked)
-    finalists = [choice for turn in turns for choice in turn if choice][: settings.finalists]
-    if not finalists:
-        return fallback
-    if settings.trial_epochs == 0 or len(finalists) == 1:
-        return finalists[0]
-    networks = [space.decode(choice) for choice in finalists]
-    return finalists[contest(key, networks, settings, halves[0], inputs, held_out)]
-
-
-def shared_losses(
-    state: State,
-    space: Space,
-    settings: recipes.Search,
-    choices: list[Choice],
-    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
-) -> list[float]:
-    """Cross entropy of each choice under the shared weights and the batch's own moments."""
-    model = Supernet(space.supernetwork(), settings.bits or None)
-
-    @jax.jit
-    def loss(choice: Choice, x: Array, labels: Array) -> Array:
-        floats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), choice)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        outputs, _ = model.apply(
-            variables, x, architecture(space, floats), train=True, mutable=["batch_stats"]
-        )
-        return cross_entropy(outputs, labels)
-
-    return [float(np.mean([loss(c, x, labels) for x, labels in held_out])) for c in choices]
-
-
-def contest(
-    key: Key[Array, ""],
-    networks: list[Network],
-    settings: recipes.Search,
-    examples: Examples,
-    inputs: Inputs,
-    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
-) -> int:
-    """Which network has the least held-out loss after the same short training from scratch.
-
-    By successive halving (Jamieson and Talwalkar, 2016): after half of the epochs the worse
-    half is trained no further.
-    """
-    recipe = recipes.Training(
-        epochs=settings.trial_epochs,
-        batch_size=settings.batch_size // 2,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
-    seed = int(jax.random.randint(key, (), 0, 1 << 30))
-    prepared = training.prepare(examples, inputs, recipe, seed=seed)
-    num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
-
-    def trial(network: Network) -> Iterator[Callable[[], float]]:
-        """After each epoch, what computes the loss."""
-        fresh = init_supernet(key, network)
-        start = training.init(fresh["params"], fresh["batch_stats"], recipe, num_steps)
-        model = training.float_model(network)
-
-        @jax.jit
-        def on_batch(variables: training.Variables, x: Array, labels: Array) -> Array:
-            return cross_entropy(jnp.asarray(Supernet(network).apply(variables, x)), labels)
-
-        def loss(state: training.State) -> float:
-            variables = {"params": state.trainable, "batch_stats": state.stats}
-            return float(np.mean([on_batch(variables, x, labels) for x, labels in held_out]))
-
-        for state, _ in training.fit(
-            model, start, prepared, training.as_prepared, recipe, seed=seed
-        ):
-            yield functools.partial(loss, state)
-
-    trials = [trial(network) for network in networks]
-    left = list(range(len(networks)))
-    # Networks this small leave most of a machine idle; each still computes the same bits.
-    with concurrent.futures.ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
-        for epochs in np.diff(np.linspace(0, recipe.epochs, ROUNDS + 1).round().astype(int)):
-            if not epochs:
-                continue
-            run = functools.partial(_advance, epochs=int(epochs))
-            losses = list(pool.map(run, [trials[i] for i in left]))
-            left = [left[i] for i in np.argsort(losses)[: -(-len(left) // 2)]]
-    return left[0]
-
-
-def _advance(trial: Iterator[Callable[[], float]], epochs: int) -> float:
-    """The loss of a trial that many epochs later."""
-    (loss,) = collections.deque(itertools.islice(trial, epochs), maxlen=1)
-    return loss()
-
-
-class _Draws(NamedTuple):
-    """Many draws: choices, their likelihood as learned, whether each fits, its usage of the
-    tightest limit, its number of convolutions."""
-
-    choices: Choice
-    likelihood: Float[Array, " draws"]
-    fits: Bool[Array, " draws"]
-    usage: Float[Array, " draws"]
-    depth: Int[Array, " draws"]
-
-
-def _candidates(
-    key: Key[Array, ""], logits: Logits, space: Space, budget: Budget, count: int
-) -> dict[int, list[Choice]]:
-    """By depth, the likeliest first, ``count`` draws in all: of each depth the most probable that
-    fit, each of another shape.
-
-    Drawn from the learned distribution and from flatter ones, which reach every depth. Draws that
-    leave much of every limit unused are taken only where no others are: the modes of many decisions
-    together are smaller than their mean, which the limits hold.
-    """
-    drawn = jax.tree.map(np.asarray, _draw(key, logits, space, budget))
-    order = np.argsort(-drawn.likelihood, kind="stable")
-    order = order[drawn.fits[order]]
-    tight = order[drawn.usage[order] >= TIGHT]
-    order = tight if tight.size else order
-    options = np.concatenate([np.argmax(leaf, -1) for leaf in drawn.choices.values()], axis=-1)
-    _, first = np.unique(options[order], axis=0, return_index=True)
-    order = order[np.sort(first)]
-    depths = list(dict.fromkeys(drawn.depth[order].tolist()))
-    found: dict[int, list[Choice]] = {}
-    for depth in depths:
-        shapes: dict[tuple, Choice] = {}
-        for i in order[drawn.depth[order] == depth][:DECODED]:
-            choice = jax.tree.map(lambda leaf, i=i: leaf[i], drawn.choices)
-            shapes.setdefault(_shape(space.decode(choice)), choice)
-            if len(shapes) == -(-count // len(depths)):
-                break
-        found[depth] = list(shapes.values())
-    return found
-
-
-def _draw(
-    key: Key[Array, ""], logits: Logits, space: Space, budget: Budget, draws: int = 1 << 15
-) -> _Draws:
-    """That many draws from the distribution at every flatness."""
-    learned = jax.tree.map(jax.nn.log_softmax, logits)
-
-    def one(key: Key[Array, ""], flatness: Array) -> _Draws:
-        flatter = jax.tree.map(lambda leaf: leaf / flatness, logits)
-        chosen = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), decisions.draw(key, flatter))
-        likelihood = jnp.stack([jnp.sum(chosen[name] * learned[name]) for name in chosen]).sum()
-        network = space.network(chosen)
-        usage = jnp.stack([jnp.asarray(u) for u in budget.usage(network).values()])
-        convolutions = [layer.presence for layer in network if layer.kind in CONVOLUTIONS]
-        depth = jnp.asarray(sum(convolutions), jnp.int32)
-        return _Draws(chosen, likelihood, budget.fits(network), jnp.max(usage), depth)
-
-    flatness = jnp.repeat(jnp.asarray(FLATNESS), draws)
-    return jax.jit(jax.vmap(one))(jax.random.split(key, len(flatness)), flatness)
-
-
-def _shape(network: Network) -> tuple:
-    """What distinguishes networks to a trained eye: all but the names of their layers."""
-    return tuple((x.kind, x.in_channels, x.out_channels, x.kernel, x.stride) for x in network)
+def tightest(space: Space, budget: Budget, choice: Choice) -> Array:
+    """Used share of the limit of which most is used."""
+    usage = budget.usage(space.network(choice))
+    return jnp.max(jnp.stack([jnp.asarray(share) for share in usage.values()]))
 
 
 def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
@@ -508,6 +297,8 @@ def _optimizers(
     reach = functools.partial(decisions.spread, reach=settings.decision_reach)
     choices = optax.chain(
         optax.stateless(lambda gradient, _: reach(gradient)),
-        optax.adam(settings.decision_learning_rate, b1=0.5),
+        # One scale for all widths, where Adam has one for each option: a decision that matters
+        # little must not follow its noise as far as one that matters much follows its signal.
+        optax.novograd(settings.decision_learning_rate, b1=0.5, b2=0.95),
     )
     return weights, choices

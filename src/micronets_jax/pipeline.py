@@ -38,6 +38,7 @@ from micronets_jax import (
     recipes,
     report,
     runtimes,
+    selection,
     supernet,
     training,
 )
@@ -186,7 +187,7 @@ def decide(
 ) -> Network:
     """The network that a finished search stands for; ``witness`` fits and is the last resort."""
     held_out = list(_clean_batches(plan, halves[1], HELD_OUT_BATCHES))
-    choice = dnas.decide(
+    choice = selection.decide(
         jax.random.key(plan.seed),
         state,
         plan.space,

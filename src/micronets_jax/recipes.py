@@ -42,17 +42,17 @@ class Search:
     """Of the kernels, decoupled."""
     warmup: float = 0.25
     """Share of the steps in which only weights learn, under random architectures. (Ours.)"""
-    decision_learning_rate: float = 0.03
-    """Of the decisions' logits (Adam). (Ours.)"""
+    decision_learning_rate: float = 0.1
+    """Of the decisions' logits (NovoGrad). (Ours.)"""
     decision_reach: float = 1.2
     """How many options of a width are alike: how wide its odds begin, how far a gradient reaches
     beyond the option it is of; 0 for even odds and no reach. (Ours.)"""
     widths: Sampling = "drawn"
     """drawn: weights see decided widths, decisions what lies between two draws; relaxed: both see
     Gumbel-softmax mixtures of widths, as in the paper. Yes or no is always relaxed."""
-    temperature: float = 3.0
+    temperature: float = 1.0
     """Of relaxed samples at first (Gumbel-softmax), falling geometrically. (Ours.)"""
-    final_temperature: float = 0.4
+    final_temperature: float = 0.3
     """Where the temperature ends. (Ours.)"""
     multiplier_rate: float = 0.05
     """How fast the price of an exceeded limit rises, per step. (Ours.)"""
@@ -60,11 +60,11 @@ class Search:
     """Weight of the squared excess beside the price. (Ours.)"""
     candidates: int = 24
     """Architectures compared on held-out data at the end, by shared weights. (Ours.)"""
-    finalists: int = 6
+    finalists: int = 7
     """Of these, each trained briefly from scratch and compared again. (Ours.)"""
-    trial_epochs: int = 12
-    """Passes of a finalist over the weights' half of the data; after half of them the worse half
-    drops out; 0 leaves trials out. (Ours.)"""
+    trial_epochs: int = 10
+    """Passes of a finalist over the weights' half of the data; after half of them all but the best
+    quarter drop out; 0 leaves trials out. (Ours.)"""
     precision: Precision = "float32"
     """Of the factors in convolutions; bfloat16 is faster on accelerators. Costs stay float32."""
 

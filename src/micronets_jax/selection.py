@@ -1,0 +1,308 @@
+"""From what a search learned to one network: candidates, and a contest of them.
+
+Invariant: what :func:`decide` returns fits every limit by the exact costs.
+
+Ours throughout: MicroNets (Banbury et al., 2021) takes the likeliest options.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from micronets_jax import decisions, recipes, training
+from micronets_jax.budgets import Budget
+from micronets_jax.decisions import Choice, Logits
+from micronets_jax.dnas import State, start, tightest
+from micronets_jax.network import Network
+from micronets_jax.spaces import Space
+from micronets_jax.supernet import Supernet, architecture
+from micronets_jax.supernet import init as init_supernet
+from micronets_jax.training import Examples, Inputs, cross_entropy
+
+CONVOLUTIONS = ("conv", "depthwise")
+"""Kinds of layers that make a network deep."""
+
+TIGHT = 0.92
+"""Share of a limit that a candidate should use."""
+
+FLATNESS = (1.0, 4.0, 16.0)
+"""What the learned logits of yes or no are divided by where candidates are drawn."""
+
+MOST_ODDS = 8.0
+"""Most that the odds of a width's next option are moved by where candidates are drawn."""
+
+WAYS = (1.0, 1.5, 2.5)
+"""How far the means of widths are taken of the way that they went while decisions learned."""
+
+DRAWS = 64
+"""Of widths, for each pattern of blocks."""
+
+ROUNDING = 1e-5
+"""Of a usage computed in float32; what is drawn is then decided by the exact costs."""
+
+DECODED = 256
+"""Draws of a depth that are looked at; what absent blocks would be makes many of one shape."""
+
+SHAPES = 8
+"""Candidates of one depth and way."""
+
+COMPARED = 2
+"""Batches on which candidates of one depth and way are compared."""
+
+TRIALS_AT_ONCE = 2
+"""Finalists trained side by side."""
+
+
+def decide(
+    key: Key[Array, ""],
+    state: State,
+    space: Space,
+    settings: recipes.Search,
+    budget: Budget,
+    halves: tuple[Examples, Examples],
+    inputs: Inputs,
+    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+    fallback: Choice,
+) -> Choice:
+    """The architecture to build, from a contest of candidates.
+
+    Candidates are draws that fit by the exact costs and use most of the tightest limit. Shared
+    weights say which way each width should go, but neither how far nor how deep a network should
+    be: they were trained where the decisions had come to, and mistrust all else. So candidates are
+    of several depths and go the learned way to different ends, see :data:`WAYS`. Of those alike in
+    both, the one whose shared weights do best on ``held_out`` is a finalist; finalists are trained
+    briefly from scratch, see :func:`contest`.
+
+    Args:
+        halves: training data; finalists train on the first.
+        inputs: front end and augmentation.
+        held_out: inputs, not augmented, and labels that trained no weights.
+        fallback: a choice that fits, taken where no draw does.
+
+    Returns:
+        An int32 one-hot choice.
+    """
+    first = start(space, settings, budget)
+    groups = _candidates(key, first, state.logits, space, budget)
+    if not groups:
+        return fallback
+    # The likeliest depth and shallower ones; at each, the middle of the ways stands for it.
+    likeliest, _ = next(iter(groups))
+    depths = dict.fromkeys(depth for depth, _ in groups if depth <= likeliest)
+    ways = sorted(WAYS, key=lambda way: abs(way - np.median(WAYS)))
+    rows = [
+        [groups[depth, way] for way in ways if (depth, way) in groups]
+        for depth in itertools.islice(depths, -(-settings.finalists // 2))
+    ]
+    count = -(-settings.candidates // sum(map(len, rows)))
+    rows = [[group[:count] for group in row] for row in rows]
+    everyone = [choice for row in rows for group in row for choice in group]
+    losses = iter(shared_losses(state, space, settings, everyone, held_out[:COMPARED]))
+    finalists = [[min(group, key=lambda _: next(losses)) for group in row] for row in rows]
+    if settings.trial_epochs == 0 or settings.finalists == 1:
+        return finalists[0][0]
+    networks = [[space.decode(choice) for choice in row] for row in finalists]
+    row, column = contest(key, networks, settings, halves[0], inputs, held_out)
+    return finalists[row][column]
+
+
+def shared_losses(
+    state: State,
+    space: Space,
+    settings: recipes.Search,
+    choices: list[Choice],
+    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+) -> list[float]:
+    """Cross entropy of each choice under the shared weights and the batch's own moments."""
+    model = Supernet(space.supernetwork(), settings.bits or None)
+
+    @jax.jit
+    def loss(choice: Choice, x: Array, labels: Array) -> Array:
+        floats = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), choice)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        outputs, _ = model.apply(
+            variables, x, architecture(space, floats), train=True, mutable=["batch_stats"]
+        )
+        return cross_entropy(outputs, labels)
+
+    return [float(np.mean([loss(c, x, labels) for x, labels in held_out])) for c in choices]
+
+
+def contest(
+    key: Key[Array, ""],
+    rows: list[list[Network]],
+    settings: recipes.Search,
+    examples: Examples,
+    inputs: Inputs,
+    held_out: list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]],
+) -> tuple[int, int]:
+    """Which network has the least held-out loss after the same short training from scratch.
+
+    The first of each row runs for half of the epochs; then, row by row from the best on, their
+    variants do, until ``settings.finalists`` have run. The best quarter of all goes on to the end
+    (successive halving; Jamieson and Talwalkar, 2016).
+
+    Returns:
+        Row and column of the winner.
+    """
+    recipe = recipes.Training(
+        epochs=settings.trial_epochs,
+        batch_size=settings.batch_size // 2,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    seed = int(jax.random.randint(key, (), 0, 1 << 30))
+    prepared = training.prepare(examples, inputs, recipe, seed=seed)
+    num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
+
+    def trial(network: Network) -> Iterator[Callable[[], float]]:
+        """After each epoch, what computes the loss."""
+        fresh = init_supernet(key, network)
+        start = training.init(fresh["params"], fresh["batch_stats"], recipe, num_steps)
+        model = training.float_model(network)
+
+        @jax.jit
+        def on_batch(variables: training.Variables, x: Array, labels: Array) -> Array:
+            return cross_entropy(jnp.asarray(Supernet(network).apply(variables, x)), labels)
+
+        def loss(state: training.State) -> float:
+            variables = {"params": state.trainable, "batch_stats": state.stats}
+            return float(np.mean([on_batch(variables, x, labels) for x, labels in held_out]))
+
+        for state, _ in training.fit(
+            model, start, prepared, training.as_prepared, recipe, seed=seed
+        ):
+            yield functools.partial(loss, state)
+
+    trials = {(i, j): trial(x) for i, row in enumerate(rows) for j, x in enumerate(row)}
+    half = -(-recipe.epochs // 2)
+
+    def run(names: list[tuple[int, int]], epochs: int) -> dict[tuple[int, int], float]:
+        # Networks this small leave most of a machine idle; each still computes the same bits.
+        with concurrent.futures.ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
+            losses = pool.map(functools.partial(_advance, epochs=epochs), map(trials.get, names))
+            return dict(zip(names, losses, strict=True))
+
+    leaders = [(i, 0) for i in range(len(rows))][: settings.finalists]
+    losses = run(leaders, half)
+    best = [i for i, _ in sorted(leaders, key=losses.__getitem__)]
+    variants = [(i, j) for i in best for j in range(1, len(rows[i]))]
+    losses |= run(variants[: max(settings.finalists - len(leaders), 0)], half)
+    left = sorted(losses, key=losses.__getitem__)[: -(-len(losses) // 4)]
+    if len(left) > 1 and recipe.epochs > half:
+        losses = run(left, recipe.epochs - half)
+    return min(left, key=losses.__getitem__)
+
+
+def _advance(trial: Iterator[Callable[[], float]], epochs: int) -> float:
+    """The loss of a trial that many epochs later."""
+    (loss,) = collections.deque(itertools.islice(trial, epochs), maxlen=1)
+    return loss()
+
+
+class _Draws(NamedTuple):
+    """Many draws: choices, their likelihood, usage of the tightest limit, number of convolutions,
+    how far the decisions had been taken."""
+
+    choices: Choice
+    likelihood: Float[Array, " draws"]
+    usage: Float[Array, " draws"]
+    depth: Int[Array, " draws"]
+    way: Float[Array, " draws"]
+
+
+def _candidates(
+    key: Key[Array, ""], first: Logits, learned: Logits, space: Space, budget: Budget
+) -> dict[tuple[int, float], list[Choice]]:
+    """By depth and by how far decisions are taken, the likeliest first: of each a few of the most
+    probable draws that fit, each of another shape.
+
+    Draws that leave much of every limit unused are taken only where no others are.
+    """
+    drawn = jax.tree.map(np.asarray, _draw(key, first, learned, space, budget))
+    order = np.argsort(-drawn.likelihood, kind="stable")
+    order = order[drawn.usage[order] <= 1 + ROUNDING]
+    tight = order[drawn.usage[order] >= TIGHT]
+    order = tight if tight.size else order
+    options = np.concatenate([np.argmax(leaf, -1) for leaf in drawn.choices.values()], axis=-1)
+    found: dict[tuple[int, float], list[Choice]] = {}
+    groups = list(zip(drawn.depth[order].tolist(), drawn.way[order].tolist(), strict=True))
+    for group in dict.fromkeys(groups):
+        members = order[[other == group for other in groups]]
+        _, once = np.unique(options[members], axis=0, return_index=True)
+        shapes: dict[tuple, Choice] = {}
+        for i in members[np.sort(once)][:DECODED]:
+            choice = jax.tree.map(lambda leaf, i=i: leaf[i], drawn.choices)
+            network = space.decode(choice)
+            if budget.fits(network):
+                shapes.setdefault(_shape(network), choice)
+            if len(shapes) == SHAPES:
+                break
+        if shapes:
+            found[group] = list(shapes.values())
+    return found
+
+
+def _draw(
+    key: Key[Array, ""],
+    first: Logits,
+    learned: Logits,
+    space: Space,
+    budget: Budget,
+    patterns: int = 128,
+) -> _Draws:
+    """For every flatness and way that many patterns of yes and no, each with many draws of widths.
+
+    Flatter odds reach every depth. A network with fewer blocks may be wider: before widths are
+    drawn for a pattern, they are moved up or down, all by the same odds per option, until their
+    mean network meets the limits.
+    """
+    binary = {name for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
+
+    def moved(logits: Logits, odds: Array) -> Logits:
+        return {
+            name: leaf if name in binary else leaf + odds * jnp.arange(leaf.shape[-1])
+            for name, leaf in logits.items()
+        }
+
+    def pattern(key: Key[Array, ""], flatness: Array, way: Array) -> _Draws:
+        keys = jax.random.split(key)
+        fixed = decisions.draw(keys[0], {name: learned[name] / flatness for name in binary})
+        logits = decisions.further(first, learned, way)
+        steps = jnp.linspace(MOST_ODDS, -MOST_ODDS, 65)
+        mean = jax.vmap(
+            lambda odds: tightest(space, budget, decisions.expected(moved(logits, odds)) | fixed)
+        )(steps)
+        logits = moved(logits, steps[jnp.argmax((mean <= 1).at[-1].set(True))])
+        keys = jax.random.split(keys[1], DRAWS)
+        return jax.vmap(lambda key: widths(key, logits, fixed, way))(keys)
+
+    def widths(key: Key[Array, ""], logits: Logits, fixed: Choice, way: Array) -> _Draws:
+        choice = decisions.draw(key, logits) | fixed
+        odds = jax.tree.map(jax.nn.log_softmax, logits)
+        likelihood = jnp.stack([jnp.sum(choice[name] * odds[name]) for name in choice]).sum()
+        convolutions = [x.presence for x in space.network(choice) if x.kind in CONVOLUTIONS]
+        depth = jnp.round(jnp.asarray(sum(convolutions))).astype(jnp.int32)
+        return _Draws(choice, likelihood, tightest(space, budget, choice), depth, way)
+
+    grid = np.repeat(list(itertools.product(FLATNESS, WAYS)), patterns, axis=0)
+    flatness, ways = jnp.asarray(grid, jnp.float32).T
+    drawn = jax.jit(jax.vmap(pattern))(jax.random.split(key, len(ways)), flatness, ways)
+    drawn = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
+    as_decided = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), drawn.choices)
+    return drawn._replace(choices=as_decided)
+
+
+def _shape(network: Network) -> tuple:
+    """What distinguishes networks to a trained eye: all but the names of their layers."""
+    return tuple((x.kind, x.in_channels, x.out_channels, x.kernel, x.stride) for x in network)
