@@ -31,8 +31,8 @@ Mops    seed  found   scaled  five random networks
 1.8     2     86.8 %  87.7 %  not measured
 ======  ====  ======  ======  =====================================
 
-Found less scaled: -0.05 points in the mean, standard error 0.5: no better. One architecture, trained
-twice from other initial weights, ended at 83.5 and 86.3 %.
+Found less scaled: -0.04 points in the mean, standard error 0.52: no better. One architecture,
+trained twice from other initial weights, ended at 83.5 and 86.3 %.
 """
 
 from __future__ import annotations
