@@ -89,9 +89,8 @@ def further(first: Logits, learned: Logits, way: float | Float[Array, ""]) -> Lo
         return (jax.nn.softmax(learned) - jax.nn.softmax(first)) @ options
 
     def shift(learned: Array, by: Array) -> Array:
-        asked = jnp.arange(learned.shape[-1], dtype=learned.dtype) - by
-        known = jnp.arange(learned.shape[-1], dtype=learned.dtype)
-        return jnp.interp(asked, known, learned, left="extrapolate", right="extrapolate")
+        options = jnp.arange(learned.shape[-1], dtype=learned.dtype)
+        return jnp.interp(options - by, options, learned, left="extrapolate", right="extrapolate")
 
     sizes = {name for name, leaf in learned.items() if not yes_or_no(leaf.shape)}
     ways = {name: gone(first[name], learned[name]) for name in sizes}

@@ -236,9 +236,9 @@ def _candidates(
     order = tight if tight.size else order
     options = np.concatenate([np.argmax(leaf, -1) for leaf in drawn.choices.values()], axis=-1)
     found: dict[tuple[int, float], list[Choice]] = {}
-    groups = list(zip(drawn.depth[order].tolist(), drawn.way[order].tolist(), strict=True))
-    for group in dict.fromkeys(groups):
-        members = order[[other == group for other in groups]]
+    groups = zip(drawn.depth[order].tolist(), drawn.way[order].tolist(), strict=True)
+    for depth, way in dict.fromkeys(groups):
+        members = order[(drawn.depth[order] == depth) & (drawn.way[order] == way)]
         _, once = np.unique(options[members], axis=0, return_index=True)
         shapes: dict[tuple, Choice] = {}
         for i in members[np.sort(once)][:DECODED]:
@@ -249,7 +249,7 @@ def _candidates(
             if len(shapes) == SHAPES:
                 break
         if shapes:
-            found[group] = list(shapes.values())
+            found[depth, way] = list(shapes.values())
     return found
 
 
