@@ -7,32 +7,17 @@ For each budget and seed, all trained from scratch by the same recipe on the sam
 
 * found: what the search returns;
 * scaled: the task's plain network (DS-CNN, for pictures MobileNetV2), as wide as fits;
+* even: of words, one width in all layers of the search space's own layout, all its blocks, as wide
+  as fits: what the layout is worth without a search;
 * random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
   their mean, and the best of as many as search plus training pays for in time.
 
 The augmented examples of a seed are computed once, and every network is trained on them in the
-same order; each network's seconds count as if it had computed them itself. Every finished network
-is kept in ``runs/search_quality``, so an interrupted run goes on; two processes with different
-seeds may share the work. Scores are of the network in float.
-
-Random networks have not been measured whole. Of words, largest width 40 (2026-11-27):
-
-======  ====  ======  ======  =====================================
-Mops    seed  found   scaled  five random networks
-======  ====  ======  ======  =====================================
-0.8     0     83.5 %  83.8 %  79.5 % (70.7 to 86.1 %)
-0.8     1     85.5 %  83.0 %  not measured
-0.8     2     82.8 %  82.1 %  not measured
-1.2     0     88.1 %  86.5 %  82.3 % (75.2 to 87.4 %)
-1.2     1     83.6 %  83.6 %  not measured
-1.2     2     83.8 %  86.2 %  not measured
-1.8     0     89.2 %  88.9 %  three of them: 81.9 % (79.7 to 85.2 %)
-1.8     1     86.3 %  88.2 %  not measured
-1.8     2     86.8 %  87.7 %  not measured
-======  ====  ======  ======  =====================================
-
-Found less scaled: -0.04 points in the mean, standard error 0.52: no better. One architecture,
-trained twice from other initial weights, ended at 83.5 and 86.3 %.
+same order; each network's seconds count as if it had computed them itself. Trained again from other
+initial weights, one network ends up to 2.8 points elsewhere, so all but the random ones are trained
+twice and scores are means. Every finished training is kept in ``runs/search_quality``, so an
+interrupted run goes on; two processes with different seeds may share the work. Scores are of the
+network in float.
 """
 
 from __future__ import annotations
@@ -44,19 +29,34 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
 from experiments import ad, kws, vww
-from micronets_jax import budgets, data, dnas, files, network, pipeline, supernet, training, zoo
+from micronets_jax import (
+    budgets,
+    data,
+    dnas,
+    files,
+    network,
+    pipeline,
+    spaces,
+    supernet,
+    training,
+    zoo,
+)
+from micronets_jax.budgets import Budget
 from micronets_jax.experiment import Experiment
 from micronets_jax.network import Network
 from micronets_jax.recipes import Limits
 
 NUM_RANDOM = 5
+
+NUM_TRAININGS = 2
+"""Of each network that is not random, from different initial weights."""
 
 
 class Subject(NamedTuple):
@@ -66,19 +66,28 @@ class Subject(NamedTuple):
         experiment: its command line.
         mops: budgets by default.
         splits: what scores are taken on; nothing here was chosen or trained by any of them.
-        family: the plain network of a task at growing widths.
+        families: plain networks of the task at growing widths, by the name of their column.
     """
 
     experiment: Experiment
     mops: tuple[float, ...]
     splits: tuple[str, ...]
-    family: Callable[[pipeline.Plan], Iterator[Network]]
+    families: dict[str, Callable[[pipeline.Plan], Iterator[Network]]]
 
 
 def plain_kws(plan: pipeline.Plan) -> Iterator[Network]:
     """DS-CNN (Zhang et al., 2017), stem and four blocks, one width for all layers."""
     for width in range(4, 400):
         yield zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=plan.dataset.num_classes)
+
+
+def even_kws(plan: pipeline.Plan) -> Iterator[Network]:
+    """The layout of the search space, one width for all layers."""
+    assert isinstance(plan.space, spaces.DSCNN)
+    strides = plan.space.strides
+    for width in range(4, 400):
+        widths = [width] * (len(strides) + 1)
+        yield zoo.dscnn(widths, strides, num_classes=plan.dataset.num_classes)
 
 
 def plain_ad(plan: pipeline.Plan) -> Iterator[Network]:
@@ -106,9 +115,11 @@ def plain_vww(plan: pipeline.Plan) -> Iterator[Network]:
 
 
 TASKS = {
-    "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), plain_kws),
-    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), plain_ad),
-    "vww": Subject(vww.VWW, (3.0, 4.0, 5.0), ("validation", "test"), plain_vww),
+    "kws": Subject(
+        kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), {"scaled": plain_kws, "even": even_kws}
+    ),
+    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), {"scaled": plain_ad}),
+    "vww": Subject(vww.VWW, (3.0, 4.0, 5.0), ("validation", "test"), {"scaled": plain_vww}),
 }
 
 
@@ -178,29 +189,38 @@ def measure(
     this = plan(options, mops, seed)
     rng = np.random.default_rng(seed)
 
-    def keep(name: str, make: Callable[[], tuple[Network, float]]) -> dict:
+    def keep(name: str, trainings: int, make: Callable[[], tuple[Network, float]]) -> None:
         path = options.folder / f"{prefix(options)}-{mops}-{seed}-{name}.json"
         if path.exists():
-            return json.loads(path.read_text())
-        subject, seconds = make()
-        examples, preparation = prepared()
-        start = time.monotonic()
-        score = train(this, subject, examples, TASKS[options.task].splits)
-        row = {
-            "score": score,
-            "seconds": seconds + preparation + time.monotonic() - start,
-            "usage": {k: float(v) for k, v in this.budget.usage(subject).items()},
-            "network": json.loads(network.to_json(subject)),
-        }
-        files.write(path, json.dumps(row))
-        print(f"{mops} Mops, seed {seed}, {name}: {score:.1%}, {row['seconds']:.0f} s", flush=True)
-        return row
+            row = json.loads(path.read_text())
+            subject = network.from_json(json.dumps(row["network"]))
+        else:
+            subject, seconds = make()
+            row = {
+                "scores": [],
+                "seconds": seconds,
+                "usage": {k: float(v) for k, v in this.budget.usage(subject).items()},
+                "network": json.loads(network.to_json(subject)),
+            }
+        while len(row["scores"]) < trainings:
+            examples, preparation = prepared()
+            start = time.monotonic()
+            score = train(this, subject, examples, splits, len(row["scores"]))
+            if not row["scores"]:
+                row["seconds"] += preparation + time.monotonic() - start
+            row["scores"].append(score)
+            files.write(path, json.dumps(row))
+            print(
+                f"{mops} Mops, seed {seed}, {name}: {score:.1%}, {row['seconds']:.0f} s", flush=True
+            )
 
-    keep("found", lambda: search(this))
-    keep("scaled", lambda: (widest(options, this), 0.0))
+    splits = TASKS[options.task].splits
+    keep("found", NUM_TRAININGS, lambda: search(this))
+    for name, family in TASKS[options.task].families.items():
+        keep(name, NUM_TRAININGS, lambda family=family: (widest(family(this), this.budget), 0.0))
     for i in range(NUM_RANDOM):
         drawn = random_member(this, rng)
-        keep(f"random{i}", lambda drawn=drawn: (drawn, 0.0))
+        keep(f"random{i}", 1, lambda drawn=drawn: (drawn, 0.0))
 
 
 def prefix(options: Options) -> str:
@@ -209,11 +229,19 @@ def prefix(options: Options) -> str:
 
 
 def train(
-    plan: pipeline.Plan, subject: Network, examples: training.Prepared, splits: Sequence[str]
+    plan: pipeline.Plan,
+    subject: Network,
+    examples: training.Prepared,
+    splits: Sequence[str],
+    again: int = 0,
 ) -> float:
-    """The task's headline number on these splits after the recipe, from scratch."""
+    """The task's headline number on these splits after the recipe, from scratch.
+
+    Args:
+        again: 0, 1 and so on, for other initial weights each.
+    """
     recipe = plan.train
-    fresh = supernet.init(jax.random.key(plan.seed), subject)
+    fresh = supernet.init(jax.random.key(plan.seed + 1000 * again), subject)
     total = examples.num_batches(recipe.batch_size) * recipe.epochs
     state = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
     epochs = training.fit(
@@ -252,10 +280,9 @@ def search(plan: pipeline.Plan) -> tuple[Network, float]:
     return found, time.monotonic() - start
 
 
-def widest(options: Options, plan: pipeline.Plan) -> Network:
-    """The widest of the task's plain networks that fits."""
-    family = TASKS[options.task].family(plan)
-    return list(itertools.takewhile(plan.budget.fits, family))[-1]
+def widest(family: Iterator[Network], budget: Budget) -> Network:
+    """The last of a family that fits."""
+    return list(itertools.takewhile(budget.fits, family))[-1]
 
 
 def random_member(plan: pipeline.Plan, rng: np.random.Generator) -> Network:
@@ -272,8 +299,10 @@ def random_member(plan: pipeline.Plan, rng: np.random.Generator) -> Network:
 
 def table(options: Options) -> None:
     """Scores by budget, mean over seeds, and the differences with their standard errors."""
-    cells: list[dict[str, Any]] = []
-    print(f"{'Mops':>6} {'seeds':>5} {'found':>7} {'scaled':>7} {'random':>7} {'best of n':>12}")
+    plain = list(TASKS[options.task].families)
+    cells: list[dict[str, float]] = []
+    columns = ["found", *plain, "random", "best of n"]
+    print(f"{'Mops':>6} {'seeds':>5} " + " ".join(f"{name:>9}" for name in columns))
     for mops in options.mops:
         here = []
         for seed in options.seeds:
@@ -281,34 +310,31 @@ def table(options: Options) -> None:
                 p.stem.rsplit("-", 1)[1]: p
                 for p in options.folder.glob(f"{prefix(options)}-{mops}-{seed}-*")
             }
-            if len(paths) < NUM_RANDOM + 2:
+            if len(paths) < NUM_RANDOM + 1 + len(plain):
                 continue
             rows = {key: json.loads(path.read_text()) for key, path in paths.items()}
             randoms = [rows[f"random{i}"] for i in range(NUM_RANDOM)]
             cost = np.mean([row["seconds"] for row in randoms])
             count = int(min(max(rows["found"]["seconds"] // cost, 1), NUM_RANDOM))
+            scores = [row["scores"][0] for row in randoms]
             here.append(
-                {
-                    "found": rows["found"]["score"],
-                    "scaled": rows["scaled"]["score"],
-                    "random": np.mean([row["score"] for row in randoms]),
-                    "best": max(row["score"] for row in randoms[:count]),
-                    "count": count,
-                }
+                {name: float(np.mean(rows[name]["scores"])) for name in ("found", *plain)}
+                | {"random": float(np.mean(scores)), "best of n": max(scores[:count]), "n": count}
             )
         if here:
             mean = {key: np.mean([cell[key] for cell in here]) for key in here[0]}
             print(
-                f"{mops:6} {len(here):5} {mean['found']:7.1%} {mean['scaled']:7.1%} "
-                f"{mean['random']:7.1%} {mean['best']:7.1%} ({mean['count']:.0f})"
+                f"{mops:6} {len(here):5} "
+                + " ".join(f"{mean[name]:9.1%}" for name in columns)
+                + f" ({mean['n']:.1f})"
             )
         cells += here
     if len(cells) > 1:
-        for other in ("scaled", "random", "best"):
+        for other in columns[1:]:
             gaps = np.array([100 * (cell["found"] - cell[other]) for cell in cells])
             error = gaps.std(ddof=1) / np.sqrt(len(gaps))
             print(
-                f"found - {other:7} {gaps.mean():+5.2f} points, standard error {error:.2f}, "
+                f"found - {other:9} {gaps.mean():+5.2f} points, standard error {error:.2f}, "
                 f"{len(gaps)} pairs"
             )
 

@@ -32,10 +32,18 @@ if TYPE_CHECKING:
 class Space:
     """Largest member of the search space."""
 
-    max_width: int = 40
+    max_width: int = 48
     """Most channels of any layer; widths run from 10 % to 100 % of it."""
-    blocks: int = 7
-    """Depthwise-separable blocks before any is left out; the first has stride 2."""
+    blocks: int = 6
+    """Depthwise-separable blocks before any is left out."""
+    halvings: int = 2
+    """How many of them, from the first on, have stride 2."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.halvings <= self.blocks:
+            raise ValueError(
+                f"halvings={self.halvings}: give 0 to the number of blocks, which is {self.blocks}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +61,7 @@ PRESETS = {
     "tiny": Options(
         preset="tiny",
         budget=Limits(mops=0.6),
-        space=Space(max_width=40, blocks=2),
+        space=Space(max_width=40, blocks=2, halvings=1),
         search=Search(epochs=6, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
         train=Training(epochs=6, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
@@ -68,7 +76,7 @@ PRESETS = {
         preset="paper",
         runtime="tflm",
         budget=Limits(latency_ms=250.0),
-        space=Space(max_width=276, blocks=9),
+        space=Space(max_width=276, blocks=9, halvings=1),
         search=Search(epochs=100, batch_size=512),
         train=Training(
             epochs=100,
@@ -92,12 +100,13 @@ def task(options: Options) -> Task:
     dataset = data.speech_commands.load(
         options.data, size=options.preset, seed=options.seed, words=options.words or None
     )
-    strides = (2, *[1] * (options.space.blocks - 1))
+    space = options.space
+    strides = (2,) * space.halvings + (1,) * (space.blocks - space.halvings)
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
         augmentation=data.SpeechAugmentation(),
-        space=DSCNN(frontend.shape, dataset.num_classes, options.space.max_width, strides=strides),
+        space=DSCNN(frontend.shape, dataset.num_classes, space.max_width, strides=strides),
         metric=metrics.accuracy,
     )
 

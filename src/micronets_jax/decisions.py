@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Key, Num, PyTree
 # The leading underscores leave the axes unbound: each leaf has its own.
 Logits = PyTree[Float[Array, "*_decisions _options"]]
 Choice = PyTree[Num[Array | np.ndarray, "*_decisions _options"]]
+Sizes = dict[str, Float[Array, "*_decisions"]]
+"""Of each decision but yes or no, a point on its options, the first being 1."""
 
 
 def gumbel_softmax(
@@ -76,34 +78,13 @@ def spread(gradient: Logits, reach: float) -> Logits:
     return jax.tree.map(one, gradient)
 
 
-def further(first: Logits, learned: Logits, way: float | Float[Array, ""]) -> Logits:
-    """Learned logits, shifted until the mean of each size is ``way`` times as far from ``first``.
-
-    Few sizes matter; the others drift. So what a mean has gone is first shrunk as the non-negative
-    garrote does (Breiman, 1995), the median over all sizes taken as noise: what has gone no farther
-    goes back. Beyond either end logits go on as straight lines. Yes or no is left as it is.
-    """
-
-    def gone(first: Array, learned: Array) -> Array:
-        options = jnp.arange(learned.shape[-1], dtype=learned.dtype)
-        return (jax.nn.softmax(learned) - jax.nn.softmax(first)) @ options
-
-    def shift(learned: Array, by: Array) -> Array:
-        options = jnp.arange(learned.shape[-1], dtype=learned.dtype)
-        return jnp.interp(options - by, options, learned, left="extrapolate", right="extrapolate")
-
-    sizes = {name for name, leaf in learned.items() if not yes_or_no(leaf.shape)}
-    ways = {name: gone(first[name], learned[name]) for name in sizes}
-    if not ways:
-        return learned
-    noise = jnp.median(jnp.abs(jnp.concatenate([leaf.ravel() for leaf in ways.values()])))
-
-    def moved(name: str) -> Array:
-        kept = jnp.maximum(1 - jnp.square(noise / jnp.maximum(jnp.abs(ways[name]), 1e-6)), 0)
-        by = (way * kept - 1) * ways[name]
-        return jnp.vectorize(shift, signature="(n),()->(n)")(learned[name], by)
-
-    return {name: moved(name) if name in sizes else leaf for name, leaf in learned.items()}
+def sizes(logits: Logits) -> Sizes:
+    """The mean options."""
+    return {
+        name: jax.nn.softmax(leaf) @ jnp.arange(1, leaf.shape[-1] + 1, dtype=leaf.dtype)
+        for name, leaf in logits.items()
+        if not yes_or_no(leaf.shape)
+    }
 
 
 def straight_through(choice: Choice) -> Choice:

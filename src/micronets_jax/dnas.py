@@ -10,6 +10,7 @@ and how limits are weighed; those choices are ours and marked so in ``recipes.Se
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from micronets_jax import accelerators, decisions, recipes
 from micronets_jax.budgets import Budget
-from micronets_jax.decisions import Choice, Logits
+from micronets_jax.decisions import Choice, Logits, Sizes
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
@@ -29,6 +30,12 @@ from micronets_jax.training import Examples, Inputs, Progress, cross_entropy, ke
 
 SAMPLED_LIMITS = ("sram_bytes",)
 """Limits on a maximum: the mean network's cost is not the mean cost, so samples are costed."""
+
+SMOOTH = 4
+"""Order of the norm that stands for the most used limit where sizes are balanced."""
+
+GROWTH, STEPS = 0.08, 128
+"""Logarithm of a size's growth in one step of balancing, and how many steps there are."""
 
 
 class State(NamedTuple):
@@ -71,28 +78,74 @@ def init(
 
 
 def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
-    """Every width about the same option, the largest at which a mean network meets the limits.
+    """Widths about their balance, see :func:`balanced`; yes or no is even.
 
     So weights are trained from the first step on networks that might be built and that are alike
-    enough to share weights, and no multiplier has an excess to overshoot. Widths are spread by
-    ``settings.decision_reach`` options; yes or no is even: which blocks are worth their cost is for
-    the search to find.
+    enough to share weights, and no multiplier has an excess to overshoot. Which blocks are worth
+    their cost is for the search to find.
     """
+    even = {name: jnp.zeros(shape) for name, shape in space.options().items()}
+    if not settings.decision_reach:
+        return even
+    given = {name: leaf for name, leaf in even.items() if decisions.yes_or_no(leaf.shape)}
+    sizes = jax.jit(functools.partial(balanced, space, budget, settings.decision_reach))(
+        decisions.expected(given)
+    )
+    return given | around(space, sizes, settings.decision_reach)
 
-    def around(centre: Array) -> Logits:
-        def logits(shape: tuple[int, ...]) -> Array:
-            if decisions.yes_or_no(shape) or not settings.decision_reach:
-                return jnp.zeros(shape)
-            distance = (jnp.arange(shape[-1]) - centre * (shape[-1] - 1)) / settings.decision_reach
-            return jnp.broadcast_to(-jnp.square(distance) / 2, shape)
 
-        return {name: logits(shape) for name, shape in space.options().items()}
+def around(space: Space, sizes: Sizes, reach: float) -> Logits:
+    """Of every size, odds that fall as a Gaussian ``reach`` options wide."""
+    options = {name: jnp.arange(1, space.options()[name][-1] + 1) for name in sizes}
+    return {
+        name: -jnp.square((options[name] - size[..., None]) / reach) / 2
+        for name, size in sizes.items()
+    }
 
-    def meets(centre: Array) -> Array:
-        return tightest(space, budget, decisions.expected(around(centre))) <= 1
 
-    centres = jnp.linspace(1, 0, 101)
-    return around(centres[jnp.argmax(jax.jit(jax.vmap(meets))(centres).at[-1].set(True))])
+def balanced(space: Space, budget: Budget, reach: float, given: Choice) -> Sizes:
+    """Sizes at which one per cent more of any of them costs the same, as large as the limits allow.
+
+    All begin at the first option and grow, those fastest whose growth costs least, until the mean
+    network of :func:`around` has used up a limit or all are at their last option. A convolution on
+    large maps stays narrow, one on small maps becomes wide.
+
+    Args:
+        given: weights of yes or no.
+    """
+    most = {
+        name: shape[-1] for name, shape in space.options().items() if not decisions.yes_or_no(shape)
+    }
+
+    def usages(logs: Sizes) -> Array:
+        sizes = jax.tree.map(jnp.exp, logs)
+        choice = decisions.expected(around(space, sizes, reach)) | given
+        return jnp.stack([jnp.asarray(x) for x in budget.usage(space.network(choice)).values()])
+
+    def most_used(logs: Sizes) -> Array:
+        # A smooth maximum: with the true one, sizes that only the second limit feels would be free.
+        return jnp.linalg.norm(usages(logs), ord=SMOOTH)
+
+    def grow(logs: Sizes, _: None) -> tuple[Sizes, None]:
+        spent = jax.grad(most_used)(logs)
+        growing = {name: logs[name] < math.log(most[name]) - 1e-3 for name in logs}
+        spent = {
+            name: jnp.where(growing[name], jnp.maximum(spent[name], 1e-6), jnp.inf) for name in logs
+        }
+        least = jnp.min(jnp.stack([jnp.min(leaf) for leaf in spent.values()]))
+        grown = {
+            name: jnp.minimum(
+                logs[name] + jnp.where(growing[name], GROWTH * (least / spent[name]) ** 2, 0.0),
+                math.log(most[name]),
+            )
+            for name in logs
+        }
+        fits = jnp.max(usages(grown)) <= 1
+        return jax.tree.map(lambda new, old: jnp.where(fits, new, old), grown, logs), None
+
+    logs = {name: jnp.zeros(space.options()[name][:-1]) for name in most}
+    logs, _ = jax.lax.scan(grow, logs, length=STEPS)
+    return jax.tree.map(jnp.exp, logs)
 
 
 def make_step(

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from micronets_jax import decisions, recipes, training
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits
-from micronets_jax.dnas import State, start, tightest
+from micronets_jax.dnas import State, around, balanced, tightest
 from micronets_jax.network import Network
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
@@ -38,11 +38,14 @@ TIGHT = 0.92
 FLATNESS = (1.0, 4.0, 16.0)
 """What the learned logits of yes or no are divided by where candidates are drawn."""
 
-MOST_ODDS = 8.0
-"""Most that the odds of a width's next option are moved by where candidates are drawn."""
+SPREAD = 1.2
+"""Options that the widths of candidates lie about their means."""
 
-WAYS = (1.0, 1.5, 2.5)
-"""How far the means of widths are taken of the way that they went while decisions learned."""
+MOST_FACTOR = 4.0
+"""Most that the widths of a candidate are multiplied or divided by to meet the limits."""
+
+WAYS = (0.0, 0.5, 1.0)
+"""How far widths are taken of the way from their balance to what the search learned."""
 
 DRAWS = 64
 """Of widths, for each pattern of blocks."""
@@ -77,11 +80,10 @@ def decide(
     """The architecture to build, from a contest of candidates.
 
     Candidates are draws that fit by the exact costs and use most of the tightest limit. Shared
-    weights say which way each width should go, but neither how far nor how deep a network should
-    be: they were trained where the decisions had come to, and mistrust all else. So candidates are
-    of several depths and go the learned way to different ends, see :data:`WAYS`. Of those alike in
-    both, the one whose shared weights do best on ``held_out`` is a finalist; finalists are trained
-    briefly from scratch, see :func:`contest`.
+    weights were trained where the decisions had come to, and mistrust all else. So candidates are
+    of several depths, and of each some are balanced (:func:`dnas.balanced`), some as was learned,
+    some between, see :data:`WAYS`. Of those alike in both, the one whose shared weights do best on
+    ``held_out`` is a finalist; finalists are trained briefly from scratch, see :func:`contest`.
 
     Args:
         halves: training data; finalists train on the first.
@@ -92,8 +94,7 @@ def decide(
     Returns:
         An int32 one-hot choice.
     """
-    first = start(space, settings, budget)
-    groups = _candidates(key, first, state.logits, space, budget)
+    groups = _candidates(key, state.logits, space, budget)
     if not groups:
         return fallback
     # The likeliest depth and shallower ones; at each, the middle of the ways stands for it.
@@ -108,7 +109,8 @@ def decide(
     rows = [[group[:count] for group in row] for row in rows]
     everyone = [choice for row in rows for group in row for choice in group]
     losses = iter(shared_losses(state, space, settings, everyone, held_out[:COMPARED]))
-    finalists = [[min(group, key=lambda _: next(losses)) for group in row] for row in rows]
+    ranked = [[sorted(group, key=lambda _: next(losses)) for group in row] for row in rows]
+    finalists = [_different(row, space) for row in ranked]
     if settings.trial_epochs == 0 or settings.finalists == 1:
         return finalists[0][0]
     networks = [[space.decode(choice) for choice in row] for row in finalists]
@@ -210,6 +212,16 @@ def _advance(trial: Iterator[Callable[[], float]], epochs: int) -> float:
     return loss()
 
 
+def _different(groups: list[list[Choice]], space: Space) -> list[Choice]:
+    """The first choice of each group whose network the groups before did not give."""
+    taken: dict[tuple, Choice] = {}
+    for group in groups:
+        shapes = {_shape(space.decode(choice)): choice for choice in reversed(group)}
+        new = [shape for shape in reversed(shapes) if shape not in taken]
+        taken |= {shape: shapes[shape] for shape in new[:1]}
+    return list(taken.values())
+
+
 class _Draws(NamedTuple):
     """Many draws: choices, their likelihood, usage of the tightest limit, number of convolutions,
     how far the decisions had been taken."""
@@ -222,14 +234,14 @@ class _Draws(NamedTuple):
 
 
 def _candidates(
-    key: Key[Array, ""], first: Logits, learned: Logits, space: Space, budget: Budget
+    key: Key[Array, ""], learned: Logits, space: Space, budget: Budget
 ) -> dict[tuple[int, float], list[Choice]]:
     """By depth and by how far decisions are taken, the likeliest first: of each a few of the most
     probable draws that fit, each of another shape.
 
     Draws that leave much of every limit unused are taken only where no others are.
     """
-    drawn = jax.tree.map(np.asarray, _draw(key, first, learned, space, budget))
+    drawn = jax.tree.map(np.asarray, _draw(key, learned, space, budget))
     order = np.argsort(-drawn.likelihood, kind="stable")
     order = order[drawn.usage[order] <= 1 + ROUNDING]
     tight = order[drawn.usage[order] >= TIGHT]
@@ -255,7 +267,6 @@ def _candidates(
 
 def _draw(
     key: Key[Array, ""],
-    first: Logits,
     learned: Logits,
     space: Space,
     budget: Budget,
@@ -263,27 +274,31 @@ def _draw(
 ) -> _Draws:
     """For every flatness and way that many patterns of yes and no, each with many draws of widths.
 
-    Flatter odds reach every depth. A network with fewer blocks may be wider: before widths are
-    drawn for a pattern, they are moved up or down, all by the same odds per option, until their
-    mean network meets the limits.
+    Flatter odds reach every depth. A network with fewer blocks may be wider, so widths of a pattern
+    are drawn about its own balance (:func:`dnas.balanced`), each times what the search made of the
+    balance that it had learned, to the power of the way, and all times what makes their mean
+    network meet the limits.
     """
     binary = {name for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
-
-    def moved(logits: Logits, odds: Array) -> Logits:
-        return {
-            name: leaf if name in binary else leaf + odds * jnp.arange(leaf.shape[-1])
-            for name, leaf in logits.items()
-        }
+    sizes = balanced(space, budget, SPREAD, decisions.expected({n: learned[n] for n in binary}))
+    before = decisions.sizes(around(space, sizes, SPREAD))
+    gone = jax.tree.map(lambda new, old: jnp.log(new / old), decisions.sizes(learned), before)
+    factors = jnp.geomspace(MOST_FACTOR, 1 / MOST_FACTOR, 65)
 
     def pattern(key: Key[Array, ""], flatness: Array, way: Array) -> _Draws:
         keys = jax.random.split(key)
         fixed = decisions.draw(keys[0], {name: learned[name] / flatness for name in binary})
-        logits = decisions.further(first, learned, way)
-        steps = jnp.linspace(MOST_ODDS, -MOST_ODDS, 65)
+        sizes = balanced(space, budget, SPREAD, fixed)
+        sizes = {name: size * jnp.exp(way * gone[name]) for name, size in sizes.items()}
+
+        def times(factor: Array) -> Logits:
+            return around(space, jax.tree.map(lambda size: factor * size, sizes), SPREAD)
+
         mean = jax.vmap(
-            lambda odds: tightest(space, budget, decisions.expected(moved(logits, odds)) | fixed)
-        )(steps)
-        logits = moved(logits, steps[jnp.argmax((mean <= 1).at[-1].set(True))])
+            lambda factor: tightest(space, budget, decisions.expected(times(factor)) | fixed)
+        )(factors)
+        logits = times(factors[jnp.argmax((mean <= 1).at[-1].set(True))])
+        logits |= {name: learned[name] for name in binary}
         keys = jax.random.split(keys[1], DRAWS)
         return jax.vmap(lambda key: widths(key, logits, fixed, way))(keys)
 
