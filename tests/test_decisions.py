@@ -89,22 +89,11 @@ def test_ties_are_decided_for_the_first_option():
     np.testing.assert_array_equal(decisions.decided(LOGITS)["b"], [[1, 0, 0, 0]] * 2)
 
 
-def test_sizes_go_on_the_way_that_they_went_and_the_rest_goes_back():
-    """Five sizes of nine options: one went down by two options, the others drifted by 0.1."""
-    options = np.arange(9.0)
-
-    def around(centres):
-        return jnp.asarray(-np.square(options - np.asarray(centres)[:, None]) / 2)
-
-    first = {"width": around([4.0] * 5), "keep": jnp.zeros((3, 2))}
-    learned = {"width": around([2.0, 4.1, 3.9, 4.1, 3.9]), "keep": jnp.ones((3, 2))}
-
-    def means(way):
-        moved = decisions.further(first, learned, way)
-        np.testing.assert_array_equal(moved["keep"], learned["keep"])
-        return jax.nn.softmax(moved["width"]) @ options
-
-    np.testing.assert_allclose(means(1.0), [2, 4, 4, 4, 4], atol=0.1)
-    np.testing.assert_allclose(means(1.5), [1, 4, 4, 4, 4], atol=0.2)
-    still = decisions.further({"keep": first["keep"]}, {"keep": learned["keep"]}, 2.0)
-    np.testing.assert_array_equal(still["keep"], learned["keep"])
+def test_sizes_are_mean_options_and_yes_or_no_is_none():
+    logits = {
+        "width": jnp.log(jnp.array([[0.5, 0.25, 0.25], [0, 0, 1.0]])),
+        "keep": jnp.ones((2, 2)),
+    }
+    sizes = decisions.sizes(logits)
+    assert sizes.keys() == {"width"}
+    np.testing.assert_allclose(sizes["width"], [1.75, 3], rtol=1e-6)

@@ -13,6 +13,7 @@ from micronets_jax import budgets, cost, decisions, dnas, selection
 from micronets_jax.budgets import Budget
 from micronets_jax.recipes import Search
 from micronets_jax.spaces import DSCNN
+from micronets_jax.spaces.only import Only
 
 SPACE = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2, 1))
 LARGEST = SPACE.largest()
@@ -87,9 +88,30 @@ def test_a_search_starts_at_its_limits():
     logits = dnas.start(SPACE, SETTINGS, budget)
     used = budget.usage(SPACE.network(decisions.expected(logits)))["mops"]
     assert 0.95 < used <= 1
-    modes = np.unique(np.argmax(logits["width"], axis=-1))
-    assert modes.size == 1 and 0 < modes[0] < logits["width"].shape[-1] - 1
     np.testing.assert_array_equal(logits["keep"], 0)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.25])
+def test_one_per_cent_more_of_either_balanced_width_costs_the_same(share):
+    """Of a stem and a block; the last block, on the smallest maps, is as wide as can be."""
+    space = DSCNN((16, 16, 3), num_classes=3, max_width=400, strides=(2, 2))
+    budget = Budget(mops=share * cost.ops(space.largest()) * 1e-6)
+    kept = {"keep": jnp.array([[1.0, 0.0]] * 2)}
+    sizes = dnas.balanced(space, budget, 1.2, kept)
+
+    def used(sizes):
+        choice = decisions.expected(dnas.around(space, sizes, 1.2)) | kept
+        return budget.usage(space.network(choice))["mops"]
+
+    assert 0.9 < used(sizes) <= 1
+    stem, block, last = (sizes["width"] * jax.grad(used)(sizes)["width"]).tolist()
+    assert last < block
+    assert stem == pytest.approx(block, rel=0.3)
+    assert 1 < sizes["width"][0] < sizes["width"][1] < sizes["width"][2] == 10
+
+
+def test_nothing_is_to_be_balanced_where_nothing_is_to_be_decided():
+    assert dnas.start(Only(LARGEST), SETTINGS, BUDGET) == {}
 
 
 def test_a_search_whose_limits_bind_nothing_starts_at_the_largest_widths():

@@ -19,7 +19,7 @@ TINY = SPACE.member([8, 4, 4], [False, False])
 def groups():
     logits = start().logits
     sure_of_blocks = {**logits, "keep": logits["keep"].at[:, 0].add(3.0)}
-    return selection._candidates(jax.random.key(0), logits, sure_of_blocks, SPACE, BUDGET)
+    return selection._candidates(jax.random.key(0), sure_of_blocks, SPACE, BUDGET)
 
 
 def test_candidates_fit_are_tight_and_of_every_depth_and_way(groups):
@@ -44,6 +44,30 @@ def test_networks_with_fewer_blocks_are_wider(groups):
         )
 
     assert widest(3) > widest(5)
+
+
+def test_candidates_go_from_the_balance_to_what_was_learned():
+    """Learned: a stem of 4 channels."""
+    logits = start().logits
+    stem = -jnp.square(jnp.arange(10.0))
+    learned = {
+        "width": logits["width"].at[0].set(stem),
+        "keep": logits["keep"].at[:, 0].add(9.0),
+    }
+    found = selection._candidates(jax.random.key(0), learned, SPACE, BUDGET)
+
+    def mean_stem(way):
+        return np.mean([np.argmax(choice["width"][0]) for choice in found[5, way]])
+
+    assert mean_stem(0.0) > mean_stem(1.0)
+
+
+def test_finalists_of_a_row_differ():
+    a, b = SPACE.choice([4, 4, 4], [True] * 2), SPACE.choice([8, 4, 4], [True] * 2)
+    # The width of a block that is left out makes no other network.
+    again = SPACE.choice([12, 4, 4], [False] * 2), SPACE.choice([12, 40, 4], [False] * 2)
+    assert selection._different([[a, b], [a], [a, b]], SPACE) == [a, b]
+    assert selection._different([[again[0]], [again[1]]], SPACE) == [again[0]]
 
 
 def contest(rows, **changes):

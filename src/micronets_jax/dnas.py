@@ -34,8 +34,8 @@ SAMPLED_LIMITS = ("sram_bytes",)
 SMOOTH = 4
 """Order of the norm that stands for the most used limit where sizes are balanced."""
 
-GROWTH, STEPS = 0.08, 128
-"""Logarithm of a size's growth in one step of balancing, and how many steps there are."""
+GROWTH, GROWTH_STEPS = 0.08, 128
+"""Most that the logarithm of a size grows in a step of balancing, and how many steps there are."""
 
 
 class State(NamedTuple):
@@ -117,6 +117,9 @@ def balanced(space: Space, budget: Budget, reach: float, given: Choice) -> Sizes
         name: shape[-1] for name, shape in space.options().items() if not decisions.yes_or_no(shape)
     }
 
+    if not most:
+        return {}
+
     def usages(logs: Sizes) -> Array:
         sizes = jax.tree.map(jnp.exp, logs)
         choice = decisions.expected(around(space, sizes, reach)) | given
@@ -144,7 +147,7 @@ def balanced(space: Space, budget: Budget, reach: float, given: Choice) -> Sizes
         return jax.tree.map(lambda new, old: jnp.where(fits, new, old), grown, logs), None
 
     logs = {name: jnp.zeros(space.options()[name][:-1]) for name in most}
-    logs, _ = jax.lax.scan(grow, logs, length=STEPS)
+    logs, _ = jax.lax.scan(grow, logs, length=GROWTH_STEPS)
     return jax.tree.map(jnp.exp, logs)
 
 

@@ -213,12 +213,11 @@ def _advance(trial: Iterator[Callable[[], float]], epochs: int) -> float:
 
 
 def _different(groups: list[list[Choice]], space: Space) -> list[Choice]:
-    """The first choice of each group whose network the groups before did not give."""
+    """Of each group the first choice whose network no group before has given."""
     taken: dict[tuple, Choice] = {}
     for group in groups:
-        shapes = {_shape(space.decode(choice)): choice for choice in reversed(group)}
-        new = [shape for shape in reversed(shapes) if shape not in taken]
-        taken |= {shape: shapes[shape] for shape in new[:1]}
+        shapes = ((_shape(space.decode(choice)), choice) for choice in group)
+        taken |= itertools.islice((pair for pair in shapes if pair[0] not in taken), 1)
     return list(taken.values())
 
 
@@ -280,19 +279,19 @@ def _draw(
     network meet the limits.
     """
     binary = {name for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
-    sizes = balanced(space, budget, SPREAD, decisions.expected({n: learned[n] for n in binary}))
-    before = decisions.sizes(around(space, sizes, SPREAD))
+    balance = balanced(space, budget, SPREAD, decisions.expected({n: learned[n] for n in binary}))
+    before = decisions.sizes(around(space, balance, SPREAD))
     gone = jax.tree.map(lambda new, old: jnp.log(new / old), decisions.sizes(learned), before)
     factors = jnp.geomspace(MOST_FACTOR, 1 / MOST_FACTOR, 65)
 
     def pattern(key: Key[Array, ""], flatness: Array, way: Array) -> _Draws:
         keys = jax.random.split(key)
         fixed = decisions.draw(keys[0], {name: learned[name] / flatness for name in binary})
-        sizes = balanced(space, budget, SPREAD, fixed)
-        sizes = {name: size * jnp.exp(way * gone[name]) for name, size in sizes.items()}
+        balance = balanced(space, budget, SPREAD, fixed)
 
         def times(factor: Array) -> Logits:
-            return around(space, jax.tree.map(lambda size: factor * size, sizes), SPREAD)
+            sizes = jax.tree.map(lambda b, g: factor * b * jnp.exp(way * g), balance, gone)
+            return around(space, sizes, SPREAD)
 
         mean = jax.vmap(
             lambda factor: tightest(space, budget, decisions.expected(times(factor)) | fixed)
