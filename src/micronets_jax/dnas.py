@@ -37,6 +37,9 @@ SMOOTH = 4
 GROWTH, GROWTH_STEPS = 0.08, 128
 """Most that the logarithm of a size grows in a step of balancing, and how many steps there are."""
 
+ONCE = {"xla_backend_optimization_level": 0}
+"""How to compile what runs once and costs networks: optimising it takes longer than running it."""
+
 
 class State(NamedTuple):
     """Everything a search step reads and writes."""
@@ -88,9 +91,8 @@ def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
     if not settings.decision_reach:
         return even
     given = {name: leaf for name, leaf in even.items() if decisions.yes_or_no(leaf.shape)}
-    sizes = jax.jit(functools.partial(balanced, space, budget, settings.decision_reach))(
-        decisions.expected(given)
-    )
+    balance = functools.partial(balanced, space, budget, settings.decision_reach)
+    sizes = jax.jit(balance, compiler_options=ONCE)(decisions.expected(given))
     return given | around(space, sizes, settings.decision_reach)
 
 
@@ -120,35 +122,35 @@ def balanced(space: Space, budget: Budget, reach: float, given: Choice) -> Sizes
     if not most:
         return {}
 
-    def usages(logs: Sizes) -> Array:
+    def most_used(logs: Sizes) -> tuple[Array, Array]:
         sizes = jax.tree.map(jnp.exp, logs)
         choice = decisions.expected(around(space, sizes, reach)) | given
-        return jnp.stack([jnp.asarray(x) for x in budget.usage(space.network(choice)).values()])
-
-    def most_used(logs: Sizes) -> Array:
+        usage = jnp.stack([jnp.asarray(x) for x in budget.usage(space.network(choice)).values()])
         # A smooth maximum: with the true one, sizes that only the second limit feels would be free.
-        return jnp.linalg.norm(usages(logs), ord=SMOOTH)
+        return jnp.linalg.norm(usage, ord=SMOOTH), jnp.max(usage) <= 1
 
-    def grow(logs: Sizes, _: None) -> tuple[Sizes, None]:
-        spent = jax.grad(most_used)(logs)
-        growing = {name: logs[name] < math.log(most[name]) - 1e-3 for name in logs}
+    def grow(at: tuple[Sizes, Sizes], _: None) -> tuple[tuple[Sizes, Sizes], None]:
+        logs, fitting = at
+        spent, fits = jax.grad(most_used, has_aux=True)(logs)
+        growing = {name: logs[name] < math.log(most[name]) - 1e-3 for name in most}
         spent = {
-            name: jnp.where(growing[name], jnp.maximum(spent[name], 1e-6), jnp.inf) for name in logs
+            name: jnp.where(growing[name], jnp.maximum(spent[name], 1e-6), jnp.inf) for name in most
         }
         least = jnp.min(jnp.stack([jnp.min(leaf) for leaf in spent.values()]))
+        fitting = jax.tree.map(lambda new, old: jnp.where(fits, new, old), logs, fitting)
         grown = {
             name: jnp.minimum(
-                logs[name] + jnp.where(growing[name], GROWTH * (least / spent[name]) ** 2, 0.0),
+                logs[name]
+                + jnp.where(fits & growing[name], GROWTH * (least / spent[name]) ** 2, 0.0),
                 math.log(most[name]),
             )
-            for name in logs
+            for name in most
         }
-        fits = jnp.max(usages(grown)) <= 1
-        return jax.tree.map(lambda new, old: jnp.where(fits, new, old), grown, logs), None
+        return (grown, fitting), None
 
-    logs = {name: jnp.zeros(space.options()[name][:-1]) for name in most}
-    logs, _ = jax.lax.scan(grow, logs, length=GROWTH_STEPS)
-    return jax.tree.map(jnp.exp, logs)
+    first = {name: jnp.zeros(space.options()[name][:-1]) for name in most}
+    (_, fitting), _ = jax.lax.scan(grow, (first, first), length=GROWTH_STEPS)
+    return jax.tree.map(jnp.exp, fitting)
 
 
 def make_step(

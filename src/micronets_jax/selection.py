@@ -21,8 +21,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from micronets_jax import decisions, recipes, training
 from micronets_jax.budgets import Budget
-from micronets_jax.decisions import Choice, Logits
-from micronets_jax.dnas import State, around, balanced, tightest
+from micronets_jax.decisions import Choice, Logits, Sizes
+from micronets_jax.dnas import ONCE, State, around, balanced, tightest
 from micronets_jax.network import Network
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
@@ -269,7 +269,7 @@ def _draw(
     learned: Logits,
     space: Space,
     budget: Budget,
-    patterns: int = 128,
+    patterns: int = 32,
 ) -> _Draws:
     """For every flatness and way that many patterns of yes and no, each with many draws of widths.
 
@@ -278,17 +278,17 @@ def _draw(
     balance that it had learned, to the power of the way, and all times what makes their mean
     network meet the limits.
     """
-    binary = {name for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
-    balance = balanced(space, budget, SPREAD, decisions.expected({n: learned[n] for n in binary}))
-    before = decisions.sizes(around(space, balance, SPREAD))
-    gone = jax.tree.map(lambda new, old: jnp.log(new / old), decisions.sizes(learned), before)
+    binary = {name: leaf for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
     factors = jnp.geomspace(MOST_FACTOR, 1 / MOST_FACTOR, 65)
+    grid = np.repeat(list(itertools.product(FLATNESS, WAYS)), patterns, axis=0)
+    flatness, ways = jnp.asarray(grid, jnp.float32).T
 
-    def pattern(key: Key[Array, ""], flatness: Array, way: Array) -> _Draws:
-        keys = jax.random.split(key)
-        fixed = decisions.draw(keys[0], {name: learned[name] / flatness for name in binary})
-        balance = balanced(space, budget, SPREAD, fixed)
+    def blocks(key: Key[Array, ""], flatness: Array) -> Choice:
+        return decisions.draw(key, {name: leaf / flatness for name, leaf in binary.items()})
 
+    def widths(
+        key: Key[Array, ""], fixed: Choice, balance: Sizes, gone: Sizes, way: Array
+    ) -> _Draws:
         def times(factor: Array) -> Logits:
             sizes = jax.tree.map(lambda b, g: factor * b * jnp.exp(way * g), balance, gone)
             return around(space, sizes, SPREAD)
@@ -296,22 +296,35 @@ def _draw(
         mean = jax.vmap(
             lambda factor: tightest(space, budget, decisions.expected(times(factor)) | fixed)
         )(factors)
-        logits = times(factors[jnp.argmax((mean <= 1).at[-1].set(True))])
-        logits |= {name: learned[name] for name in binary}
-        keys = jax.random.split(keys[1], DRAWS)
-        return jax.vmap(lambda key: widths(key, logits, fixed, way))(keys)
-
-    def widths(key: Key[Array, ""], logits: Logits, fixed: Choice, way: Array) -> _Draws:
-        choice = decisions.draw(key, logits) | fixed
+        logits = times(factors[jnp.argmax((mean <= 1).at[-1].set(True))]) | binary
         odds = jax.tree.map(jax.nn.log_softmax, logits)
-        likelihood = jnp.stack([jnp.sum(choice[name] * odds[name]) for name in choice]).sum()
-        convolutions = [x.presence for x in space.network(choice) if x.kind in CONVOLUTIONS]
-        depth = jnp.round(jnp.asarray(sum(convolutions))).astype(jnp.int32)
-        return _Draws(choice, likelihood, tightest(space, budget, choice), depth, way)
 
-    grid = np.repeat(list(itertools.product(FLATNESS, WAYS)), patterns, axis=0)
-    flatness, ways = jnp.asarray(grid, jnp.float32).T
-    drawn = jax.jit(jax.vmap(pattern))(jax.random.split(key, len(ways)), flatness, ways)
+        def one(key: Key[Array, ""]) -> _Draws:
+            choice = decisions.draw(key, logits) | fixed
+            likelihood = jnp.stack([jnp.sum(choice[name] * odds[name]) for name in choice]).sum()
+            convolutions = [x.presence for x in space.network(choice) if x.kind in CONVOLUTIONS]
+            depth = jnp.round(jnp.asarray(sum(convolutions))).astype(jnp.int32)
+            return _Draws(choice, likelihood, tightest(space, budget, choice), depth, way)
+
+        return jax.vmap(one)(jax.random.split(key, DRAWS))
+
+    @functools.partial(jax.jit, compiler_options=ONCE)
+    def everything(key: Key[Array, ""]) -> _Draws:
+        keys = jax.random.split(key, (2, ways.size))
+        fixed = jax.vmap(blocks)(keys[0], flatness)
+        # One program balances what was learned, the first, and every pattern.
+        given = jax.tree.map(
+            lambda one, many: jnp.concatenate([one[None], many]), decisions.expected(binary), fixed
+        )
+        balances = jax.vmap(lambda _, given: balanced(space, budget, SPREAD, given))(
+            jnp.arange(ways.size + 1), given
+        )
+        before = decisions.sizes(around(space, jax.tree.map(lambda b: b[0], balances), SPREAD))
+        gone = jax.tree.map(lambda new, old: jnp.log(new / old), decisions.sizes(learned), before)
+        balances = jax.tree.map(lambda b: b[1:], balances)
+        return jax.vmap(widths, in_axes=(0, 0, 0, None, 0))(keys[1], fixed, balances, gone, ways)
+
+    drawn = everything(key)
     drawn = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
     as_decided = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), drawn.choices)
     return drawn._replace(choices=as_decided)
