@@ -33,7 +33,7 @@ from micronets_jax.recipes import Search, Training
 from micronets_jax.spaces import DSCNN, MobileNetV2
 
 SPACES = {
-    "quick": DSCNN(max_width=64, strides=(2, 1, 1, 1, 1, 1, 1)),
+    "quick": DSCNN(max_width=48, strides=(2, 2, 1, 1, 1, 1)),
     "paper": DSCNN(),
     "7 x 276 at 25 x 5": DSCNN((25, 5, 1), stem_kernel=(3, 3), strides=(1,) * 7),
     "vww quick": MobileNetV2(width=0.35),

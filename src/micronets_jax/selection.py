@@ -47,8 +47,11 @@ MOST_FACTOR = 4.0
 WAYS = (0.0, 0.5, 1.0)
 """How far widths are taken of the way from their balance to what the search learned."""
 
+PATTERNS = 32
+"""Of blocks kept and left out, for each flatness and way."""
+
 DRAWS = 64
-"""Of widths, for each pattern of blocks."""
+"""Of widths, for each pattern."""
 
 ROUNDING = 1e-5
 """Of a usage computed in float32; what is drawn is then decided by the exact costs."""
@@ -264,14 +267,8 @@ def _candidates(
     return found
 
 
-def _draw(
-    key: Key[Array, ""],
-    learned: Logits,
-    space: Space,
-    budget: Budget,
-    patterns: int = 32,
-) -> _Draws:
-    """For every flatness and way that many patterns of yes and no, each with many draws of widths.
+def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) -> _Draws:
+    """For every flatness and way many patterns of yes and no, each with many draws of widths.
 
     Flatter odds reach every depth. A network with fewer blocks may be wider, so widths of a pattern
     are drawn about its own balance (:func:`dnas.balanced`), each times what the search made of the
@@ -280,7 +277,7 @@ def _draw(
     """
     binary = {name: leaf for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
     factors = jnp.geomspace(MOST_FACTOR, 1 / MOST_FACTOR, 65)
-    grid = np.repeat(list(itertools.product(FLATNESS, WAYS)), patterns, axis=0)
+    grid = np.repeat(list(itertools.product(FLATNESS, WAYS)), PATTERNS, axis=0)
     flatness, ways = jnp.asarray(grid, jnp.float32).T
 
     def blocks(key: Key[Array, ""], flatness: Array) -> Choice:
