@@ -158,7 +158,8 @@ def test_answers_to_older_requests_do_not_count():
     fake = FakeBoard()
     board = quick(fake)
     board.hello()
-    fake.out = protocol.encode(Frame(protocol.HELLO + protocol.REPLY, 200, 0, b"protocol 9\n"))
+    older = board._sequence
+    fake.out = protocol.encode(Frame(protocol.HELLO + protocol.REPLY, older, 0, b"protocol 9\n"))
     assert board.hello()["protocol"] == "1"
 
 
