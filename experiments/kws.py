@@ -39,12 +39,6 @@ class Space:
     halvings: int = 2
     """How many of them, from the first on, have stride 2."""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.halvings <= self.blocks:
-            raise ValueError(
-                f"halvings={self.halvings}: give 0 to the number of blocks, which is {self.blocks}"
-            )
-
 
 @dataclasses.dataclass(frozen=True)
 class Options(experiment.Options):
@@ -96,11 +90,15 @@ def task(options: Options) -> Task:
     from micronets_jax import data, metrics, pipeline
     from micronets_jax.spaces import DSCNN
 
+    space = options.space
+    if not 0 <= space.halvings <= space.blocks:
+        raise ValueError(
+            f"space.halvings={space.halvings}: give 0 to the number of blocks, {space.blocks}"
+        )
     frontend = data.MFCC()
     dataset = data.speech_commands.load(
         options.data, size=options.preset, seed=options.seed, words=options.words or None
     )
-    space = options.space
     strides = (2,) * space.halvings + (1,) * (space.blocks - space.halvings)
     return pipeline.Task(
         dataset=dataset,

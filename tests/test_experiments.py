@@ -86,7 +86,7 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
         ("ad", ("--data", "nowhere"), "nowhere has no folder train"),
         ("ad", ("--preset", "tiny", "--space.blocks", "2"), "space.blocks=2"),
         ("ad", ("--preset", "tiny", "--mixup", "-1"), "alpha=-1"),
-        ("kws", ("--space.halvings", "9"), "halvings=9"),
+        ("kws", ("--space.halvings", "9"), "space.halvings=9"),
         ("vww", ("--predict", "none.jpg"), "holds no finished run"),
     ],
 )
