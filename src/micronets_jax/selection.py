@@ -309,7 +309,8 @@ def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) ->
     def everything(key: Key[Array, ""]) -> _Draws:
         keys = jax.random.split(key, (2, ways.size))
         fixed = jax.vmap(blocks)(keys[0], flatness)
-        # One program balances what was learned, the first, and every pattern.
+        # One program balances what was learned, the first, and every pattern. The numbers are there
+        # for spaces without yes or no: vmap needs something to go over.
         given = jax.tree.map(
             lambda one, many: jnp.concatenate([one[None], many]), decisions.expected(binary), fixed
         )
