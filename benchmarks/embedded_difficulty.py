@@ -20,7 +20,6 @@ population: a test accuracy has a standard error of 0.7 to 1.3 points.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from typing import Any
 
@@ -66,9 +65,9 @@ def main(options: Options) -> None:
         start = time.monotonic()
         network = zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=dataset.num_classes)
         variables, train_accuracy = train(network, dataset.train, inputs, options)
-        predict: Any = functools.partial(supernet.Supernet(network).apply, variables)
+        apply: Any = supernet.Supernet(network).apply
         scores = [
-            training.accuracy(training.predict(predict, x), labels)
+            training.accuracy(training.predict(apply, variables, x), labels)
             for x, labels in held_out.values()
         ]
         row = "  ".join(f"{100 * score:6.1f}" for score in (train_accuracy, *scores))

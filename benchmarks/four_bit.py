@@ -112,8 +112,8 @@ def compare(network: Network, dataset: Dataset, frontend: data.FrontEnd, options
     fresh = supernet.init(jax.random.key(options.seed), network)
     state = fit(training.float_model(network), fresh["params"], fresh["batch_stats"], options.train)
     variables = {"params": state.trainable, "batch_stats": state.stats}
-    logits: Any = functools.partial(supernet.Supernet(network).apply, variables)
-    accuracy = training.accuracy(training.predict(logits, features), labels)
+    apply: Any = supernet.Supernet(network).apply
+    accuracy = training.accuracy(training.predict(apply, variables, features), labels)
     print(f"{'float':20}{100 * accuracy:8.1f}{time.monotonic() - start:29.0f}", flush=True)
 
     folded = quantize.fold(network, state.trainable, state.stats)

@@ -44,7 +44,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -269,12 +269,11 @@ def train(
     )
     *_, (state, _) = epochs
     variables = {"params": state.trainable, "batch_stats": state.stats}
+    apply: Any = supernet.Supernet(subject).apply
     scores, sizes = [], []
     for split in splits:
         features = data.split_features(plan.dataset, split, plan.frontend)
-        outputs = training.predict(
-            lambda x: supernet.Supernet(subject).apply(variables, x), features
-        )
+        outputs = training.predict(apply, variables, features)
         numbers = plan.metric(outputs, getattr(plan.dataset, split))
         scores.append(next(iter(numbers.values())))
         sizes.append(len(outputs))

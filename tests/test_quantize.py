@@ -55,7 +55,7 @@ def inputs(network, n=16, seed=1):
 
 def trained(network, seed=0):
     """Folded weights, and ranges about as a training would leave them."""
-    folded = quantize.fold(network, *variables(network, seed))
+    folded = jax.jit(quantize.fold, static_argnums=0)(network, *variables(network, seed))
     rng = np.random.default_rng(seed)
     activation = {INPUT: {"min": -rng.uniform(2, 4), "max": rng.uniform(2, 4)}}
     weight = {}
@@ -320,7 +320,9 @@ def test_sums_are_simulated_and_their_ranges_learn():
     assert difference.max() <= 3 and (difference > 0).mean() < 0.3
     calibrated = quantize.calibrate(RESIDUAL, folded, [x])
     chex.assert_trees_all_equal_shapes_and_dtypes(calibrated, ranges)
-    slopes = jax.grad(lambda r: jnp.mean(quantize.apply(RESIDUAL, folded, r, x) ** 2))(ranges)
+    slopes = jax.jit(jax.grad(lambda r: jnp.mean(quantize.apply(RESIDUAL, folded, r, x) ** 2)))(
+        ranges
+    )
     for name in ("block3_add", "block4_add", "block5_add"):
         assert all(abs(v) > 0 for v in slopes["activation"][name].values())
 

@@ -65,9 +65,24 @@ def test_it_learns_and_its_running_moments_serve_evaluation(finished):
     state, last = finished[-1]
     assert last["accuracy"] > 0.8 > finished[0][1]["accuracy"]
     variables = {"params": state.trainable, "batch_stats": state.stats}
-    logits = training.predict(lambda x: supernet.Supernet(NETWORK).apply(variables, x), DATA.x, 40)
+    logits = training.predict(supernet.Supernet(NETWORK).apply, variables, DATA.x, 40)
     assert logits.shape == (96, 3)
     assert training.accuracy(logits, DATA.labels) > 0.8
+
+
+def test_predictions_are_traced_once_for_all_variables():
+    calls = []
+
+    def apply(offset, x):
+        calls.append(x.shape)
+        return x.reshape(len(x), -1)[:, :3] + offset
+
+    x = np.arange(60, dtype=np.float32).reshape(10, 6)
+    for offset in (1.0, 2.0):
+        np.testing.assert_array_equal(
+            training.predict(apply, jnp.float32(offset), x, 4), x[:, :3] + offset
+        )
+    assert calls == [(4, 6)]
 
 
 def test_a_run_continued_from_any_epoch_ends_with_the_same_bits(finished):

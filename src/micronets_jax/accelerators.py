@@ -24,6 +24,9 @@ INSTALL = {
     "tpu": "a TPU host, and: pip install 'micronets_jax[tpu]'",
 }
 
+ONCE = {"xla_backend_optimization_level": 0}
+"""Compiler options for what runs once: optimising it would take longer than running it."""
+
 
 class AcceleratorError(RuntimeError):
     """An accelerator that is not there; the message says what is, and what to install."""

@@ -37,9 +37,6 @@ SMOOTH = 4
 GROWTH, GROWTH_STEPS = 0.08, 128
 """Most that the logarithm of a size grows in a step of balancing, and how many steps there are."""
 
-ONCE = {"xla_backend_optimization_level": 0}
-"""How to compile what runs once and costs networks: optimising it takes longer than running it."""
-
 
 class State(NamedTuple):
     """Everything a search step reads and writes."""
@@ -92,7 +89,7 @@ def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
         return even
     given = {name: leaf for name, leaf in even.items() if decisions.yes_or_no(leaf.shape)}
     balance = functools.partial(balanced, space, budget, settings.decision_reach)
-    sizes = jax.jit(balance, compiler_options=ONCE)(decisions.expected(given))
+    sizes = jax.jit(balance, compiler_options=accelerators.ONCE)(decisions.expected(given))
     return given | around(space, sizes, settings.decision_reach)
 
 

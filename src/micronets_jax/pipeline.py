@@ -388,9 +388,8 @@ def _measure(
 ) -> dict[str, Any]:
     dataset, test = plan.dataset, plan.dataset.test
     features = data.split_features(dataset, "test", plan.frontend)
-    floats = training.predict(
-        lambda x: jnp.asarray(supernet.Supernet(found).apply(variables, x)), features
-    )
+    apply: Any = supernet.Supernet(found).apply
+    floats = training.predict(apply, variables, features)
     desktop, micro = runtimes.LiteRT(model), runtimes.TFLM(model)
     reads, says = desktop.input_details, desktop.output_details
     quantized = runtimes.quantize_input(features, reads.scale, reads.zero_point)
@@ -544,7 +543,7 @@ def _validation_accuracy(
     plan: Plan, logits: Callable[[training.State, Array], Array], state: training.State
 ) -> float:
     features = data.split_features(plan.dataset, "validation", plan.frontend)
-    outputs = training.predict(lambda x: logits(state, x), features)
+    outputs = training.predict(logits, state, features)
     return training.accuracy(outputs, plan.dataset.validation.labels)
 
 

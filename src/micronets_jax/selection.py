@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from micronets_jax import decisions, recipes, training
+from micronets_jax import accelerators, decisions, recipes, training
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits, Sizes
-from micronets_jax.dnas import ONCE, State, around, balanced, tightest
+from micronets_jax.dnas import State, around, balanced, tightest
 from micronets_jax.network import Network
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
@@ -305,7 +305,7 @@ def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) ->
 
         return jax.vmap(one)(jax.random.split(key, DRAWS))
 
-    @functools.partial(jax.jit, compiler_options=ONCE)
+    @functools.partial(jax.jit, compiler_options=accelerators.ONCE)
     def everything(key: Key[Array, ""]) -> _Draws:
         keys = jax.random.split(key, (2, ways.size))
         fixed = jax.vmap(blocks)(keys[0], flatness)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from micronets_jax import layers, quantize
+from micronets_jax import accelerators, layers, quantize
 from micronets_jax.decisions import Choice
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import Space
@@ -220,4 +220,7 @@ def either(x: Float[Array, " n"] | None, other: Float[Array, " n"] | None) -> Ar
 def init(key: jax.Array, network: Network) -> dict:
     """Variables ``{"params", "batch_stats"}`` of a network, float32."""
     x = jnp.zeros((1, *network.input_shape))
-    return jax.jit(Supernet(network).init, static_argnames="train")(key, x, train=True)
+    fresh = jax.jit(
+        Supernet(network).init, static_argnames="train", compiler_options=accelerators.ONCE
+    )
+    return fresh(key, x, train=True)

@@ -254,17 +254,21 @@ def fit(
 
 
 def predict(
-    apply: Callable[[Array], Float[Array, "batch classes"]],
+    apply: Callable[[Any, Array], Float[Array, "batch classes"]],
+    variables: Any,
     x: Float[np.ndarray, "n ..."],
     batch_size: int = 256,
 ) -> Float[np.ndarray, "n classes"]:
-    """``apply`` over all of ``x`` in batches of one shape."""
+    """``apply(variables, x)`` over all of ``x`` in batches of one shape.
+
+    Compiled once for all calls with the same function.
+    """
     compiled = jax.jit(apply)
     out = []
     for start in range(0, len(x), batch_size):
         part = x[start : start + batch_size]
         padded = np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * (x.ndim - 1))
-        out.append(np.asarray(compiled(padded))[: len(part)])
+        out.append(np.asarray(compiled(variables, padded))[: len(part)])
     return np.concatenate(out)
 
 
