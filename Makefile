@@ -36,11 +36,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	  --no-build-isolation -e .
 	@touch $@
 
+# Fast tests compile many programs that hardly run, so these are not optimised.
 test: $(INSTALLED)  ## Fast tests; they need nothing of the system
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) $(ARGS)
+	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" \
+	  $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) $(ARGS)
 
 test-slow: $(INSTALLED)  ## All other tests; they need the packages that .ci/run names
-	$(BIN)/python -m pytest -m slow $(ARGS) || { \
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) $(ARGS) || { \
 	  status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
 
 lint: $(INSTALLED)  ## Style, types, import floors

@@ -62,7 +62,7 @@ def decide(state, budget=BUDGET, settings=SETTINGS):
 def test_limits_are_met_in_expectation_and_exactly_in_the_end(finished):
     state, last = finished[-1]
     assert last["mops"] < 1.1
-    found = decide(state)
+    found = decide(state, settings=dataclasses.replace(SETTINGS, trial_epochs=0))
     assert BUDGET.fits(found)
     assert max(BUDGET.usage(found).values()) > 0.8
 
@@ -71,6 +71,7 @@ def test_the_search_learns(finished):
     assert finished[-1][1]["accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_search_continued_from_any_epoch_ends_with_the_same_bits(finished):
     again = search(finished[4][0])
     chex.assert_trees_all_equal(again[-1][0], finished[-1][0])
@@ -124,6 +125,7 @@ def test_a_search_that_cannot_start_at_its_limits_starts_at_the_smallest_widths(
     assert (np.argmax(logits["width"], axis=-1) == 0).all()
 
 
+@pytest.mark.slow
 def test_a_search_with_relaxed_widths_learns_too():
     settings = dataclasses.replace(SETTINGS, widths="relaxed")
     state, last = search(start(settings), settings)[-1]
@@ -147,6 +149,7 @@ def test_sampled_memory_agrees_with_monte_carlo_where_the_mean_network_does_not(
     logits = {name: jnp.zeros(shape) for name, shape in SPACE.options().items()}
     keys = jax.random.split(jax.random.key(0), 4096)
 
+    @jax.jit
     def memory(choice):
         return cost.sram_bytes(SPACE.network(choice)).astype(jnp.float32)
 
@@ -168,17 +171,19 @@ def test_sampled_memory_agrees_with_monte_carlo_where_the_mean_network_does_not(
     mean_network = memory(decisions.expected(logits))
     assert abs(sampled - truth) / truth < 0.02
     assert abs(mean_network - truth) / truth > 0.05
-    gradient = jax.grad(
-        lambda logits: memory(
-            decisions.straight_through(decisions.gumbel_softmax(keys[0], logits, 1.0))
-        )
-    )(logits)
-    assert np.abs(gradient["width"]).max() > 0
+
+    @jax.jit
+    @jax.grad
+    def gradient(logits):
+        choice = decisions.straight_through(decisions.gumbel_softmax(keys[0], logits, 1.0))
+        return memory(choice)
+
+    assert np.abs(gradient(logits)["width"]).max() > 0
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_the_step_is_traced_once_for_any_number_of_samples(samples):
-    settings = Search(epochs=2, batch_size=32, samples=samples, warmup=0.0)
+@pytest.mark.slow
+def test_the_step_is_traced_once_for_several_samples():
+    settings = Search(epochs=2, batch_size=32, samples=3, warmup=0.0)
     calls = []
 
     def counted(key, x, labels):
@@ -192,6 +197,7 @@ def test_the_step_is_traced_once_for_any_number_of_samples(samples):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_the_step_lowers_for_accelerators(platform, precision):

@@ -123,8 +123,9 @@ def test_a_space_with_bits():
     assert space.options() == SPACE.options()
     for measure in (cost.flash_bytes, cost.sram_bytes, lambda n: cost.sram_bytes(n, "tflm_host")):
         exact = measure(space.decode(choice))
-        assert measure(space.network(jax.tree.map(jnp.int32, choice))) == exact
-        np.testing.assert_allclose(measure(space.network(jax.tree.map(jnp.float32, choice))), exact)
+        traced = jax.jit(lambda choice, measure=measure: measure(space.network(choice)))
+        assert traced(jax.tree.map(jnp.int32, choice)) == exact
+        np.testing.assert_allclose(traced(jax.tree.map(jnp.float32, choice)), exact)
 
 
 def test_the_command_line_sets_them():
@@ -230,6 +231,7 @@ def test_the_simulation_agrees_with_the_integers():
     assert (difference > 0).mean() < 0.3
 
 
+@pytest.mark.slow
 def test_steps_learn_and_bits_do_not_retrace():
     net = with_bits(NETWORK, ALL)
     folded, _ = trained(net)

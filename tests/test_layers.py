@@ -24,6 +24,18 @@ def draws(*shapes):
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
+def with_gradients(function, *arguments):
+    """What it gives, and the gradients of a weighted sum of that; compiled as one."""
+    (weights,) = draws(jax.eval_shape(function, *arguments).shape)
+
+    @jax.jit
+    def both(*arguments):
+        y, pull = jax.vjp(function, *arguments)
+        return y, pull(weights)
+
+    return both(*arguments)
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(("shape", "stride"), SHAPES)
 @pytest.mark.parametrize("kind", ["depthwise", "conv3", "conv1"])
@@ -34,13 +46,10 @@ def test_convolutions_and_gradients_equal_xlas(kind, shape, stride, padding):
     x, kernel = draws(shape, (*size, shape[-1] // groups, out))
     ours = layers.depthwise if kind == "depthwise" else layers.conv
     steps = (stride, stride)
-    y = ours(x, kernel, steps, padding)
-    expected = xla(x, kernel, steps, padding, groups)
+    y, gradients = with_gradients(lambda *a: ours(*a, steps, padding), x, kernel)
+    expected, twins = with_gradients(lambda *a: xla(*a, steps, padding, groups), x, kernel)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
-    (weights,) = draws(expected.shape)
-    gradients = jax.grad(lambda *a: jnp.sum(weights * ours(*a, steps, padding)), (0, 1))
-    twins = jax.grad(lambda *a: jnp.sum(weights * xla(*a, steps, padding, groups)), (0, 1))
-    chex.assert_trees_all_close(gradients(x, kernel), twins(x, kernel), rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(gradients, twins, rtol=1e-4, atol=1e-4)
 
 
 def test_depthwise_under_vmap_shares_its_kernel():
@@ -60,17 +69,14 @@ def test_batch_norm_equals_its_definition(activation):
         normal = (x - mean) / jnp.sqrt(var + layers.BATCH_NORM_EPSILON)
         return layers.activate(normal * scale + offset, activation)
 
-    y, mean, var = layers.batch_norm(x, scale, offset, activation)
-    np.testing.assert_allclose(y, definition(x, scale, offset), atol=1e-4)
-    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-4)
-    (weights,) = draws(x.shape)
-    gradients = jax.grad(
-        lambda *a: jnp.sum(weights * layers.batch_norm(*a, activation)[0]), (0, 1, 2)
-    )
-    twins = jax.grad(lambda *a: jnp.sum(weights * definition(*a)), (0, 1, 2))
+    _, mean, var = layers.batch_norm(x, scale, offset, activation)
+    np.testing.assert_allclose(mean, np.mean(x, (0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(var, np.var(x, (0, 1, 2)), rtol=1e-4)
     arguments = x, scale, offset
-    chex.assert_trees_all_close(gradients(*arguments), twins(*arguments), atol=2e-3)
+    y, gradients = with_gradients(lambda *a: layers.batch_norm(*a, activation)[0], *arguments)
+    expected, twins = with_gradients(definition, *arguments)
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+    chex.assert_trees_all_close(gradients, twins, atol=2e-3)
 
 
 def test_average_pooling_at_the_edge_divides_by_real_pixels():
@@ -84,8 +90,7 @@ def test_average_pooling_at_the_edge_divides_by_real_pixels():
 @pytest.mark.parametrize("shape", [(2, 7, 5, 3), (2, 6, 4, 3)])
 def test_average_pooling_and_gradient_equal_xlas(shape, window):
     def windows_sum(x):
-        zero = jnp.zeros((), x.dtype)
-        return lax.reduce_window(x, zero, lax.add, (1, *window, 1), (1, *window, 1), "SAME")
+        return lax.reduce_window(x, 0.0, lax.add, (1, *window, 1), (1, *window, 1), "SAME")
 
     def xla(x):
         return windows_sum(x) / windows_sum(jnp.ones_like(x))
@@ -94,13 +99,14 @@ def test_average_pooling_and_gradient_equal_xlas(shape, window):
         return layers.avg_pool(x, window, window, "SAME")
 
     (x,) = draws(shape)
-    np.testing.assert_allclose(ours(x), xla(x), rtol=1e-5, atol=1e-6)
-    (weights,) = draws(ours(x).shape)
-    gradient = jax.grad(lambda x: jnp.sum(weights * ours(x)))
-    twin = jax.grad(lambda x: jnp.sum(weights * xla(x)))
-    np.testing.assert_allclose(gradient(x), twin(x), rtol=1e-5, atol=1e-6)
+    y, (gradient,) = with_gradients(ours, x)
+    expected, (twin,) = with_gradients(xla, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, twin, rtol=1e-5, atol=1e-6)
     many = jnp.stack([x, 2 * x])
-    np.testing.assert_allclose(jax.vmap(gradient)(many)[1], twin(x), rtol=1e-5, atol=1e-6)
+    _, (gradients,) = with_gradients(jax.vmap(ours), many)
+    _, (twins,) = with_gradients(lambda many: jnp.stack([xla(one) for one in many]), many)
+    np.testing.assert_allclose(gradients, twins, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

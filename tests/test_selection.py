@@ -101,6 +101,7 @@ def test_a_search_of_one_finalist_trains_none(monkeypatch):
     assert BUDGET.fits(SPACE.decode(choice))
 
 
+@pytest.mark.slow
 def test_shared_losses_are_those_of_the_networks(finished_state):
     choices = [SPACE.choice([4, 4, 4], [True, True]), SPACE.choice([24] * 3, [True, True])]
     few, many = selection.shared_losses(finished_state, SPACE, SETTINGS, choices, HELD_OUT)

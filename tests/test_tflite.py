@@ -179,6 +179,11 @@ def test_small_models_compile():
 
 
 def test_mutations_of_small_models():
+    assert fuzz(small_models(), 500) > 40
+
+
+@pytest.mark.slow
+def test_many_mutations_of_small_models():
     assert fuzz(small_models(), 2500) > 200
 
 

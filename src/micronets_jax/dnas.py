@@ -88,8 +88,8 @@ def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
     if not settings.decision_reach:
         return even
     given = {name: leaf for name, leaf in even.items() if decisions.yes_or_no(leaf.shape)}
-    balance = functools.partial(balanced, space, budget, settings.decision_reach)
-    sizes = jax.jit(balance, compiler_options=accelerators.ONCE)(decisions.expected(given))
+    compiled = jax.jit(balanced, static_argnums=(0, 1, 2), compiler_options=accelerators.ONCE)
+    sizes = compiled(space, budget, settings.decision_reach, decisions.expected(given))
     return given | around(space, sizes, settings.decision_reach)
 
 

@@ -267,6 +267,7 @@ def _candidates(
     return found
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3), compiler_options=accelerators.ONCE)
 def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) -> _Draws:
     """For every flatness and way many patterns of yes and no, each with many draws of widths.
 
@@ -301,31 +302,26 @@ def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) ->
             likelihood = jnp.stack([jnp.sum(choice[name] * odds[name]) for name in choice]).sum()
             convolutions = [x.presence for x in space.network(choice) if x.kind in CONVOLUTIONS]
             depth = jnp.round(jnp.asarray(sum(convolutions))).astype(jnp.int32)
-            return _Draws(choice, likelihood, tightest(space, budget, choice), depth, way)
+            decided = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), choice)
+            return _Draws(decided, likelihood, tightest(space, budget, choice), depth, way)
 
         return jax.vmap(one)(jax.random.split(key, DRAWS))
 
-    @functools.partial(jax.jit, compiler_options=accelerators.ONCE)
-    def everything(key: Key[Array, ""]) -> _Draws:
-        keys = jax.random.split(key, (2, ways.size))
-        fixed = jax.vmap(blocks)(keys[0], flatness)
-        # One program balances what was learned, the first, and every pattern. The numbers are there
-        # for spaces without yes or no: vmap needs something to go over.
-        given = jax.tree.map(
-            lambda one, many: jnp.concatenate([one[None], many]), decisions.expected(binary), fixed
-        )
-        balances = jax.vmap(lambda _, given: balanced(space, budget, SPREAD, given))(
-            jnp.arange(ways.size + 1), given
-        )
-        before = decisions.sizes(around(space, jax.tree.map(lambda b: b[0], balances), SPREAD))
-        gone = jax.tree.map(lambda new, old: jnp.log(new / old), decisions.sizes(learned), before)
-        balances = jax.tree.map(lambda b: b[1:], balances)
-        return jax.vmap(widths, in_axes=(0, 0, 0, None, 0))(keys[1], fixed, balances, gone, ways)
-
-    drawn = everything(key)
-    drawn = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
-    as_decided = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), drawn.choices)
-    return drawn._replace(choices=as_decided)
+    keys = jax.random.split(key, (2, ways.size))
+    fixed = jax.vmap(blocks)(keys[0], flatness)
+    # One call balances what was learned, the first, and every pattern. The numbers are there for
+    # spaces without yes or no: vmap needs something to go over.
+    given = jax.tree.map(
+        lambda one, many: jnp.concatenate([one[None], many]), decisions.expected(binary), fixed
+    )
+    balances = jax.vmap(lambda _, given: balanced(space, budget, SPREAD, given))(
+        jnp.arange(ways.size + 1), given
+    )
+    before = decisions.sizes(around(space, jax.tree.map(lambda b: b[0], balances), SPREAD))
+    gone = jax.tree.map(lambda new, old: jnp.log(new / old), decisions.sizes(learned), before)
+    balances = jax.tree.map(lambda b: b[1:], balances)
+    drawn = jax.vmap(widths, in_axes=(0, 0, 0, None, 0))(keys[1], fixed, balances, gone, ways)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
 
 
 def _shape(network: Network) -> tuple:

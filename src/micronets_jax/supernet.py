@@ -219,8 +219,10 @@ def either(x: Float[Array, " n"] | None, other: Float[Array, " n"] | None) -> Ar
 
 def init(key: jax.Array, network: Network) -> dict:
     """Variables ``{"params", "batch_stats"}`` of a network, float32."""
-    x = jnp.zeros((1, *network.input_shape))
-    fresh = jax.jit(
-        Supernet(network).init, static_argnames="train", compiler_options=accelerators.ONCE
-    )
-    return fresh(key, x, train=True)
+
+    def fresh(key: jax.Array) -> dict:
+        return Supernet(network).init(key, jnp.zeros((1, *network.input_shape)), train=True)
+
+    if isinstance(key, jax.core.Tracer):  # part of a program that has its own options
+        return fresh(key)
+    return jax.jit(fresh, compiler_options=accelerators.ONCE)(key)

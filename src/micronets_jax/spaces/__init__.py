@@ -20,7 +20,10 @@ __all__ = ["DSCNN", "MobileNetV2", "Only", "Space"]
 
 @runtime_checkable
 class Space(Protocol):
-    """What the searches ask of a search space."""
+    """What the searches ask of a search space.
+
+    Hashable: what is compiled for a space is kept under it.
+    """
 
     def options(self) -> dict[str, tuple[int, int]]:
         """Shape of each decision: how many are taken, among how many options."""
