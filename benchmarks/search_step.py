@@ -7,12 +7,10 @@ Both sides see the same number of examples (a search step: half for weights, hal
 float32, one architecture per step, AdamW. Sides alternate within one process and the ratio is that
 of the medians. The shape of the PyTorch comparison: seven blocks of 276 channels at 25 x 5.
 
-Measured on two cores of a shared machine (2026-11-26, 7 to 9 rounds), search / plain in float and
-with 8 bits: quick 1.03 and 1.04, again 0.84 and 1.07; paper 1.09 and 1.10 (before its gradient of
-pooling was chosen by platform, not again); vww quick 1.01 and 0.97, vww 0.91 and 0.85, ad 0.96 and
-1.00. The goal is 1.2. At 7 x 276, which pools no block, 1.04 and 1.09; a plain step of PyTorch
-2.13, channels last, took 0.321 s there, our plain step 1.30 and our search step 1.45 times that;
-the goal is 2.0. All before widths were drawn and the quick space had 40 channels in seven blocks.
+Measured on two cores of a shared machine (2026-11-27, `--rounds 7`), search / plain in float and with
+8 bits: quick 0.88 and 0.98, paper 1.12 and 1.11, vww quick 0.98 and 0.97, vww 0.95 and 0.90, ad 0.99
+and 1.06. The goal is 1.2. At 7 x 276, 1.07 and 1.10; a plain step of PyTorch 2.13, channels last,
+took 0.357 s there, our plain step 1.09 and our search step 1.18 times that; the goal is 2.0.
 """
 
 from __future__ import annotations
