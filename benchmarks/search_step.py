@@ -7,10 +7,10 @@ Both sides see the same number of examples (a search step: half for weights, hal
 float32, one architecture per step, AdamW. Sides alternate within one process and the ratio is that
 of the medians. The shape of the PyTorch comparison: seven blocks of 276 channels at 25 x 5.
 
-Measured on two cores of a shared machine (2026-11-27, `--rounds 7`), search / plain in float and with
-8 bits: quick 0.88 and 0.98, paper 1.12 and 1.11, vww quick 0.98 and 0.97, vww 0.95 and 0.90, ad 0.99
-and 1.06. The goal is 1.2. At 7 x 276, 1.07 and 1.10; a plain step of PyTorch 2.13, channels last,
-took 0.357 s there, our plain step 1.09 and our search step 1.18 times that; the goal is 2.0.
+Measured on two cores of a shared machine (2026-11-27, `--rounds 7`), search / plain in float and
+with 8 bits: quick 0.88 and 0.98, paper 1.12 and 1.11, vww quick 0.98 and 0.97, vww 0.95 and 0.90,
+ad 0.99 and 1.06. The goal is 1.2. At 7 x 276, 1.07 and 1.10; a plain step of PyTorch 2.13, channels
+last, took 0.357 s there, our plain step 1.09 and our search step 1.18 times that; the goal is 2.0.
 """
 
 from __future__ import annotations
