@@ -20,7 +20,8 @@ interrupted run goes on; two processes with different seeds may share the work. 
 network in float.
 
 Of words, means of three seeds (2026-11-27, one core per process; the last even network of 1.8 Mops
-trained once; candidates were drawn for four times as many patterns of blocks as now):
+trained once; candidates were drawn for four times as many patterns of blocks as now, and first
+weights rounded otherwise):
 
 ====  ======  ======  ======  ======  =========
 Mops  found   scaled  even    random  best of n

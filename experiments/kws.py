@@ -10,8 +10,9 @@ Paper: MicroNets (Banbury et al., MLSys 2021), section 5.2, enlarged DS-CNN on S
 Expected (paper, Speech Commands): MicroNet-KWS-S 95.3 %, 16.4 million operations; not measured
 here, for the data cannot be had on the machine that this was written on.
 Measured (embedded data, preset quick, seed 0, two cores): 89.6 % float, 89.3 % int8, 89.5 % in
-TensorFlow Lite Micro (1,000 clips) at 1.13 million operations; 2.8 GB of memory at most. Three runs,
-the same to the bit, took 239, 279 and 346 s; of the first search 140, training 55, quantisation 29.
+TensorFlow Lite Micro (1,000 clips) at 1.13 million operations; 2.8 GB of memory at most. Three
+runs with the same result took 239, 279 and 346 s; of the first search 140, training 55,
+quantisation 29.
 
 Nothing heavy is imported before the command line has been read.
 """
