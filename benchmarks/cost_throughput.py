@@ -3,13 +3,13 @@
 One jitted, vmapped call gives MACs, weights, flash and SRAM (``tflm_cortex_m``) of a batch of the
 paper's keyword-spotting space (nine blocks, 276 channels) from int32 one-hot choices.
 
-    python benchmarks/cost_throughput.py
+    python -m benchmarks.cost_throughput
 
-Two cores of an x86 server, jax 0.10.2, other work running beside it:
+Two cores of an x86 server, jax 0.10.2:
 
-    first call (compilation)      3.3 s
-    131,072 architectures        25.9 ms (median of 16)
-    architectures a second        5.1 million, slowest call 3.6 million
+    first call (compilation)      1.8 s
+    131,072 architectures         9.4 ms (median of 16)
+    architectures a second       13.9 million, slowest call 8.9 million
     goal of 1,000,000 a second    reached
 """
 

@@ -81,6 +81,20 @@ def test_chain_formula_planner_and_twin_agree(space, data, scratch):
     assert memory.head_bytes(network, scratch) == head(buffers, starts)
 
 
+@pytest.mark.parametrize("scratch", [True, False])
+@pytest.mark.parametrize("space", [PAPER, DSCNN((32, 32, 1), stem_kernel=(3, 3))])
+def test_spaces_of_chains_are_planned_by_the_formula(space, scratch):
+    """Whatever is decided; sorting would cost some six hundred times as much."""
+    network = space.supernetwork()
+    assert memory._is_chain(network) and memory._scratch_is_small(network, scratch)
+
+
+def test_scratch_larger_than_its_neighbours_is_left_to_the_planner():
+    """Two columns of a stem of 10 x 4 are more than a channel of 9 x 2."""
+    assert not memory._scratch_is_small(SMALL.supernetwork(), True)
+    assert memory._scratch_is_small(SMALL.supernetwork(), False)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def traced_head(choice, scratch):
     return memory.head_bytes(RESIDUAL.network(choice), scratch)

@@ -394,10 +394,12 @@ def _is_chain(network: Network) -> bool:
 
 
 def _scratch_is_small(network: Network, cmsis_nn: bool) -> bool:
-    """Whether placing scratch after tensors comes to the same head.
+    """Whether placing scratch after tensors comes to the same head, whatever is decided.
 
-    True of a pooling, with 4 bytes a channel, that reads more than 4 pixels and makes more than 4
-    or the vectors of the classifier, which are too small to matter.
+    It does where scratch is smaller than what its operator reads and makes: of the convolution that
+    reads the network's input where one channel of either is larger, and of a pooling, with 4 bytes
+    a channel, that reads more than 4 pixels and makes more than 4 or the vectors of the classifier,
+    which are too small to matter.
     """
     sizes = output_sizes(network)
     areas = {name: math.prod(size) for name, size in sizes.items()}
@@ -406,10 +408,12 @@ def _scratch_is_small(network: Network, cmsis_nn: bool) -> bool:
         scratch, name = scratch_bytes(operator, cmsis_nn), operator.layer.name
         if isinstance(scratch, int) and scratch == 0:
             continue
-        vectors = all(areas[layer.name] == 1 for layer in followers[name])
-        if operator.kind != "AVERAGE_POOL_2D" or areas[operator.layer.inputs[0]] <= 4:
-            return False
-        if areas[name] <= 4 and not vectors:
+        read, made = areas[operator.layer.inputs[0]], areas[name]
+        if operator.kind == "AVERAGE_POOL_2D":
+            vectors = all(areas[layer.name] == 1 for layer in followers[name])
+            if read <= 4 or (made <= 4 and not vectors):
+                return False
+        elif not isinstance(scratch, int) or padded(scratch) >= padded(min(read, made)):
             return False
     return True
 
