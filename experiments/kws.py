@@ -66,6 +66,7 @@ PRESETS = {
         budget=Limits(mops=1.2),
         search=Search(epochs=10, batch_size=64),
         train=Training(epochs=25),
+        quantize=Training(epochs=4, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",
