@@ -8,10 +8,11 @@ under ``vmap`` over architectures the weights stay shared.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -220,7 +221,7 @@ def either(x: Float[Array, " n"] | None, other: Float[Array, " n"] | None) -> Ar
 def init(key: jax.Array, network: Network) -> dict:
     """Variables ``{"params", "batch_stats"}`` of a network, float32."""
 
-    def fresh(key: jax.Array) -> dict:
+    def fresh(key: jax.Array) -> Any:
         return Supernet(network).init(key, jnp.zeros((1, *network.input_shape)), train=True)
 
     if isinstance(key, jax.core.Tracer):  # part of a program that has its own options
