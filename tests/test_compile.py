@@ -122,6 +122,8 @@ def tasks(draw):
     return buffers
 
 
+@pytest.mark.slow
+@settings(deadline=None, max_examples=60)
 @given(tasks())
 def test_no_byte_holds_two_buffers(buffers):
     plan = planner.plan(buffers)

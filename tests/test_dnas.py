@@ -182,8 +182,9 @@ def test_sampled_memory_agrees_with_monte_carlo_where_the_mean_network_does_not(
 
 
 @pytest.mark.slow
-def test_the_step_is_traced_once_for_several_samples():
-    settings = Search(epochs=2, batch_size=32, samples=3, warmup=0.0)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_step_is_traced_once_for_any_number_of_samples(samples):
+    settings = Search(epochs=2, batch_size=32, samples=samples, warmup=0.0)
     calls = []
 
     def counted(key, x, labels):

@@ -64,7 +64,7 @@ def residual():
     return variables, jax.random.normal(jax.random.key(1), (8, *RESIDUAL.input_shape))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_a_decided_residual_network_is_the_one_cut_from_it(residual, seed):
     """Projections of all widths, so that either side of a sum may be the narrower one."""
     variables, x = residual
