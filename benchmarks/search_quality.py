@@ -7,8 +7,8 @@ For each budget and seed, all trained from scratch by the same recipe on the sam
 
 * found: what the search returns;
 * scaled: the task's plain network (DS-CNN, for pictures MobileNetV2), as wide as fits;
-* even: of words, one width in all layers of the search space's own layout, all its blocks, as wide
-  as fits: what the layout is worth without a search;
+* even: of words and pictures, the search space's own layout, all its blocks, scaled alike: what the
+  layout is worth without a search;
 * random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
   their mean, and the best of as many as search plus training pays for in time.
 
@@ -118,7 +118,7 @@ def plain_ad(plan: pipeline.Plan) -> Iterator[Network]:
         )
 
 
-def plain_vww(plan: pipeline.Plan) -> Iterator[Network]:
+def plain_vww(plan: pipeline.Plan, **layout: Any) -> Iterator[Network]:
     """MobileNetV2, all its widths times one multiplier, to whole channels."""
     for percent in range(1, 200):
         yield zoo.mobilenet_v2(
@@ -127,7 +127,14 @@ def plain_vww(plan: pipeline.Plan) -> Iterator[Network]:
             plan.dataset.num_classes,
             multiple=1,
             narrow_last=True,
+            **layout,
         )
+
+
+def even_vww(plan: pipeline.Plan) -> Iterator[Network]:
+    """The same of the layout of the search space, which has fewer blocks."""
+    assert isinstance(plan.space, spaces.MobileNetV2)
+    return plain_vww(plan, stages=plan.space.stages, last_width=plan.space.last_width)
 
 
 TASKS = {
@@ -135,7 +142,12 @@ TASKS = {
         kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), {"scaled": plain_kws, "even": even_kws}
     ),
     "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), {"scaled": plain_ad}),
-    "vww": Subject(vww.VWW, (3.0, 4.0, 5.0), ("validation", "test"), {"scaled": plain_vww}),
+    "vww": Subject(
+        vww.VWW,
+        (1.5, 2.0, 3.0),
+        ("validation", "test"),
+        {"scaled": plain_vww, "even": even_vww},
+    ),
 }
 
 

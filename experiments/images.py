@@ -45,7 +45,7 @@ PRESETS = {
     ),
     "quick": Options(
         preset="quick",
-        space=Space(width=0.35),
+        space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
         search=Search(epochs=10, batch_size=64, candidates=12, finalists=2, trial_epochs=3),
         train=Training(epochs=25, batch_size=32),
         quantize=Training(epochs=4, batch_size=32, learning_rate=0.0005),
@@ -63,7 +63,6 @@ PRESETS = {
 def task(options: Options) -> Task:
     """Pictures in class folders, pixels, inverted bottlenecks."""
     from micronets_jax import data, metrics, pipeline
-    from micronets_jax.spaces import MobileNetV2
 
     if not options.data:
         raise ValueError("data is not given; name a folder with one folder of images per class")
@@ -73,7 +72,7 @@ def task(options: Options) -> Task:
         dataset=dataset,
         frontend=frontend,
         augmentation=data.ImageAugmentation(mirror=options.mirror),
-        space=MobileNetV2(frontend.shape, dataset.num_classes, options.space.width),
+        space=options.space.build(frontend.shape, dataset.num_classes),
         metric=metrics.accuracy,
     )
 

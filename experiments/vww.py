@@ -23,6 +23,7 @@ from micronets_jax.recipes import Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
+    from micronets_jax.spaces import MobileNetV2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,24 @@ class Space:
 
     width: float = 1.0
     """Multiplies the widths of MobileNetV2; those of a member are 10 % to 100 % of these."""
+    blocks: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
+    """Inverted bottlenecks in each stage of MobileNetV2; fewer numbers are fewer stages."""
+    last_width: int = 1280
+    """Of the last convolution, before it is multiplied."""
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> MobileNetV2:
+        """The space for these inputs and classes."""
+        from micronets_jax import spaces
+        from micronets_jax.spaces.mobilenet_v2 import STAGES
+
+        if not 1 <= len(self.blocks) <= len(STAGES) or min(self.blocks) < 1:
+            raise ValueError(
+                f"space.blocks={self.blocks}: give up to {len(STAGES)} numbers of at least 1"
+            )
+        stages = [s._replace(blocks=n) for s, n in zip(STAGES, self.blocks, strict=False)]
+        return spaces.MobileNetV2(
+            input_shape, num_classes, self.width, tuple(stages), last_width=self.last_width
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +99,10 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=3.0),
-        space=Space(width=0.35),
-        search=Search(epochs=8, batch_size=64, candidates=12, finalists=2, trial_epochs=3),
-        train=Training(epochs=16),
-        quantize=Training(epochs=4, learning_rate=0.0005),
+        space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
+        search=Search(epochs=10, batch_size=64, candidates=16, finalists=4, trial_epochs=6),
+        train=Training(epochs=20, batch_size=64),
+        quantize=Training(epochs=4, batch_size=64, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",
@@ -99,7 +118,6 @@ search's rates, which suit its own optimiser."""
 def task(options: Options) -> Task:
     """Scenes, pixels, inverted bottlenecks, and MobileNetV2 itself to teach them."""
     from micronets_jax import data, metrics, pipeline, zoo
-    from micronets_jax.spaces import MobileNetV2
 
     frontend = data.Pixels(*options.input.size, channels=3 if options.input.colour else 1)
     dataset = data.visual_wake_words.load(
@@ -109,7 +127,7 @@ def task(options: Options) -> Task:
         dataset=dataset,
         frontend=frontend,
         augmentation=data.ImageAugmentation(),
-        space=MobileNetV2(frontend.shape, dataset.num_classes, options.space.width),
+        space=options.space.build(frontend.shape, dataset.num_classes),
         metric=metrics.accuracy,
         teacher=zoo.mobilenet_v2(options.teacher, frontend.shape, dataset.num_classes),
     )

@@ -64,11 +64,12 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
         if preset == "quick":  # the space of quick, without its data
             shape = getattr(given, "input", None)
             shape = (*shape.size, 1) if shape else task.frontend.shape
-            like = {"input_shape": shape}
-            like |= {"width": given.space.width} if name == "vww" else {
-                "max_width": given.space.max_width, "strides": (2, 1, 1, 2, 2),
-            }  # fmt: skip
-            space = type(task.space)(**like, num_classes=task.dataset.num_classes)
+            if name == "vww":
+                space = given.space.build(shape, task.dataset.num_classes)
+            else:
+                space = type(task.space)(
+                    shape, task.dataset.num_classes, given.space.max_width, strides=(2, 1, 1, 2, 2)
+                )
         else:
             space = task.space
         budget = budgets.Budget.of(devices.device(given.device), given.budget)
@@ -83,6 +84,7 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
         ("images", ("--data", "nowhere"), "nowhere is not there"),
         ("images", ("--data", "nowhere", "--input.size", "0", "3"), "rows=0"),
         ("vww", ("--data", "nowhere"), "nowhere is not there"),
+        ("vww", ("--preset", "tiny", "--space.blocks", "1", "0"), "space.blocks=(1, 0)"),
         ("ad", ("--data", "nowhere"), "nowhere has no folder train"),
         ("ad", ("--preset", "tiny", "--space.blocks", "2"), "space.blocks=2"),
         ("ad", ("--preset", "tiny", "--mixup", "-1"), "alpha=-1"),

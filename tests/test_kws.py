@@ -88,7 +88,7 @@ def test_a_run_leaves_every_result(space, finished):
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_files_and_a_killed_run_ends_alike(space, finished):
-    words = (*TINY, "--workdir", space / "killed")
+    words = (*TINY, "--workdir", space / "killed", "--checkpoint-seconds", "0")
     process = start(space, *words)
     metrics = space / "killed" / "metrics.jsonl"
     seen = 0

@@ -61,6 +61,9 @@ def test_a_decided_architecture_is_the_network_cut_from_it(variables, x, widths,
 @pytest.fixture(scope="module")
 def residual():
     variables = supernet.init(jax.random.key(0), RESIDUAL.supernetwork())
+    for name, params in variables["params"].items():  # branches speak
+        if name.endswith("_project"):
+            params["scale"] = jnp.ones_like(params["scale"])
     return variables, jax.random.normal(jax.random.key(1), (8, *RESIDUAL.input_shape))
 
 
@@ -80,6 +83,17 @@ def test_a_decided_residual_network_is_the_one_cut_from_it(residual, seed):
     )
     own, _ = forward(network, derive.weights(network, variables), x)
     np.testing.assert_allclose(masked, own, atol=1e-4)
+
+
+def test_residuals_begin_without_their_branches():
+    network = RESIDUAL.member((8, 20), (8, 76, 40, 48, 8), (8, 8, 13, 3, 11))
+    params = supernet.init(jax.random.key(0), network)["params"]
+    scales = {name: p["scale"] for name, p in params.items() if name.endswith("_project")}
+    means = {name: float(scale.mean()) for name, scale in scales.items()}
+    assert means == {
+        "block1_project": 1, "block2_project": 1,  # no sum
+        "block3_project": 0, "block4_project": 0, "block5_project": 0,
+    }  # fmt: skip
 
 
 def test_a_sum_has_the_channels_of_either_side():

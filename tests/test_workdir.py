@@ -1,5 +1,7 @@
 """The run folder: nothing half-written is taken for whole, nothing of another run is touched."""
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,6 +28,18 @@ def test_a_state_comes_back_and_later_metrics_are_forgotten(tmp_path):
         np.testing.assert_array_equal(restored["w"], [0.0, 2.0, 4.0])
         records = workdir.read_metrics(place.path / workdir.METRICS)
         assert [record["epoch"] for record in records] == [1, 2]
+
+
+def test_checkpoints_are_some_time_apart_but_the_last_is_kept(tmp_path, monkeypatch):
+    clock = iter([0.0, 4.0, 11.0, 12.0, 15.0, 16.0, 17.0]).__next__
+    monkeypatch.setattr(workdir, "time", types.SimpleNamespace(monotonic=clock))
+    state = {"w": jnp.arange(3.0)}
+    with Workdir(tmp_path, CONFIGURATION, resume=False, seconds=10.0) as place:
+        kept = []
+        for epoch in range(1, 6):  # at 0, 4, 11 (kept at 12), 15 and 16 seconds
+            place.save("search", epoch, state, last=epoch == 5)
+            kept.append(place.restore("search", state)[0])
+    assert kept == [0, 0, 3, 3, 5]
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path):

@@ -46,6 +46,8 @@ class Options:
     """Folder of results; runs/EXPERIMENT-PRESET if not given."""
     resume: bool = False
     """Continue the run that the folder holds."""
+    checkpoint_seconds: float = 10.0
+    """Least time between two checkpoints; a killed run loses no more, and 0 keeps every epoch."""
     firmware: bool = True
     """End with the firmware for the device, linked and emulated where the tools are installed."""
     predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -55,7 +57,7 @@ class Options:
     quantize: Training = Training(epochs=6, learning_rate=0.0005)
 
 
-UNRECORDED = ("workdir", "resume", "predict", "accelerator", "firmware")
+UNRECORDED = ("workdir", "resume", "predict", "accelerator", "checkpoint_seconds", "firmware")
 """Options that decide nothing of a result."""
 
 Given = TypeVar("Given", bound=Options)
@@ -149,7 +151,10 @@ class Experiment(Generic[Given]):
         for name in UNRECORDED:
             del configuration[name]
         configuration["data_fingerprint"] = plan.dataset.fingerprint
-        with workdir.Workdir(self.folder(options), configuration, options.resume) as place:
+        opened = workdir.Workdir(
+            self.folder(options), configuration, options.resume, options.checkpoint_seconds
+        )
+        with opened as place:
             with console.Console() as screen:
                 summary = pipeline.run(plan, place, screen)
             console.show(summary, place.path)

@@ -251,7 +251,7 @@ def _search(
         progress=display.stage("search"),
     )
     for state, record in epochs:
-        _keep(workdir, display, "search", state, record)
+        _keep(workdir, display, "search", state, record, settings.epochs)
     found = decide(plan, state, halves, witness)
     workdir.write("network.json", network.to_json(found))
     return found, {"params": state.params, "batch_stats": state.batch_stats}
@@ -371,7 +371,7 @@ def _fit(
     )
     for state, record in epochs:
         record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
-        _keep(workdir, display, stage, state, record)
+        _keep(workdir, display, stage, state, record, recipe.epochs)
     return state
 
 
@@ -530,12 +530,17 @@ def _loss(recipe: recipes.Training, teacher: Teacher | None) -> training.Loss | 
 
 
 def _keep(
-    workdir: Workdir, display: Display, stage: str, state: Any, record: dict[str, int | float]
+    workdir: Workdir,
+    display: Display,
+    stage: str,
+    state: Any,
+    record: dict[str, int | float],
+    epochs: int,
 ) -> None:
     # Metrics first: a record without its checkpoint is dropped on resuming, the other way round
     # it would be missing.
     workdir.log(stage, record)
-    workdir.save(stage, int(record["epoch"]), state)
+    workdir.save(stage, int(record["epoch"]), state, last=record["epoch"] == epochs)
     display.epoch(stage, record)
 
 

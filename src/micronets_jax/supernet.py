@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from micronets_jax import accelerators, layers, quantize
 from micronets_jax.decisions import Choice
-from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.network import INPUT, Layer, Network, consumers
 from micronets_jax.spaces import Space
 
 MOMENTUM = 0.9
@@ -218,11 +218,34 @@ def either(x: Float[Array, " n"] | None, other: Float[Array, " n"] | None) -> Ar
     return None if x is None or other is None else x + other - x * other
 
 
+def _ends_of_branches(network: Network) -> list[str]:
+    """Convolutions whose output goes nowhere but into a sum, as its second side."""
+    readers, ends = consumers(network), []
+    for layer in network:
+        if layer.kind != "add":
+            continue
+        end = network[layer.inputs[1]]
+        if end.kind == "pad":
+            end = network[end.inputs[0]]
+        if end.kind in ("conv", "depthwise") and len(readers[end.name]) == 1:
+            ends.append(end.name)
+    return ends
+
+
 def init(key: jax.Array, network: Network) -> dict:
-    """Variables ``{"params", "batch_stats"}`` of a network, float32."""
+    """Variables ``{"params", "batch_stats"}`` of a network, float32.
+
+    The batch norm that ends the branch of a residual begins at 0, so a deep network begins as a
+    shallow one (Goyal et al., 2017, "Accurate, Large Minibatch SGD", section 5.1).
+    """
 
     def fresh(key: jax.Array) -> Any:
-        return Supernet(network).init(key, jnp.zeros((1, *network.input_shape)), train=True)
+        x = jnp.zeros((1, *network.input_shape))
+        variables: Any = Supernet(network).init(key, x, train=True)
+        for name in _ends_of_branches(network):
+            params = variables["params"][name]
+            params["scale"] = jnp.zeros_like(params["scale"])
+        return variables
 
     if isinstance(key, jax.core.Tracer):  # part of a program that has its own options
         return fresh(key)

@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,7 @@ class Workdir:
         path: made if absent.
         configuration: everything that decides the run's result, as JSON data.
         resume: continue the run that the folder holds.
+        seconds: least between two checkpoints of a stage; the last one is always kept.
 
     Raises:
         WorkdirError: the folder holds something else, or a run of another configuration, or a run
@@ -46,13 +48,19 @@ class Workdir:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], configuration: Mapping[str, Any], resume: bool
+        self,
+        path: str | os.PathLike[str],
+        configuration: Mapping[str, Any],
+        resume: bool,
+        seconds: float = 0.0,
     ) -> None:
         self.path = pathlib.Path(path).absolute()
         check(self.path, configuration, resume)
         self.path.mkdir(parents=True, exist_ok=True)
         self._discard_temporary()
         self.write(CONFIGURATION, json.dumps(configuration, indent=2) + "\n")
+        self._seconds = seconds
+        self._saved: dict[str, float] = {}  # when, by stage
         self._managers: dict[str, Any] = {}
         self._events: Any = None
 
@@ -69,13 +77,20 @@ class Workdir:
         """Write a file whole or not at all: under a temporary name first, then renamed."""
         return files.write(self.path / name, content)
 
-    def save(self, stage: str, epoch: int, state: Any) -> None:
-        """Keep ``state`` as it is after an epoch of a stage, instead of the one before."""
+    def save(self, stage: str, epoch: int, state: Any, last: bool = True) -> None:
+        """Keep ``state`` as it is after an epoch of a stage, instead of the one before.
+
+        Where it is not the ``last`` and too soon after the one before, that one stays.
+        """
         from orbax import checkpoint
 
+        now = time.monotonic()
+        if not last and now - self._saved.setdefault(stage, now) < self._seconds:
+            return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         self._require_space(2 * size)  # the one before goes only when this one is whole
         self._manager(stage).save(epoch, args=checkpoint.args.StandardSave(state))
+        self._saved[stage] = time.monotonic()
 
     def restore(self, stage: str, like: Any) -> tuple[int, Any]:
         """The epochs done and the state after them, or ``(0, like)`` where nothing is kept yet.

@@ -13,7 +13,15 @@ from micronets_jax import cost
 from micronets_jax.budgets import Budget
 from micronets_jax.devices import DEVICES
 from micronets_jax.network import INPUT, Layer, Network, prune
-from micronets_jax.spaces.mobilenet_v2 import LAST_WIDTH, STAGES, STEM_WIDTH, Block, Sum, build
+from micronets_jax.spaces.mobilenet_v2 import (
+    LAST_WIDTH,
+    STAGES,
+    STEM_WIDTH,
+    Block,
+    Stage,
+    Sum,
+    build,
+)
 
 KWS_INPUT = (49, 10, 1)
 AD_INPUT = (32, 32, 1)
@@ -106,12 +114,15 @@ def mobilenet_v2(
     *,
     multiple: int = 8,
     narrow_last: bool = False,
+    stages: Sequence[Stage] = STAGES,
+    last_width: int = LAST_WIDTH,
 ) -> Network:
     """MobileNetV2 (Sandler et al., 2018, table 2) with every width but the classes times ``width``.
 
     As its authors build it: widths to multiples of 8 and never more than 10 % below, the last
     convolution never narrower than 1280, no expansion in the first block. For small boards
-    ``multiple`` rounds finer, and ``narrow_last`` scales the last convolution too.
+    ``multiple`` rounds finer, ``narrow_last`` scales the last convolution too, and there may be
+    other ``stages`` and another ``last_width``.
 
     Raises:
         ValueError: ``width`` is not a number above 0, or ``multiple`` below 1.
@@ -122,13 +133,13 @@ def mobilenet_v2(
         raise ValueError(f"multiple={multiple}: give a number of channels, at least 1")
     stem = read = _rounded(STEM_WIDTH * width, multiple)
     widths: list[tuple[int | None, int]] = []
-    for stage in STAGES:
+    for stage in stages:
         made = _rounded(stage.channels * width, multiple)
         for _ in range(stage.blocks):
             widths.append((None if stage.expansion == 1 else stage.expansion * read, made))
             read = made
-    last = _rounded(LAST_WIDTH * (width if narrow_last else max(1.0, width)), multiple)
-    return build(input_shape, num_classes, stem, _blocks(widths), last)
+    last = _rounded(last_width * (width if narrow_last else max(1.0, width)), multiple)
+    return build(input_shape, num_classes, stem, _blocks(widths, stages), last)
 
 
 def _rounded(channels: float, multiple: int) -> int:
@@ -137,11 +148,13 @@ def _rounded(channels: float, multiple: int) -> int:
     return nearest if nearest >= 0.9 * channels else nearest + multiple
 
 
-def _blocks(widths: Sequence[tuple[int | None, int]]) -> list[Block]:
-    """Blocks of these expansions and projections in MobileNetV2's stages, each after the first of
-    its stage with a residual."""
+def _blocks(
+    widths: Sequence[tuple[int | None, int]], stages: Sequence[Stage] = STAGES
+) -> list[Block]:
+    """Blocks of these expansions and projections in these stages, each after the first of its
+    stage with a residual."""
     blocks, read, given = [], 0, iter(widths)
-    for stage in STAGES:
+    for stage in stages:
         for i in range(stage.blocks):
             expansion, made = next(given)
             total = Sum.of(read, made) if i else None

@@ -145,7 +145,7 @@ def _compose(person: bool, wide: float, rng: np.random.Generator) -> list[Stroke
     if person:
         people = [_person(wide, rng) for _ in range(1 + (rng.random() < 0.2))]
         for body in people:
-            behind = 0 if rng.random() < 0.6 else int(rng.integers(0, len(things) + 1))
+            behind = 0 if rng.random() < 0.75 else int(rng.integers(0, len(things) + 1))
             things.insert(len(things) - behind, body)
     for thing in things:
         strokes += thing
@@ -185,7 +185,7 @@ def _place(wide: float, rng: np.random.Generator, smallest: float, largest: floa
 
 
 def _person(wide: float, rng: np.random.Generator) -> list[Stroke]:
-    h, foot = _place(wide, rng, 0.4, 1.2)
+    h, foot = _place(wide, rng, 0.5, 1.2)
     stout = np.exp(rng.normal(0, 0.18))
     facing = rng.choice([-1.0, 1.0])
     pose = rng.choice(["stand", "walk", "sit", "reach", "bend"], p=[0.3, 0.3, 0.15, 0.15, 0.1])
@@ -499,10 +499,10 @@ def _photograph(
     if spec.channels == 1:
         pixels = pixels @ np.array([[0.299], [0.587], [0.114]], np.float32)
     gain, gamma = (
-        np.exp(rng.normal(0, 0.25, (n, 1, 1, 1))),
+        np.exp(rng.normal(0, 0.15, (n, 1, 1, 1))),
         np.exp(rng.normal(0, 0.2, (n, 1, 1, 1))),
     )
     seen = np.clip(pixels * light[..., None] * gain, 0, 1).astype(np.float32) ** gamma
-    grain = rng.uniform(0.005, 0.05, (n, 1, 1, 1)).astype(np.float32)
+    grain = rng.uniform(0.005, 0.03, (n, 1, 1, 1)).astype(np.float32)
     seen = seen + grain * rng.standard_normal(seen.shape, np.float32)
     return np.clip(np.rint(seen * 255), 0, 255).astype(np.uint8)
