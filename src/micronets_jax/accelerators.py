@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from jax.sharding import Mesh
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
@@ -24,8 +26,8 @@ INSTALL = {
     "tpu": "a TPU host, and: pip install 'micronets_jax[tpu]'",
 }
 
-ONCE = {"xla_backend_optimization_level": 0}
-"""Compiler options for what runs once: optimising it would take longer than running it."""
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+"""Options for XLA's CPU compiler."""
 
 
 class AcceleratorError(RuntimeError):
@@ -91,9 +93,29 @@ def place(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
         return tree
     jax = importlib.import_module("jax")
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
-    put = jax.lax.with_sharding_constraint if traced else jax.device_put
+    put = jax.lax.with_sharding_constraint if _traced(tree) else jax.device_put
     return put(tree, sharding)
+
+
+def once(function: Callable[..., Any], *arguments: Any, static: Sequence[int] = ()) -> Any:
+    """``function(*arguments)`` as one program, for what runs only once.
+
+    A CPU does not optimise it, which would take longer than running it. Operation by operation each
+    would be compiled for itself. Inside another program it is a part of that.
+
+    Args:
+        static: places of arguments that are not arrays; these must be hashable.
+    """
+    if _traced(arguments):
+        return function(*arguments)
+    jax = importlib.import_module("jax")
+    options = UNOPTIMISED if jax.default_backend() == "cpu" else None
+    return jax.jit(function, static_argnums=static, compiler_options=options)(*arguments)
+
+
+def _traced(tree: Any) -> bool:
+    jax = importlib.import_module("jax")
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _describe(devices: list) -> str:

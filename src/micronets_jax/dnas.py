@@ -88,8 +88,14 @@ def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
     if not settings.decision_reach:
         return even
     given = {name: leaf for name, leaf in even.items() if decisions.yes_or_no(leaf.shape)}
-    compiled = jax.jit(balanced, static_argnums=(0, 1, 2), compiler_options=accelerators.ONCE)
-    sizes = compiled(space, budget, settings.decision_reach, decisions.expected(given))
+    sizes = accelerators.once(
+        balanced,
+        space,
+        budget,
+        settings.decision_reach,
+        decisions.expected(given),
+        static=(0, 1, 2),
+    )
     return given | around(space, sizes, settings.decision_reach)
 
 

@@ -7,6 +7,7 @@ finished epoch is kept, so a run that was killed ends as if it had not been.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import pathlib
@@ -321,7 +322,8 @@ def _quantize(
     variables: dict[str, Any],
     teacher: Teacher | None,
 ) -> dict[str, Any]:
-    folded = quantize.fold(found, variables["params"], variables["batch_stats"])
+    fold = functools.partial(quantize.fold, found)
+    folded = accelerators.once(fold, variables["params"], variables["batch_stats"])
     ranges = quantize.calibrate(found, folded, _calibration(plan))
 
     def logits(state: training.State, x: Array) -> Array:

@@ -160,14 +160,48 @@ def fake_quant(
     1 to the end that clips outside). LSQ's gradient scale is left out: it tames the gradient of a
     step, and that of a whole range is smaller by the number of levels.
     """
+    return _to_levels(x, jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype), bits)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _to_levels(x: Array, low: Array, high: Array, bits: int) -> Array:
+    lowest, highest, scale = _nudged(low, high, bits)
+    clamped = jnp.where(x < lowest, lowest, jnp.where(x > highest, highest, x))
+    return jnp.floor((clamped - lowest) * (1.0 / scale) + 0.5) * scale + lowest
+
+
+def _nudged(low: Array, high: Array, bits: int) -> tuple[Array, Array, Array]:
+    """Lowest and highest level, and the step between two."""
     levels = np.float32(2**bits - 1)
-    low, high = jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype)
     scale, rounded = _affine(jnp, low, high, bits)
     zero_point = _straight_through(jnp.clip(-low / scale, 0.0, levels), rounded)
-    nudged_low, nudged_high = -zero_point * scale, (levels - zero_point) * scale
-    clamped = jnp.where(x < nudged_low, nudged_low, jnp.where(x > nudged_high, nudged_high, x))
-    steps = (clamped - nudged_low) * (1.0 / scale)
-    return _straight_through(steps, jnp.floor(steps + 0.5)) * scale + nudged_low
+    return -zero_point * scale, (levels - zero_point) * scale, scale
+
+
+def _to_levels_forward(x: Array, low: Array, high: Array, bits: int) -> tuple[Array, Any]:
+    return _to_levels(x, low, high, bits), (x, low, high)
+
+
+def _to_levels_backward(bits: int, kept: tuple[Array, Array, Array], g: Array) -> Any:
+    # By hand for speed: left to itself, JAX reduces the whole tensor once for each term.
+    x, low, high = kept
+    lowest, highest, scale = _nudged(low, high, bits)
+    below, above = x < lowest, x > highest
+    steps = (x - lowest) * (1.0 / scale)
+    error = jnp.floor(steps + 0.5) - steps
+
+    def slope(derivatives: tuple[Array, ...]) -> Array:
+        d_lowest, d_highest, d_scale = derivatives
+        of_each = jnp.where(below, d_lowest, jnp.where(above, d_highest, error * d_scale))
+        # Over channels last: a CPU adds those side by side, all else one by one.
+        return jnp.sum(jnp.sum(g * of_each, axis=tuple(range(x.ndim - 1))))
+
+    jacobian = jax.jacfwd(functools.partial(_nudged, bits=bits), (0, 1))(low, high)
+    d_low, d_high = map(slope, zip(*jacobian, strict=True))
+    return jnp.where(below | above, 0.0, g), d_low, d_high
+
+
+_to_levels.defvjp(_to_levels_forward, _to_levels_backward)
 
 
 def fake_quant_weight(

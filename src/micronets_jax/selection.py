@@ -243,7 +243,8 @@ def _candidates(
 
     Draws that leave much of every limit unused are taken only where no others are.
     """
-    drawn = jax.tree.map(np.asarray, _draw(key, learned, space, budget))
+    drawn = accelerators.once(_draw, key, learned, space, budget, static=(2, 3))
+    drawn = jax.tree.map(np.asarray, drawn)
     order = np.argsort(-drawn.likelihood, kind="stable")
     order = order[drawn.usage[order] <= 1 + ROUNDING]
     tight = order[drawn.usage[order] >= TIGHT]
@@ -267,7 +268,6 @@ def _candidates(
     return found
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3), compiler_options=accelerators.ONCE)
 def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) -> _Draws:
     """For every flatness and way many patterns of yes and no, each with many draws of widths.
 

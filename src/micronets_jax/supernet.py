@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -239,7 +238,7 @@ def init(key: jax.Array, network: Network) -> dict:
     shallow one (Goyal et al., 2017, "Accurate, Large Minibatch SGD", section 5.1).
     """
 
-    def fresh(key: jax.Array) -> Any:
+    def fresh(key: jax.Array) -> dict:
         x = jnp.zeros((1, *network.input_shape))
         variables: Any = Supernet(network).init(key, x, train=True)
         for name in _ends_of_branches(network):
@@ -247,6 +246,4 @@ def init(key: jax.Array, network: Network) -> dict:
             params["scale"] = jnp.zeros_like(params["scale"])
         return variables
 
-    if isinstance(key, jax.core.Tracer):  # part of a program that has its own options
-        return fresh(key)
-    return jax.jit(fresh, compiler_options=accelerators.ONCE)(key)
+    return accelerators.once(fresh, key)

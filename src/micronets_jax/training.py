@@ -140,7 +140,7 @@ def kernels_only(trainable: Variables) -> Variables:
 
 def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_steps: int) -> State:
     """The state before the first step."""
-    optimizer = _optimizer(recipe, num_steps).init(trainable)
+    optimizer = accelerators.once(_optimizer(recipe, num_steps).init, trainable)
     return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
 
 
