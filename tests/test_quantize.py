@@ -144,6 +144,31 @@ def test_fake_quant_gradients_by_hand():
     np.testing.assert_allclose(dhigh, 1 - 0.4 / 255, rtol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gradients_are_those_of_rounding_taken_straight_through(bits):
+    rng = np.random.default_rng(bits)
+    x, weight = (jnp.asarray(rng.normal(size=(6, 5, 3)), jnp.float32) for _ in range(2))
+    levels = 2**bits - 1
+
+    def straight(value, rounded):
+        return value + jax.lax.stop_gradient(rounded - value)
+
+    def plain(x, low, high):
+        scale = (high - low) / levels
+        zero = straight(-low / scale, jnp.round(-low / scale))
+        lowest, highest = -zero * scale, (levels - zero) * scale
+        steps = (jnp.clip(x, lowest, highest) - lowest) / scale
+        return jnp.sum(weight * (straight(steps, jnp.round(steps)) * scale + lowest))
+
+    def ours(x, low, high):
+        return jnp.sum(weight * quantize.fake_quant(x, low, high, bits))
+
+    ends = jnp.float32(-0.7), jnp.float32(1.3)
+    found, wanted = (jax.jit(jax.grad(f, (0, 1, 2)))(x, *ends) for f in (ours, plain))
+    for got, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_bad_range_learns_to_fit():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 64)), jnp.float32)
 
