@@ -1,7 +1,7 @@
 """The whole path of one run: search, training, quantisation, export, measurement, report.
 
-Invariant: each stage is a pure function of the plan and of the stages before it, and its last
-finished epoch is kept, so a run that was killed ends as if it had not been.
+Invariant: each stage is a pure function of the plan and of the stages before it, and a finished
+epoch of it is kept now and then, so a run that was killed ends as if it had not been.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -60,7 +61,7 @@ class Workdir:
         self._discard_temporary()
         self.write(CONFIGURATION, json.dumps(configuration, indent=2) + "\n")
         self._seconds = seconds
-        self._saved: dict[str, float] = {}  # when, by stage
+        self._safe: dict[str, float] = {}  # by stage, when its work was last on the disk
         self._managers: dict[str, Any] = {}
         self._events: Any = None
 
@@ -80,17 +81,17 @@ class Workdir:
     def save(self, stage: str, epoch: int, state: Any, last: bool = True) -> None:
         """Keep ``state`` as it is after an epoch of a stage, instead of the one before.
 
-        Where it is not the ``last`` and too soon after the one before, that one stays.
+        Where it is not the ``last`` and too soon after the one before, or after the stage was
+        restored, nothing happens.
         """
         from orbax import checkpoint
 
-        now = time.monotonic()
-        if not last and now - self._saved.setdefault(stage, now) < self._seconds:
+        if not last and time.monotonic() - self._safe.get(stage, -math.inf) < self._seconds:
             return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         self._require_space(2 * size)  # the one before goes only when this one is whole
         self._manager(stage).save(epoch, args=checkpoint.args.StandardSave(state))
-        self._saved[stage] = time.monotonic()
+        self._safe[stage] = time.monotonic()
 
     def restore(self, stage: str, like: Any) -> tuple[int, Any]:
         """The epochs done and the state after them, or ``(0, like)`` where nothing is kept yet.
@@ -103,6 +104,7 @@ class Workdir:
         from orbax import checkpoint
 
         manager = self._manager(stage)
+        self._safe[stage] = time.monotonic()
         epoch = manager.latest_step()
         self._forget_metrics(stage, epoch or 0)
         if epoch is None:
