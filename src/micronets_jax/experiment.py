@@ -47,7 +47,7 @@ class Options:
     resume: bool = False
     """Continue the run that the folder holds."""
     checkpoint_seconds: float = 10.0
-    """Least time between two checkpoints; a killed run loses no more, and 0 keeps every epoch."""
+    """Least time between two checkpoints: a killed run repeats that and an epoch; 0 keeps each."""
     firmware: bool = True
     """End with the firmware for the device, linked and emulated where the tools are installed."""
     predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
