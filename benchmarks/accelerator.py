@@ -3,7 +3,8 @@
     python -m benchmarks.accelerator --space paper --precision bfloat16
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.accelerator --samples 8
 
-One row per number of architectures K that a step evaluates side by side. Operations and bytes are
+One row per number of architectures K that a step evaluates side by side. All rows are compiled side
+by side first, each in a thread of its own, and then timed in turn. Operations and bytes are
 those of the compiled program of one device, as XLA counts them, so a step that is laid over several
 devices shows its share. The share of the chip's peak needs a device that the table PEAKS knows; a
 step is bound by memory where its operations per byte are fewer than the chip's.
@@ -12,9 +13,11 @@ step is bound by memory where its operations per byte are fewer than the chip's.
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 import time
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -34,6 +37,9 @@ PEAKS = {
 }
 """Dense operations and bytes per second, from the makers' data sheets. On NVIDIA GPUs XLA rounds
 factors of float32 to TF32 unless told otherwise, so that is the peak of float32 there."""
+
+BUDGET = Budget(sram_bytes=100_000, flash_bytes=200_000, mops=10.0)
+NUM_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,40 +68,63 @@ def main() -> None:
         f"{'K':>4} {'mesh':>7} {'compile s':>9} {'steps/s':>8} {'arch/s':>8} {'Gop/device':>11} "
         f"{'GB/device':>10} {'of peak':>8} {'op/byte':>8}  bound by"
     )
-    for samples in options.samples:
+    state = dnas.init(
+        jax.random.key(0), SPACES[options.space], settings(options, 1), BUDGET, NUM_STEPS
+    )
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        steps = [threads.submit(prepare, options, samples, state) for samples in options.samples]
+    for samples, step in zip(options.samples, steps, strict=True):
         try:
-            print(row(options, samples), flush=True)
+            print(row(options, samples, *step.result()), flush=True)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             print(f"{samples:4} does not fit the device's memory")
 
 
-def row(options: Options, samples: int) -> str:
-    """Time a step that evaluates so many architectures."""
-    space, half = SPACES[options.space], options.batch_size // 2
-    settings = Search(
+def settings(options: Options, samples: int) -> Search:
+    """Of a search whose steps evaluate so many architectures."""
+    return Search(
         batch_size=options.batch_size,
         samples=samples,
         warmup=0.0,
         bits=0,
         precision=options.precision,
     )
-    budget = Budget(sram_bytes=100_000, flash_bytes=200_000, mops=10.0)
+
+
+def prepare(
+    options: Options, samples: int, state: dnas.State
+) -> tuple[Any, tuple[dnas.State, dnas.Batch], float]:
+    """A compiled step that evaluates so many architectures, its arguments, seconds of compiling."""
+    space, half = SPACES[options.space], options.batch_size // 2
     mesh = accelerators.mesh(half, samples)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(half, *space.input_shape)).astype(np.float32)
     labels = rng.integers(0, space.num_classes, half)
     batch = accelerators.place(dnas.Batch(x, labels, x, labels), mesh, "data")
-    state = dnas.init(jax.random.key(0), space, settings, budget, 1000)
     state = accelerators.place(state, mesh)
-    key = jax.random.key(0)
-    step = dnas.make_step(space, settings, budget, 1000, training.as_prepared, key, mesh)
+    step = dnas.make_step(
+        space,
+        settings(options, samples),
+        BUDGET,
+        NUM_STEPS,
+        training.as_prepared,
+        jax.random.key(0),
+        mesh,
+    )
     start = time.perf_counter()
     compiled = jax.jit(step).lower(state, batch).compile()
-    compiling = time.perf_counter() - start
-    seconds = timed(lambda: jax.block_until_ready(compiled(state, batch)), options.rounds)
-    counted = compiled.cost_analysis() or {}
+    return compiled, (state, batch), time.perf_counter() - start
+
+
+def row(
+    options: Options, samples: int, step: Any, arguments: tuple[Any, ...], compiling: float
+) -> str:
+    """Time a compiled step."""
+    mesh = accelerators.mesh(options.batch_size // 2, samples)
+    seconds = timed(lambda: jax.block_until_ready(step(*arguments)), options.rounds)
+    counted = step.cost_analysis() or {}
     operations, moved = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)
     shape = "x".join(map(str, mesh.devices.shape)) if mesh else "1"
     peak = PEAKS.get(jax.devices()[0].device_kind)

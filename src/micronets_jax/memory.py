@@ -166,13 +166,18 @@ def peak_bytes(
     for a later reader; ``rounding`` gives what a buffer of some bytes takes."""
     if not _is_chain(network):
         return _peak_of_any_wiring(network, scratch, rounding)
-    peaks = []
-    for operator in operators(network):
-        live = rounding(scratch(operator))
-        for size in (operator.out_bytes, *operator.in_bytes):
-            live = live + rounding(size)
-        peaks.append(operator.layer.presence * live)
-    return maximum(peaks)
+    xp, column = _columns(all(isinstance(leaf, int) for leaf in jax.tree.leaves(network)))
+    listed = operators(network)
+    live = sum(
+        rounding(column(sizes))
+        for sizes in (
+            [scratch(operator) for operator in listed],
+            [operator.out_bytes for operator in listed],
+            [operator.in_bytes[0] for operator in listed],
+        )
+    )
+    peak = xp.max(live * column([operator.layer.presence for operator in listed]))
+    return int(peak) if xp is np else peak
 
 
 def _peak_of_any_wiring(
@@ -316,13 +321,14 @@ def _neighbours(listed: list[Buffer]) -> np.ndarray:
 
 
 class _Placed(NamedTuple):
-    """A stretch of the arena that a smaller neighbour must avoid; ``size`` 0 is none."""
+    """A stretch of the arena, from ``start`` to before ``end``, that others must avoid."""
 
     start: Count
-    size: Count
+    end: Count
 
 
-_NOWHERE = _Placed(0, 0)
+_NOWHERE = _Placed(2**30, 0)
+"""In nobody's way: all lie before its start, and it ends at once."""
 
 
 def _chain_head(network: Network, scratch: bool) -> Count:
@@ -345,35 +351,33 @@ def _chain_head(network: Network, scratch: bool) -> Count:
             right |= dict.fromkeys(layer.inputs, after)
         elif layer.name in listed:
             own = size[layer.name]
-            start = _lowest(own, _if(after.size >= own, after))
+            placed = _lowest(own, _if(after.end - after.start >= own, after))
             (source,) = listed[layer.name].reads
-            right[source] = _select(
-                layer.presence, _Placed(start, own), right.get(source, _NOWHERE)
-            )
+            right[source] = _select(layer.presence > 0, placed, right.get(source, _NOWHERE))
 
     # From the input on: likewise with the left neighbour, then both.
-    own = size[INPUT]
+    own, after = size[INPUT], right[INPUT]
     left = {INPUT: _Placed(0, own)}
-    final = {INPUT: _Placed(_lowest(own, _if(right[INPUT].size >= own, right[INPUT])), own)}
-    ends = [final[INPUT].start + own]
+    final = {INPUT: _lowest(own, _if(after.end - after.start >= own, after))}
+    ends = [final[INPUT].end]
     for layer in network:
         if layer.kind == "mix":
             first, second = layer.inputs
             for placed in (left, final):
-                placed[layer.name] = _select(network[first].presence, placed[first], placed[second])
+                known = network[first].presence > 0
+                placed[layer.name] = _select(known, placed[first], placed[second])
         elif layer.name in listed:
             operator, own = listed[layer.name], size[layer.name]
             (source,) = operator.reads
-            before = _if(left[source].size > own, left[source])
-            after = right[layer.name]
-            left[layer.name] = _Placed(_lowest(own, before), own)
-            start = _lowest(own, before, _if(after.size >= own, after))
-            final[layer.name] = _Placed(start, own)
-            ends.append(layer.presence * (start + own))
+            before, after = left[source], right[layer.name]
+            before = _if(before.end - before.start > own, before)
+            left[layer.name] = _lowest(own, before)
+            final[layer.name] = _lowest(own, before, _if(after.end - after.start >= own, after))
+            ends.append(layer.presence * final[layer.name].end)
             room = padded(scratch_bytes(operator, scratch))
             if not (isinstance(room, int) and room == 0):
-                start = _lowest(room, final[source], final[layer.name])
-                ends.append(layer.presence * (start + room))
+                both = final[source], final[layer.name]
+                ends.append(layer.presence * _lowest(room, *both).end)
     return maximum(ends)
 
 
@@ -418,24 +422,24 @@ def _scratch_is_small(network: Network, cmsis_nn: bool) -> bool:
     return True
 
 
-def _lowest(size: Count, a: _Placed, b: _Placed = _NOWHERE) -> Count:
-    """The lowest start at which ``size`` bytes overlap neither ``a`` nor ``b``."""
-    end_a, end_b = a.start + a.size, b.start + b.size
-    low, high = minimum(end_a, end_b), maximum([end_a, end_b])
-
-    def clear(start: Count) -> Any:
-        left_of = (start + size <= a.start) | (start >= end_a)
-        return left_of & ((start + size <= b.start) | (start >= end_b))
-
-    return where(clear(0), 0, where(clear(low), low, high))
+def _lowest(size: Count, a: _Placed, b: _Placed | None = None) -> _Placed:
+    """The lowest place where ``size`` bytes overlap neither ``a`` nor ``b``."""
+    if b is None:
+        start = where(size <= a.start, 0, a.end)
+        return _Placed(start, start + size)
+    # Before both, else between them, else after both.
+    first, low, high = minimum(a.start, b.start), minimum(a.end, b.end), maximum([a.end, b.end])
+    second = where(a.end < b.end, b.start, a.start)
+    start = where(size <= first, 0, where(low + size <= second, low, high))
+    return _Placed(start, start + size)
 
 
 def _if(condition: Any, placed: _Placed) -> _Placed:
-    return _Placed(where(condition, placed.start, 0), where(condition, placed.size, 0))
+    return _select(condition, placed, _NOWHERE)
 
 
-def _select(presence: Count, a: _Placed, b: _Placed) -> _Placed:
-    return _Placed(*(where(presence > 0, x, y) for x, y in zip(a, b, strict=True)))
+def _select(condition: Any, a: _Placed, b: _Placed) -> _Placed:
+    return _Placed(*(where(condition, x, y) for x, y in zip(a, b, strict=True)))
 
 
 # ---------------------------------------------------------------- for people to look at
