@@ -85,6 +85,18 @@ def test_a_decided_residual_network_is_the_one_cut_from_it(residual, seed):
     np.testing.assert_allclose(masked, own, atol=1e-4)
 
 
+@pytest.mark.parametrize("space", [SPACE, RESIDUAL])
+def test_fresh_variables_are_those_that_flax_would_draw(space):
+    network, key = space.supernetwork(), jax.random.key(7)
+    fresh = supernet.init(key, network)
+    flax = jax.jit(supernet.Supernet(network).init)(key, jnp.zeros((1, *network.input_shape)))
+    for params in fresh["params"].values():
+        if not params.get("scale", jnp.ones(())).any():
+            params["scale"] += 1  # the end of a residual's branch
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(same, fresh, flax)
+
+
 def test_residuals_begin_without_their_branches():
     network = RESIDUAL.member((8, 20), (8, 76, 40, 48, 8), (8, 8, 13, 3, 11))
     params = supernet.init(jax.random.key(0), network)["params"]

@@ -92,6 +92,23 @@ def test_a_run_continued_from_any_epoch_ends_with_the_same_bits(finished):
     assert again[-1][1] == finished[-1][1]
 
 
+def test_items_made_ahead_are_the_same_and_no_more_than_one_ahead():
+    made = []
+
+    def items():
+        for i in range(4):
+            made.append(i)
+            yield i
+        raise ValueError("no fifth item")
+
+    seen = []
+    with pytest.raises(ValueError, match="no fifth item"):
+        for item in training.ahead(items()):
+            seen.append(item)
+            assert len(made) <= item + 2
+    assert seen == [0, 1, 2, 3]
+
+
 def test_weight_decay_acts_on_kernels_only():
     decayed = training.kernels_only(start().trainable)
     assert decayed["stem"] == {"kernel": True, "scale": False, "offset": False}

@@ -25,7 +25,8 @@ def weights(network: Network, variables: Variables) -> Variables:
         network: concrete; its layers bear the supernet's names.
         variables: of the supernet.
     """
-    shapes = jax.eval_shape(lambda: supernet.init(jax.random.key(0), network))
+    x = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.float32)
+    shapes: Any = jax.eval_shape(supernet.Supernet(network).init, jax.random.key(0), x)
     return {
         collection: {
             name: {

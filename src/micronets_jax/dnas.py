@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from micronets_jax import accelerators, decisions, recipes
 from micronets_jax.budgets import Budget
@@ -26,7 +26,16 @@ from micronets_jax.decisions import Choice, Logits, Sizes
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
-from micronets_jax.training import Examples, Inputs, Progress, cross_entropy, kernels_only
+from micronets_jax.training import (
+    Examples,
+    Inputs,
+    Progress,
+    agreement,
+    ahead,
+    as_prepared,
+    cross_entropy,
+    kernels_only,
+)
 
 SAMPLED_LIMITS = ("sram_bytes",)
 """Limits on a maximum: the mean network's cost is not the mean cost, so samples are costed."""
@@ -51,12 +60,13 @@ class State(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Raw examples and labels: one half trains weights, the other decisions."""
+    """Examples, raw or prepared, and labels or targets: one half trains weights, the other
+    decisions."""
 
     weight_examples: Array
-    weight_labels: Int[Array, " half"]
+    weight_labels: Num[Array, "half ..."]
     decision_examples: Array
-    decision_labels: Int[Array, " half"]
+    decision_labels: Num[Array, "half ..."]
 
 
 def init(
@@ -188,9 +198,6 @@ def make_step(
 
     over_samples = jax.vmap(forward, in_axes=(None, None, None, 0))
 
-    def prepared(key: Array, raw: Array, labels: Array) -> tuple[Array, Array]:
-        return accelerators.place(inputs(key, raw, labels), mesh, "data")
-
     def sample(key: Array, logits: Logits, step: Array, draw: Callable) -> Choice:
         """Relaxed architectures, but widths as ``draw`` has them if the settings say so."""
         temperature = _temperature(settings, step, warmup_steps, num_steps)
@@ -218,7 +225,6 @@ def make_step(
         state: State,
         x: Array,
         targets: Array,
-        labels: Array,
         key: Array,
     ):
         choice = sample(key, logits, state.step, decisions.between)
@@ -230,23 +236,22 @@ def make_step(
             + settings.damping / 2 * jnp.square(jnp.maximum(share - 1, 0))
             for name, share in used.items()
         )
-        accuracy = jnp.mean(jnp.argmax(outputs, -1) == labels)
+        accuracy = jnp.mean(jax.vmap(agreement, (0, None))(outputs, targets))
         return loss + price, {"loss": loss, "accuracy": accuracy, **used}
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
+        batch = accelerators.place(prepare(inputs, key, state.step, batch), mesh, "data")
+        _, of_weights, _, of_decisions = _keys(key, state.step)
 
-        x, targets = prepared(keys[0], batch.weight_examples, batch.weight_labels)
-        choice = jax.lax.stop_gradient(sample(keys[1], state.logits, state.step, decisions.draw))
+        choice = jax.lax.stop_gradient(sample(of_weights, state.logits, state.step, decisions.draw))
         gradient, batch_stats = jax.grad(weight_loss, has_aux=True)(
-            state.params, state, x, targets, choice
+            state.params, state, batch.weight_examples, batch.weight_labels, choice
         )
         updates, weight_optimizer = weights.update(gradient, state.weight_optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        x, targets = prepared(keys[2], batch.decision_examples, batch.decision_labels)
         gradient, metrics = jax.grad(decision_loss, has_aux=True)(
-            state.logits, state, x, targets, batch.decision_labels, keys[3]
+            state.logits, state, batch.decision_examples, batch.decision_labels, of_decisions
         )
         updates, decision_optimizer = choices.update(
             gradient, state.decision_optimizer, state.logits
@@ -279,6 +284,20 @@ def make_step(
     return step
 
 
+def prepare(inputs: Inputs, key: Key[Array, ""], step: Int[Array, ""], batch: Batch) -> Batch:
+    """A raw batch as the step of this number sees it."""
+    for_weights, _, for_decisions, _ = _keys(key, step)
+    return Batch(
+        *inputs(for_weights, batch.weight_examples, batch.weight_labels),
+        *inputs(for_decisions, batch.decision_examples, batch.decision_labels),
+    )
+
+
+def _keys(key: Key[Array, ""], step: Int[Array, ""]) -> Key[Array, 4]:
+    """Of a step: for the weights' examples and architectures, then for the decisions'."""
+    return jax.random.split(jax.random.fold_in(key, step), 4)
+
+
 def search(
     state: State,
     space: Space,
@@ -303,14 +322,22 @@ def search(
     """
     num_batches = steps_per_epoch(settings, halves)
     total = num_batches * settings.epochs
-    step = jax.jit(make_step(space, settings, budget, total, inputs, jax.random.key(seed), mesh))
+    key = jax.random.key(seed)
+    step = jax.jit(make_step(space, settings, budget, total, as_prepared, key, mesh))
+    compute = jax.jit(functools.partial(prepare, inputs, key))
     half = settings.batch_size // 2
     state = accelerators.place(state, mesh)
-    for epoch in range(int(state.step) // num_batches, settings.epochs):
+
+    def of_epoch(epoch: int) -> Iterator[Batch]:
         pairs = zip(*(part.batches(half, seed, epoch) for part in halves), strict=False)
+        for number, (first, second) in enumerate(pairs, epoch * num_batches):
+            placed = accelerators.place(Batch(*first, *second), mesh, "data")
+            yield jax.block_until_ready(compute(number, placed))
+
+    for epoch in range(int(state.step) // num_batches, settings.epochs):
         seen = []
-        for i, (first, second) in enumerate(pairs, 1):
-            state, metrics = step(state, accelerators.place(Batch(*first, *second), mesh, "data"))
+        for i, batch in enumerate(ahead(of_epoch(epoch)), 1):
+            state, metrics = step(state, batch)
             seen.append(metrics)
             if progress and (i % 10 == 0 or i == num_batches):
                 done = epoch * num_batches + i

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int8, Int32, Shaped
 
-from micronets_jax import layers
+from micronets_jax import accelerators, layers
 from micronets_jax.network import INPUT, Layer, Network
 
 Numbers = Array | np.ndarray
@@ -110,8 +110,12 @@ def calibrate(
         raise ValueError("batches is empty: give at least one batch of inputs to calibrate with")
     return {
         "activation": jax.tree.map(lambda v: v / count, total),
-        "weight": {name: _threshold(network[name], p["kernel"]) for name, p in folded.items()},
+        "weight": accelerators.once(_thresholds, network, folded, static=(0,)),
     }
+
+
+def _thresholds(network: Network, folded: Folded) -> dict[str, Array]:
+    return {name: _threshold(network[name], p["kernel"]) for name, p in folded.items()}
 
 
 def _threshold(layer: Layer, kernel: Array) -> Array:

@@ -8,11 +8,14 @@ under ``vmap`` over architectures the weights stay shared.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.core.scope import LazyRng
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -20,6 +23,9 @@ from micronets_jax import accelerators, layers, quantize
 from micronets_jax.decisions import Choice
 from micronets_jax.network import INPUT, Layer, Network, consumers
 from micronets_jax.spaces import Space
+
+DTYPE = np.float32
+"""Of all variables."""
 
 MOMENTUM = 0.9
 """Share of the old running moment that a training step keeps."""
@@ -235,15 +241,38 @@ def init(key: jax.Array, network: Network) -> dict:
     """Variables ``{"params", "batch_stats"}`` of a network, float32.
 
     The batch norm that ends the branch of a residual begins at 0, so a deep network begins as a
-    shallow one (Goyal et al., 2017, "Accurate, Large Minibatch SGD", section 5.1).
+    shallow one (Goyal et al., 2017, "Accurate, Large Minibatch SGD", section 5.1). All else is what
+    ``Supernet(network).init`` gives, which compiles a program of its own for every network.
     """
+    params, batch_stats = {}, {}
+    ends = _ends_of_branches(network)
+    for layer in network:
+        name, out = layer.name, layer.out_channels
+        inputs = 1 if layer.kind == "depthwise" else layer.in_channels
+        zeros = np.zeros(out, DTYPE)
+        first = LazyRng.create(key, name, 1)  # as Flax has it for the first draw of a module
+        if layer.kind in ("conv", "depthwise"):
+            kernel = _kernel(first.as_jax_rng(), (*layer.kernel, inputs, out), gain=2)
+            scale = np.full(out, name not in ends, DTYPE)
+            params[name] = {"kernel": kernel, "scale": scale, "offset": zeros}
+            batch_stats[name] = {"mean": zeros, "var": zeros + 1}
+        elif layer.kind == "dense":
+            kernel = _kernel(first.as_jax_rng(), (inputs, out), gain=1)
+            params[name] = {"kernel": kernel, "bias": zeros}
+    return jax.tree.map(jnp.asarray, {"params": params, "batch_stats": batch_stats})
 
-    def fresh(key: jax.Array) -> dict:
-        x = jnp.zeros((1, *network.input_shape))
-        variables: Any = Supernet(network).init(key, x, train=True)
-        for name in _ends_of_branches(network):
-            params = variables["params"][name]
-            params["scale"] = jnp.zeros_like(params["scale"])
-        return variables
 
-    return accelerators.once(fresh, key)
+def _kernel(key: jax.Array, shape: tuple[int, ...], gain: int) -> np.ndarray:
+    """Normal numbers, cut off at two deviations, of variance ``gain`` over the inputs of a sum (He
+    et al., 2015, for 2; LeCun et al., 1998, for 1)."""
+    # The first numbers of a longer draw are those of a shorter one: few lengths, few programs.
+    count, length = math.prod(shape), 256
+    while length < count:
+        length *= 4
+    drawn = np.asarray(accelerators.once(_truncated_normal, key, length, static=(1,)))
+    deviation = np.sqrt(DTYPE(gain / math.prod(shape[:-1]))) / DTYPE(0.87962566103423978)
+    return drawn[:count].reshape(shape) * deviation
+
+
+def _truncated_normal(key: jax.Array, length: int) -> Array:
+    return jax.random.truncated_normal(key, -2, 2, (length,), DTYPE)

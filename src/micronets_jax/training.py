@@ -6,8 +6,9 @@ epoch's state ends with the same bits.
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -84,15 +85,48 @@ class Prepared(NamedTuple):
 
 def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, seed: int) -> Prepared:
     """What :func:`fit` would feed a network, computed ahead; fit it with :func:`as_prepared`."""
+    of_epoch = _batches(examples, inputs, recipe, seed)
+    return Prepared(
+        [
+            [(np.asarray(x), np.asarray(targets)) for x, targets in ahead(of_epoch(epoch))]
+            for epoch in range(recipe.epochs)
+        ]
+    )
+
+
+def _batches(
+    examples: Examples,
+    inputs: Inputs,
+    recipe: recipes.Training,
+    seed: int,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Callable[[int], Iterator[tuple[Array, Array]]]:
+    """What a network sees in an epoch, batch by batch: the ``inputs`` that a step would compute."""
     compute, key = jax.jit(inputs), jax.random.key(seed)
-    epochs, step = [], 0
-    for epoch in range(recipe.epochs):
-        epochs.append([])
-        for raw, labels in examples.batches(recipe.batch_size, seed, epoch):
-            batch = compute(jax.random.fold_in(key, step), raw, labels)
-            epochs[-1].append((np.asarray(batch[0]), np.asarray(batch[1])))
-            step += 1
-    return Prepared(epochs)
+    num_batches = examples.num_batches(recipe.batch_size)
+
+    def of_epoch(epoch: int) -> Iterator[tuple[Array, Array]]:
+        batches = examples.batches(recipe.batch_size, seed, epoch)
+        for number, batch in enumerate(batches, epoch * num_batches):
+            placed = accelerators.place(batch, mesh, "data")
+            yield jax.block_until_ready(compute(jax.random.fold_in(key, number), *placed))
+
+    return of_epoch
+
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread of its own while the one before it is in use.
+
+    A step of a small network keeps one core busy, and so does the front end.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
+            yield item
 
 
 def as_prepared(key: Key[Array, ""], x: Array, targets: Array) -> tuple[Array, Array]:
@@ -157,6 +191,14 @@ def cross_entropy(
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(shares, smoothing)).mean()
 
 
+def agreement(
+    logits: Float[Array, "batch classes"], targets: Num[Array, "batch ..."]
+) -> Float[Array, ""]:
+    """Share of the batch whose largest logit is at the class, or at its largest share."""
+    classes = targets if targets.ndim == 1 else jnp.argmax(targets, -1)
+    return jnp.mean(jnp.argmax(logits, -1) == classes)
+
+
 def distilled(
     teacher: Callable[[Array], Float[Array, "batch classes"]],
     coefficient: float = 0.5,
@@ -194,8 +236,7 @@ def make_step(
             value = cross_entropy(logits, targets, recipe.label_smoothing)
         else:
             value = loss(logits, targets, x)
-        likeliest = targets if targets.ndim == 1 else jnp.argmax(targets, -1)
-        return value, (stats, jnp.mean(jnp.argmax(logits, -1) == likeliest))
+        return value, (stats, agreement(logits, targets))
 
     def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
         x, targets = inputs(jax.random.fold_in(key, state.step), raw, labels)
@@ -237,13 +278,13 @@ def fit(
     """
     num_batches = examples.num_batches(recipe.batch_size)
     total = num_batches * recipe.epochs
-    step = jax.jit(make_step(model, inputs, recipe, total, jax.random.key(seed), loss))
+    step = jax.jit(make_step(model, as_prepared, recipe, total, jax.random.key(seed), loss))
+    of_epoch = _batches(examples, inputs, recipe, seed, mesh)
     state = accelerators.place(state, mesh)
     for epoch in range(int(state.step) // num_batches, recipe.epochs):
         seen = []
-        batches = examples.batches(recipe.batch_size, seed, epoch)
-        for i, (raw, labels) in enumerate(batches, 1):
-            state, metrics = step(state, *accelerators.place((raw, labels), mesh, "data"))
+        for i, batch in enumerate(ahead(of_epoch(epoch)), 1):
+            state, metrics = step(state, *batch)
             seen.append(metrics)
             if progress and (i % 10 == 0 or i == num_batches):
                 value, accuracy = np.asarray(seen[-1])
