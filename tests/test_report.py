@@ -337,3 +337,13 @@ def test_anomaly_detection_shows_machines_instead_of_a_confusion_matrix() -> Non
     assert "yes 5 7 80.00 % 60.00 % mean 80.00 % 60.00 %" in text
     assert "Failing recordings found: yes from 0% to 100%" in page.labels()
     assert "sound recordings taken for failing" in text
+
+
+def test_what_the_interpreter_saw_is_compared_with_int8_on_the_same_examples():
+    data = {**SUMMARY["data"], "test": 100}
+    score = {**SUMMARY["accuracy"], "int8_there": 0.87}
+    for examples, said in ((20, "on 20 of them; int8 there 87.00 %"), (100, "on 100 of them")):
+        summary = SUMMARY | {"data": data, "accuracy": score, "tflm_examples": examples}
+        text = Page(report.render(summary)).text.replace("\u00a0", " ")
+        assert said in text
+        assert ("int8 there" in text) == ("int8 there" in said)

@@ -91,10 +91,12 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
         limit, used, largest = numbers
         table.add_row(f"{LABELS[name]}, {UNITS[name]}", limit, used, share, largest)
     terminal.print(table)
+    seen, tested = summary["tflm_examples"], summary["data"]["test"]
+    part = f"{seen} of {tested} test examples, int8 there {score['int8_there']:.1%}"
     terminal.print(
         f"{METRICS.get(metric, metric)}: {score['float']:.1%} float, {score['int8']:.1%} int8, "
         f"{score['tflm']:.1%} in TensorFlow Lite Micro "
-        f"({summary['tflm_examples']} test examples)"
+        f"({part if seen < tested else f'{seen} test examples'})"
     )
     if "latency" in summary:
         terminal.print(_times(summary["latency"], summary["device"]["name"]))

@@ -405,6 +405,7 @@ def _measure(
         "float": plan.metric(floats, test),
         "int8": plan.metric(logits, test),
         "tflm": plan.metric(micro_logits, test.part(few)),
+        "int8_there": plan.metric(logits[few], test.part(few)),
     }
     arena, expected = micro.arena(), cost.arena(found, "tflm_host")
     largest = network.prune(plan.space.supernetwork())

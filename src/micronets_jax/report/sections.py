@@ -125,11 +125,13 @@ def headline(summary: Summary) -> Html:
         f"The int8 model takes {', '.join(uses)}." if uses else "",
     ]
     examples = summary.get("tflm_examples")
+    fewer = examples and tested and examples < tested and score.get("int8_there") is not None
+    there = f"; int8 there {_percent(score['int8_there'], 2)}" if fewer else ""
     error = math.sqrt(best * (1 - best) / tested) if tested and shares and best else None
     notes = {
         "float": "as trained",
         "int8": f"± {_percent(error)} std. error" if error is not None else "the exported file",
-        "tflm": f"on {_count(examples)} of them" if examples else "on the host interpreter",
+        "tflm": f"on {_count(examples)} of them{there}" if examples else "on the host interpreter",
     }
     kinds = {"float": "float", "int8": "int8", "tflm": "TFLM"}
     tiles = [
