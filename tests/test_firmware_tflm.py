@@ -91,9 +91,12 @@ def test_without_a_library(given, says, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- with a library that is none
 
 
+CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+
+
 def library(folder: pathlib.Path, *flags: str, tools: str = "arm-none-eabi-") -> str:
     done = folder / "libtensorflow-microlite.a"
-    flags = flags or ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+    flags = flags or CORTEX_M4
     command = [f"{tools}g++", *flags, "-Os", "-fno-rtti", "-fno-exceptions", f"-I{INTERFACE}"]
     subprocess.run([*command, "-c", INTERFACE / "library.cc", "-o", folder / "l.o"], check=True)
     subprocess.run([f"{tools}ar", "rcs", done, folder / "l.o"], check=True)
@@ -119,6 +122,17 @@ def test_the_whole_path(device, tmp_path, capsys):
     assert ran.arena_used == 192
     assert "resolver.AddRelu();" in (tmp_path / "fw" / "operators.h").read_text()
     assert "#define FIRMWARE_OPERATORS 1\n" in (tmp_path / "fw" / "operators.h").read_text()
+
+
+@slow
+@pytest.mark.parametrize(("flags", "silent"), [((), True), (("-DWITH_MESSAGES",), False)])
+def test_headers_print_as_the_library_does(flags, silent, tmp_path):
+    firmware.write(
+        relu(), "mps2-an386", tmp_path / "fw", runtime="tflm", tflm_include=[str(INTERFACE)],
+        tflm_library=library(tmp_path, *CORTEX_M4, *flags),
+    )  # fmt: skip
+    makefile = (tmp_path / "fw" / "engine.mk").read_text()
+    assert ("-DTF_LITE_STRIP_ERROR_STRINGS" in makefile) == silent
 
 
 @slow

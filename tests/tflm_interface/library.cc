@@ -11,6 +11,10 @@ extern "C" void RegisterDebugLogCallback(void (*callback)(const char *))
   log_callback = callback;
 }
 
+#ifdef WITH_MESSAGES
+void MicroPrintf(const char *, ...) {}
+#endif
+
 namespace tflite {
 
 TFLMRegistration Register_RELU() { return {1}; }

@@ -97,13 +97,16 @@ def check_library(library: Library, kinds: Sequence[str], board: Board) -> None:
             f"{library.archive} was built for a cortex-m7; {board.name} has a cortex-m4: build it "
             "with TARGET_ARCH=cortex-m4+fp"
         )
-    names = _run("arm-none-eabi-nm", "-C", "--defined-only", str(library.archive))
-    present = set(re.findall(r"tflite::Register_(\w+)\(\)", names))
+    present = set(re.findall(r"tflite::Register_(\w+)\(\)", _symbols(library)))
     missing = [kind for kind in kinds if kind not in present]
     if missing:
         raise FirmwareError(
             f"{library.archive} lacks the operator {missing[0]}, which the model needs"
         )
+
+
+def _symbols(library: Library) -> str:
+    return _run("arm-none-eabi-nm", "-C", "--defined-only", str(library.archive))
 
 
 def _run(*command: str) -> str:
@@ -156,6 +159,10 @@ def engine(model: bytes, board: Board, library: Library) -> Engine:
 
 
 def _makefile(library: Library) -> str:
+    # TFLM's headers must print as the library does; built with BUILD_TYPE=release it does not.
+    known = shutil.which("arm-none-eabi-nm") is not None
+    silent = known and "MicroPrintf(" not in _symbols(library)
+    quiet = "-DTF_LITE_STRIP_ERROR_STRINGS " if silent else ""
     return f"""\
 TFLM_INCLUDE ?= {":".join(map(str, library.include))}
 TFLM_LIBRARY ?= {library.archive}
@@ -163,7 +170,7 @@ ENGINE = tflm.o model_data.o
 LINKER = $(CXX)
 LIBRARIES = $(TFLM_LIBRARY) -lm --specs=nano.specs --specs=nosys.specs
 CXXFLAGS = -O2 -std=c++17 -fno-rtti -fno-exceptions -fno-threadsafe-statics \\
-  -fno-unwind-tables -fno-asynchronous-unwind-tables -DTF_LITE_STATIC_MEMORY \\
+  -fno-unwind-tables -fno-asynchronous-unwind-tables -DTF_LITE_STATIC_MEMORY {quiet}\\
   $(addprefix -isystem ,$(subst :, ,$(TFLM_INCLUDE)))
 
 build/tflm.o: tflm.cc $(HEADERS)
