@@ -142,7 +142,11 @@ def test_mistakes_end_in_one_sentence(tmp_path):
     assert "mops" in least and "smallest achievable" in least
     sram = mistake(tmp_path, *TINY, "--budget.sram-bytes", "100", *out)
     assert "sram_bytes" in sram and "smallest achievable" in sram
-    assert "tpu" in mistake(tmp_path, *TINY, "--accelerator", "tpu", *out)
+    for accelerator, extra in (("gpu", "micronets_jax[cuda]"), ("tpu", "micronets_jax[tpu]")):
+        absent = mistake(tmp_path, *TINY, "--accelerator", accelerator, *out)
+        assert extra in absent and "offers 1 x cpu" in absent
+    seldom = mistake(tmp_path, *TINY, "--checkpoint-seconds", "-1", *out)
+    assert "checkpoint-seconds=-1: give 0" in seldom
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def select(accelerator: str) -> str:
         jax.config.update("jax_platforms", PLATFORMS[accelerator])
     try:
         devices = jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where no NVIDIA device is visible
         jax.config.update("jax_platforms", "cpu")
         raise AcceleratorError(
             f"accelerator={accelerator} is not there: this machine offers "

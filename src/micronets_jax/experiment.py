@@ -118,6 +118,11 @@ class Experiment(Generic[Given]):
         from micronets_jax.spaces.bits import WithBits
 
         workdir.check(self.folder(options), resume=options.resume)
+        if not options.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"checkpoint-seconds={options.checkpoint_seconds:g}: give 0, which keeps every "
+                "epoch, or more"
+            )
         device = devices.device(options.device)
         budget = budgets.Budget.of(device, options.budget, latency_runtime=options.runtime)
         print(f"computing on {accelerators.select(options.accelerator)}")
