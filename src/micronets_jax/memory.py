@@ -164,35 +164,27 @@ def peak_bytes(
 ) -> Count:
     """Live bytes of the operator that has most: what it reads, makes and works with, and what waits
     for a later reader; ``rounding`` gives what a buffer of some bytes takes."""
-    if not _is_chain(network):
-        return _peak_of_any_wiring(network, scratch, rounding)
     xp, column = _columns(all(isinstance(leaf, int) for leaf in jax.tree.leaves(network)))
     listed = operators(network)
-    live = sum(
-        rounding(column(sizes))
-        for sizes in (
-            [scratch(operator) for operator in listed],
-            [operator.out_bytes for operator in listed],
-            [operator.in_bytes[0] for operator in listed],
-        )
-    )
+    if _is_chain(network):
+        outputs, inputs = [o.out_bytes for o in listed], [o.in_bytes[0] for o in listed]
+        tensors = [rounding(column(outputs)), rounding(column(inputs))]
+    else:
+        tensors = [_alive(_tensors(network), len(listed), rounding, xp, column)]
+    live = sum(tensors, rounding(column([scratch(operator) for operator in listed])))
     peak = xp.max(live * column([operator.layer.presence for operator in listed]))
     return int(peak) if xp is np else peak
 
 
-def _peak_of_any_wiring(
-    network: Network, scratch: Callable[[Operator], Count], rounding: Callable[[Count], Count]
-) -> Count:
-    tensors, listed = _tensors(network), operators(network)
-    xp, column = _columns(all(isinstance(leaf, int) for leaf in jax.tree.leaves(network)))
+def _alive(
+    tensors: list[Buffer], turns: int, rounding: Callable[[Count], Count], xp: Any, column: Any
+) -> Any:
+    """Bytes of the tensors alive while each operator runs, [turns]."""
     size = rounding(column([t.bytes for t in tensors])) * column([t.presence for t in tensors])
     last = column([t.last for t in tensors])
-    turn = np.arange(len(listed))[:, None]
+    turn = np.arange(turns)[:, None]
     alive = (np.asarray([t.first for t in tensors])[None] <= turn) & (turn <= last[None])
-    live = xp.sum(xp.where(alive, size[None], 0), axis=1)
-    live = live + rounding(column([scratch(operator) for operator in listed]))
-    peak = xp.max(live * column([operator.layer.presence for operator in listed]))
-    return int(peak) if xp is np else peak
+    return xp.sum(xp.where(alive, size[None], 0), axis=1)
 
 
 def _columns(known: bool) -> tuple[Any, Callable[[list[Count]], Any]]:
@@ -326,6 +318,10 @@ class _Placed(NamedTuple):
     start: Count
     end: Count
 
+    @property
+    def size(self) -> Count:
+        return self.end - self.start
+
 
 _NOWHERE = _Placed(2**30, 0)
 """In nobody's way: all lie before its start, and it ends at once."""
@@ -351,28 +347,28 @@ def _chain_head(network: Network, scratch: bool) -> Count:
             right |= dict.fromkeys(layer.inputs, after)
         elif layer.name in listed:
             own = size[layer.name]
-            placed = _lowest(own, _if(after.end - after.start >= own, after))
+            placed = _lowest(own, _if(after.size >= own, after))
             (source,) = listed[layer.name].reads
             right[source] = _select(layer.presence > 0, placed, right.get(source, _NOWHERE))
 
     # From the input on: likewise with the left neighbour, then both.
     own, after = size[INPUT], right[INPUT]
     left = {INPUT: _Placed(0, own)}
-    final = {INPUT: _lowest(own, _if(after.end - after.start >= own, after))}
+    final = {INPUT: _lowest(own, _if(after.size >= own, after))}
     ends = [final[INPUT].end]
     for layer in network:
         if layer.kind == "mix":
             first, second = layer.inputs
+            kept = network[first].presence > 0
             for placed in (left, final):
-                known = network[first].presence > 0
-                placed[layer.name] = _select(known, placed[first], placed[second])
+                placed[layer.name] = _select(kept, placed[first], placed[second])
         elif layer.name in listed:
             operator, own = listed[layer.name], size[layer.name]
             (source,) = operator.reads
             before, after = left[source], right[layer.name]
-            before = _if(before.end - before.start > own, before)
+            before = _if(before.size > own, before)
             left[layer.name] = _lowest(own, before)
-            final[layer.name] = _lowest(own, before, _if(after.end - after.start >= own, after))
+            final[layer.name] = _lowest(own, before, _if(after.size >= own, after))
             ends.append(layer.presence * final[layer.name].end)
             room = padded(scratch_bytes(operator, scratch))
             if not (isinstance(room, int) and room == 0):
