@@ -80,9 +80,6 @@ from micronets_jax.recipes import Limits
 
 NUM_RANDOM = 5
 
-NUM_TRAININGS = 2
-"""Of each network that is not random, from different initial weights."""
-
 
 class Subject(NamedTuple):
     """A task as it is compared.
@@ -92,12 +89,14 @@ class Subject(NamedTuple):
         mops: budgets by default.
         splits: what scores are taken on; nothing here was chosen or trained by any of them.
         families: plain networks of the task at growing widths, by the name of their column.
+        trainings: of each network that is not random, from different initial weights.
     """
 
     experiment: Experiment
     mops: tuple[float, ...]
     splits: tuple[str, ...]
     families: dict[str, Callable[[pipeline.Plan], Iterator[Network]]]
+    trainings: int = 2
 
 
 def plain_kws(plan: pipeline.Plan) -> Iterator[Network]:
@@ -156,6 +155,7 @@ TASKS = {
         (1.5, 2.0, 3.0),
         ("validation", "test"),
         {"scaled": plain_vww, "even": even_vww},
+        trainings=1,
     ),
 }
 
@@ -251,10 +251,10 @@ def measure(
                 f"{mops} Mops, seed {seed}, {name}: {score:.1%}, {row['seconds']:.0f} s", flush=True
             )
 
-    splits = TASKS[options.task].splits
-    keep("found", NUM_TRAININGS, lambda: search(this))
-    for name, family in TASKS[options.task].families.items():
-        keep(name, NUM_TRAININGS, lambda family=family: (widest(family(this), this.budget), 0.0))
+    _, _, splits, families, trainings = TASKS[options.task]
+    keep("found", trainings, lambda: search(this))
+    for name, family in families.items():
+        keep(name, trainings, lambda family=family: (widest(family(this), this.budget), 0.0))
     for i in range(NUM_RANDOM):
         drawn = random_member(this, rng)
         keep(f"random{i}", 1, lambda drawn=drawn: (drawn, 0.0))

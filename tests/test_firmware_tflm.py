@@ -136,6 +136,20 @@ def test_headers_print_as_the_library_does(flags, silent, tmp_path):
 
 
 @slow
+@pytest.mark.parametrize("padding", [0, 20_000])
+def test_flash_is_predicted_from_the_library_that_is_given(padding, tmp_path):
+    """What the operator reaches counts, however much it is; the table knows other libraries."""
+    flags = (f"-DPADDING={padding}", "-ffunction-sections", "-fdata-sections")
+    prediction = firmware.write(
+        relu(), "mps2-an386", tmp_path / "fw", runtime="tflm", tflm_include=[str(INTERFACE)],
+        tflm_library=library(tmp_path, *CORTEX_M4, *flags),
+    )  # fmt: skip
+    linked = firmware.check(tmp_path / "fw").flash_linked
+    assert prediction.flash_bytes == pytest.approx(linked, abs=600)
+    assert linked > padding
+
+
+@slow
 def test_an_arena_that_is_too_small_is_said_at_start(tmp_path):
     firmware.write(
         relu(), "mps2-an386", tmp_path / "fw", runtime="tflm", tflm_include=[str(INTERFACE)],

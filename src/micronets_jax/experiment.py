@@ -33,7 +33,8 @@ class Options:
     device: str = "STM32F446RE"
     """The board; its memory less what firmware takes is the limit."""
     runtime: Literal["compiled", "tflm"] = "compiled"
-    """What runs the model on the board: its latency and energy are the estimated ones."""
+    """What runs the model on the board: its latency and energy are estimated. tflm's firmware needs
+    a library, named by TFLM_INCLUDE and TFLM_LIBRARY; without one the firmware is compiled C."""
     budget: Limits = Limits()
     """Limits that override the board's."""
     bits: Bits = Bits()
@@ -114,7 +115,7 @@ class Experiment(Generic[Given]):
         Raises:
             ValueError: options, data or limits that cannot be; the message says which.
         """
-        from micronets_jax import accelerators, budgets, devices, pipeline, workdir
+        from micronets_jax import accelerators, budgets, devices, firmware, pipeline, workdir
         from micronets_jax.spaces.bits import WithBits
 
         workdir.check(self.folder(options), resume=options.resume)
@@ -124,6 +125,13 @@ class Experiment(Generic[Given]):
                 "epoch, or more"
             )
         device = devices.device(options.device)
+        if options.firmware and options.runtime == "tflm":
+            if firmware.names_tflm():
+                firmware.tflm.find()
+            else:
+                print(
+                    "TFLM_INCLUDE and TFLM_LIBRARY name no library: the firmware will be compiled C"
+                )
         budget = budgets.Budget.of(device, options.budget, latency_runtime=options.runtime)
         print(f"computing on {accelerators.select(options.accelerator)}")
         task = self.task(options)

@@ -159,10 +159,10 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
     workdir.save_weights({**variables, **trained})
     model = timed("export", _export, plan, workdir, found, trained)
-    summary = timed("measure", _measure, plan, workdir, found, variables, model)
-    trouble = None
+    made, trouble = {}, None
     if plan.firmware:
-        summary["firmware"], trouble = timed("firmware", _firmware, plan, workdir, found, model)
+        made, trouble = timed("firmware", _firmware, plan, workdir, found, model)
+    summary = timed("measure", _measure, plan, workdir, found, variables, model, made)
     summary["seconds"] = seconds
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     workdir.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -386,7 +386,12 @@ def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any
 
 
 def _measure(
-    plan: Plan, workdir: Workdir, found: Network, variables: dict[str, Any], model: bytes
+    plan: Plan,
+    workdir: Workdir,
+    found: Network,
+    variables: dict[str, Any],
+    model: bytes,
+    made: Mapping[str, Any],
 ) -> dict[str, Any]:
     dataset, test = plan.dataset, plan.dataset.test
     features = data.split_features(dataset, "test", plan.frontend)
@@ -410,7 +415,7 @@ def _measure(
     arena, expected = micro.arena(), cost.arena(found, "tflm_host")
     largest = network.prune(plan.space.supernetwork())
     used, most = plan.budget.used(found), plan.budget.used(largest)
-    instructions = _instructions(plan, found, model)
+    instructions = _instructions(plan, found, model, made)
     return {
         **plan.facts,
         "seed": plan.seed,
@@ -447,23 +452,32 @@ def _measure(
             },
         },
         "widths": _widths(found, largest),
+        **({"firmware": made} if made else {}),
     }
 
 
-def _instructions(plan: Plan, found: Network, model: bytes) -> dict[str, int | None]:
-    """Predicted for the board's core, and counted on an emulated one where the tools are here."""
+def _instructions(
+    plan: Plan, found: Network, model: bytes, made: Mapping[str, Any]
+) -> dict[str, int | None]:
+    """Predicted for the board's core, and counted on an emulated one where the tools are here.
+
+    Args:
+        made: what is known of the firmware, if there is one; it counts if the runtime is its.
+    """
     runtime, core = plan.budget.latency_runtime, plan.device.core
-    predicted = latency.instructions(found, runtime, core)
+    counted = {"predicted": latency.instructions(found, runtime, core), "measured": None}
+    if made.get("runtime") == runtime:
+        return counted | {"measured": made.get("instructions", {}).get("emulated")}
+    if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
+        return counted
     try:
         emulator.versions()
     except emulator.EmulatorError:
-        return {"predicted": predicted, "measured": None}
-    if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
-        return {"predicted": predicted, "measured": None}
+        return counted
     with tempfile.TemporaryDirectory() as folder:
         compiler.write(compiler.compile_model(model), pathlib.Path(folder) / "model")
         ran = emulator.run(pathlib.Path(folder) / "model", core, layers=False)
-    return {"predicted": predicted, "measured": ran.instructions}
+    return counted | {"measured": ran.instructions}
 
 
 def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
@@ -483,16 +497,18 @@ def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None])
 def _firmware(
     plan: Plan, workdir: Workdir, found: Network, model: bytes
 ) -> tuple[dict[str, Any], firmware.FirmwareError | None]:
-    """The compiled model as a program for the device, linked and emulated where tools are here."""
+    """The model as a program for the device, linked and emulated where tools are here."""
     folder, device = workdir.path / FIRMWARE, plan.device
     text = data.frontends.to_json(plan.frontend)
-    predicted = latency.instructions(found, "compiled", device.core)
-    facts: dict[str, Any] = {"folder": FIRMWARE, "device": device.name, "runtime": "compiled"}
+    runtime = plan.budget.latency_runtime if firmware.names_tflm() else "compiled"
+    predicted = latency.instructions(found, runtime, device.core)
+    facts: dict[str, Any] = {"folder": FIRMWARE, "device": device.name, "runtime": runtime}
     try:
         sizes = firmware.write(
             model,
             device.name,
             folder,
+            runtime=runtime,
             title=str(plan.facts.get("experiment", "model")),
             frontend=text if firmware.can_hear(text) else None,
         )

@@ -17,7 +17,13 @@ void MicroPrintf(const char *, ...) {}
 
 namespace tflite {
 
+#ifdef PADDING // bytes that the operator reaches
+static const char padding[PADDING + 1] = {1};
+static volatile int first = 0;
+TFLMRegistration Register_RELU() { return {padding[first]}; }
+#else
 TFLMRegistration Register_RELU() { return {1}; }
+#endif
 
 MicroInterpreter::MicroInterpreter(const Model *, const MicroOpResolver &resolver, uint8_t *arena,
                                    size_t arena_size, MicroResourceVariables *,

@@ -19,6 +19,7 @@ from micronets_jax.firmware.flash import Flashing, flash
 from micronets_jax.firmware.frontend import can_hear
 from micronets_jax.firmware.link import has_compiler
 from micronets_jax.firmware.project import RUNTIMES, Prediction
+from micronets_jax.firmware.tflm import names_tflm
 
 __all__ = [
     "BOARDS",
@@ -36,6 +37,7 @@ __all__ = [
     "has_compiler",
     "has_emulator",
     "is_firmware",
+    "names_tflm",
     "run",
     "write",
 ]

@@ -12,7 +12,7 @@ import pathlib
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ DOCUMENTED = (
     "tensorflow/lite/micro/cortex_m_generic/README.md in github.com/tensorflow/tflite-micro"
 )
 """Where TFLM says how its static library is built."""
+
+PRINTS = "_Z11MicroPrintfPKcz"
+"""``MicroPrintf(const char*, ...)``, which a library without messages lacks."""
 
 STACK_BYTES = 4096
 """Reserved for the interpreter, whose start needs about 1.5 KiB; runs report what was used."""
@@ -42,6 +45,11 @@ class Library:
 
     include: tuple[pathlib.Path, ...]
     archive: pathlib.Path
+
+
+def names_tflm() -> bool:
+    """Whether TFLM_INCLUDE and TFLM_LIBRARY name a library; it need not be there."""
+    return all(os.environ.get(name) for name in ("TFLM_INCLUDE", "TFLM_LIBRARY"))
 
 
 def find(include: Sequence[str] = (), library: str | None = None) -> Library:
@@ -71,7 +79,9 @@ def find(include: Sequence[str] = (), library: str | None = None) -> Library:
     return Library(paths, pathlib.Path(str(archive)).resolve())
 
 
-def check_library(library: Library, kinds: Sequence[str], board: Board) -> None:
+def check_library(
+    library: Library, symbols: Collection[str], kinds: Sequence[str], board: Board
+) -> None:
     """Whether the library has the operators and is for the core, as far as binutils are here.
 
     Raises:
@@ -97,16 +107,43 @@ def check_library(library: Library, kinds: Sequence[str], board: Board) -> None:
             f"{library.archive} was built for a cortex-m7; {board.name} has a cortex-m4: build it "
             "with TARGET_ARCH=cortex-m4+fp"
         )
-    present = set(re.findall(r"tflite::Register_(\w+)\(\)", _symbols(library)))
-    missing = [kind for kind in kinds if kind not in present]
+    missing = [kind for kind in kinds if _register(kind) not in symbols]
     if missing:
         raise FirmwareError(
             f"{library.archive} lacks the operator {missing[0]}, which the model needs"
         )
 
 
-def _symbols(library: Library) -> str:
-    return _run("arm-none-eabi-nm", "-C", "--defined-only", str(library.archive))
+def _symbols(library: Library) -> frozenset[str]:
+    """What the library defines, as a C++ compiler spells it; nothing without binutils."""
+    if shutil.which("arm-none-eabi-nm") is None:
+        return frozenset()
+    lines = _run("arm-none-eabi-nm", "--defined-only", str(library.archive)).splitlines()
+    return frozenset(line.split()[-1] for line in lines if line.count(" ") == 2)
+
+
+def _register(kind: str) -> str:
+    """``tflite::Register_CONV_2D()``, as a C++ compiler spells it."""
+    name = f"Register_{kind}"
+    return f"_ZN6tflite{len(name)}{name}Ev"
+
+
+def _parse(kind: str) -> str:
+    """What ``tflite::ParseConv2D(...)`` begins with, likewise."""
+    name = f"Parse{method(kind).removeprefix('Add')}"
+    return f"_ZN6tflite{len(name)}{name}E"
+
+
+def _code_bytes(library: Library, symbols: Collection[str], kinds: Sequence[str], core: str) -> int:
+    """Flash of interpreter and kernels: what the linker keeps of the library, else by the table."""
+    kept = None
+    if symbols:
+        operators = [
+            [_register(kind), *(name for name in symbols if name.startswith(_parse(kind)))]
+            for kind in kinds
+        ]
+        kept = tflm_sizes.kept_bytes(library.archive, symbols, operators, core)
+    return tflm_sizes.tabled_bytes(kinds, core) if kept is None else kept
 
 
 def _run(*command: str) -> str:
@@ -123,7 +160,8 @@ def engine(model: bytes, board: Board, library: Library) -> Engine:
     """
     parsed = tflite.read(model)
     kinds = list(dict.fromkeys(operator.kind for operator in parsed.operators))
-    check_library(library, kinds, board)
+    symbols = _symbols(library)
+    check_library(library, symbols, kinds, board)
     predicted = arena.predict(parsed)
     reserved = arena.with_margin(predicted.total)
     layers = [
@@ -141,7 +179,7 @@ def engine(model: bytes, board: Board, library: Library) -> Engine:
         arena_bytes=reserved,
         flash={
             "model": -(-len(model) // 16) * 16,
-            "interpreter and kernels": tflm_sizes.code_bytes(kinds, board.core),
+            "interpreter and kernels": _code_bytes(library, symbols, kinds, board.core),
         },
         ram={
             "arena": reserved,
@@ -149,7 +187,7 @@ def engine(model: bytes, board: Board, library: Library) -> Engine:
             "interpreter": tflm_sizes.state_bytes(len(kinds)),
         },
         stack_bytes=STACK_BYTES,
-        makefile=_makefile(library),
+        makefile=_makefile(library, silent=bool(symbols) and PRINTS not in symbols),
         facts={
             "arena_predicted": {
                 "activations": predicted.activations, "persistent": predicted.persistent,
@@ -158,10 +196,8 @@ def engine(model: bytes, board: Board, library: Library) -> Engine:
     )  # fmt: skip
 
 
-def _makefile(library: Library) -> str:
+def _makefile(library: Library, *, silent: bool) -> str:
     # TFLM's headers must print as the library does; built with BUILD_TYPE=release it does not.
-    known = shutil.which("arm-none-eabi-nm") is not None
-    silent = known and "MicroPrintf(" not in _symbols(library)
     quiet = "-DTF_LITE_STRIP_ERROR_STRINGS " if silent else ""
     return f"""\
 TFLM_INCLUDE ?= {":".join(map(str, library.include))}
