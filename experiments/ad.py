@@ -64,8 +64,9 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=2.0),
-        search=Search(epochs=12, batch_size=64, candidates=16, finalists=4, trial_epochs=4),
-        train=Training(epochs=25),
+        search=Search(epochs=8, batch_size=64, candidates=16, finalists=4, trial_epochs=4),
+        train=Training(epochs=17),
+        quantize=Training(epochs=4, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",

@@ -3,11 +3,15 @@
 Invariant: the same parameters give the same bytes, however many processors share the work; what
 fails is heard in the test split only.
 
-A machine turns: its shaft and its gear give two periodic waves whose harmonics are the machine's
-own, the housing colours them by its resonances, a flow adds hiss that swells with every stroke.
-Speed, load and the microphone change from clip to clip, and a hall with hum and clanks lies behind.
-Machines of one make differ little, in colour and in the rate of their strokes, and a failure moves
-a sound by about as much, so that how fine a network hears decides.
+A machine turns and works in cycles. Its shaft and its gear give two periodic waves with harmonics
+of their own; in each cycle a carriage travels, with hiss and a louder gear, and five parts knock,
+each in its place; the housing colours it all by its resonances. Speed, load and the microphone
+change from clip to clip, and a hall with hum and clanks lies behind.
+
+Machines of one make have the same parts and nearly the same colour. They differ in when three of
+the parts knock, by 27 ms before or after the make's own place, which is less than half a column of
+a patch: so how fine a network hears decides how well it tells them apart. Whatever fails also makes
+the cycle irregular, by about as much as machines differ.
 """
 
 from __future__ import annotations
@@ -25,11 +29,27 @@ from micronets_jax.data.recordings import SAMPLE_RATE
 NUM_MACHINES = 4
 CLASS_NAMES = tuple(f"id_{2 * i:02d}" for i in range(NUM_MACHINES))
 FAILURES = ("bearing", "imbalance", "looseness", "leak", "crack", "gear")
-"""What may fail: pits in a bearing's race, a heavy side, half-speed rattle, hiss in time with the
-shaft, resonances that have moved, a gear with a bad tooth."""
+"""What may fail: pits in a bearing's race, a heavy side, a part that knocks in another place, a
+leak that hisses all the time, a part that rings otherwise, a gear with a bad tooth."""
 
 TABLE = 4096  # places in one turn of a wave table
 HARMONICS = 40
+
+PLACES = (0.0, 0.19, 0.39, 0.6, 0.81)
+"""Where in a cycle the parts of every make knock, or nearly; a carriage travels from the second to
+the fourth."""
+
+SHIFT = 0.028
+"""Of a cycle, which takes a second: how far three of the parts knock before or after that."""
+
+MOVABLE = slice(1, 4)
+"""Which parts these are."""
+
+EARLY_OR_LATE = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+"""Of each machine these parts: any two machines differ in two."""
+
+RINGS = (700.0, 1900.0, 1250.0, 3100.0, 950.0)
+"""At what frequencies the parts ring, in Hz."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +64,10 @@ class Machines:
     """
 
     seed: int = 0
-    train: int = 160
+    train: int = 240
     validation: int = 24
-    normal: int = 60
-    anomalous: int = 60
+    normal: int = 120
+    anomalous: int = 120
     seconds: float = 4.0
 
     def __post_init__(self) -> None:
@@ -110,33 +130,39 @@ class _Make:
 
     turns: float  # per second
     teeth: int
-    strokes: float  # per turn
+    cycles: float  # per turn
     shaft: Float[np.ndarray, " harmonics"]
     gear: Float[np.ndarray, " harmonics"]
     gear_level: float
     peaks: Float[np.ndarray, "2 peaks"]  # Hz, dB
     hiss: float
     slope: float  # of the hiss, dB per octave
+    places: Float[np.ndarray, " parts"]  # in a cycle
+    rings: Float[np.ndarray, " parts"]  # Hz
 
 
 def _make(seed: int, machine: int) -> _Make:
     common, own = np.random.default_rng([seed, 90]), np.random.default_rng([seed, 91, machine])
     order = np.arange(1, HARMONICS + 1)
-    shaft = common.normal(0, 0.8, HARMONICS) + own.normal(0, 0.08, HARMONICS)
-    gear = common.normal(0, 0.8, HARMONICS) + own.normal(0, 0.08, HARMONICS)
+    shaft = common.normal(0, 0.8, HARMONICS) + own.normal(0, 0.02, HARMONICS)
+    gear = common.normal(0, 0.8, HARMONICS) + own.normal(0, 0.02, HARMONICS)
     peaks = np.array([[420.0, 1150.0, 2600.0, 4300.0], [14.0, 12.0, 12.0, 8.0]])
-    peaks[0] *= np.exp(own.normal(0, 0.015, 4))
-    peaks[1] += own.normal(0, 0.5, 4)
+    peaks[0] *= np.exp(own.normal(0, 0.004, 4))
+    peaks[1] += own.normal(0, 0.12, 4)
+    places = np.array(PLACES) + common.uniform(-0.02, 0.02, len(PLACES))
+    places[MOVABLE] += SHIFT * EARLY_OR_LATE[machine]
     return _Make(
-        turns=29 * float(np.exp(own.normal(0, 0.01))),
+        turns=29 * float(np.exp(own.normal(0, 0.0025))),
         teeth=19,
-        strokes=0.085 * 1.13**machine,
+        cycles=0.036,
         shaft=np.exp(shaft) / order,
         gear=np.exp(gear) / order**1.5,
-        gear_level=float(np.exp(own.normal(-0.7, 0.07))),
+        gear_level=float(np.exp(own.normal(-0.7, 0.02))),
         peaks=peaks,
-        hiss=float(np.exp(own.normal(-1.2, 0.07))),
-        slope=float(own.normal(-3, 0.2)),
+        hiss=float(np.exp(own.normal(-1.2, 0.02))),
+        slope=float(own.normal(-3, 0.05)),
+        places=places,
+        rings=np.array(RINGS) * np.exp(common.normal(0, 0.1, len(RINGS))),
     )
 
 
@@ -149,6 +175,16 @@ def _record(
     load = rng.normal(0, 0.35)
     phase = _phase(make.turns * np.exp(0.03 * load), time, rng)
 
+    places, rings = make.places.copy(), make.rings * np.exp(rng.normal(0, 0.02, len(RINGS)))
+    part = rng.integers(MOVABLE.start, MOVABLE.stop)
+    if failure == "looseness":
+        places[part] += rng.choice([-1, 1]) * SHIFT * (1 + severity)
+    if failure == "crack":
+        rings[part] *= np.exp(rng.choice([-1, 1]) * 0.6 * severity)
+    unsteady = 0.006 + (0.02 * severity if fails else 0.0)
+    cycle = make.cycles * phase + rng.random()
+    travel = _between(cycle, places[1], places[3])
+
     shaft = _periodic(make.shaft * np.exp(rng.normal(0, 0.2, HARMONICS)), phase, rng)
     worn = 0.2 + (1.2 * severity if failure == "gear" else 0.0)
     gear = _periodic(make.gear * np.exp(rng.normal(0, worn, HARMONICS)), make.teeth * phase, rng)
@@ -157,38 +193,47 @@ def _record(
     if failure == "imbalance":
         gear = gear * (1 + severity * beat)
         shaft = 2 * shaft * (1 + severity * 2 * beat) + severity * 3 * beat
-    if failure == "looseness":
-        rattle = make.shaft * np.arange(1, HARMONICS + 1) ** 0.7
-        shaft = shaft + severity * 1.5 * _periodic(rattle, 0.5 * phase, rng)
     if failure == "gear":
         tooth = np.exp(-np.square((phase % 1.0) - 0.5) * 200).astype(np.float32)
         gear = gear * (1 + severity * 4 * tooth)
-    stroke = make.strokes * phase + rng.random()
-    if failure == "imbalance":
-        stroke = stroke + 0.25 * severity * np.sin(2 * np.pi * (0.37 * stroke + rng.random()))
-    swell = np.square(np.square(np.cos(np.pi * stroke)))
-    if failure == "looseness":
-        swell = swell * np.where(np.floor(stroke + 0.5) % 2 > 0, 1 - severity, 1.0)
-    depth = 1.5 * (1 - 0.7 * severity) if failure == "leak" else rng.uniform(1.2, 1.8)
+    depth = rng.uniform(0.6, 1.0)
     flow = rng.standard_normal(samples, np.float32) * np.float32(make.hiss * np.exp(0.4 * load))
-    flow = flow * ((0.4 + 1.2 * severity if failure == "leak" else 0.4) + depth * swell)
-    gear = gear * (0.6 + 0.4 * depth * swell)
-    moved = np.exp(rng.normal(0, 0.15 * severity if failure == "crack" else 0.004, 4))
+    flow = flow * ((0.4 + 2.0 * severity if failure == "leak" else 0.4) + depth * travel)
+    gear = gear * (0.6 + depth * travel)
     gain = make.gear_level * np.exp(0.3 * load)
     inside = np.fft.rfft((shaft + gain * gear).astype(np.float32))
     inside += np.fft.rfft(flow) * _tilt(len(inside), make.slope)
-    inside *= _housing(len(inside), make.peaks * np.stack([moved, np.ones(4)]), rng)
+    for place, ring in zip(places, rings, strict=True):
+        struck = np.fft.rfft(_knocks(cycle - place, unsteady, rng) * np.float32(40))
+        inside += struck * _ring(len(inside), ring, 8.0)
+    inside *= _housing(len(inside), make.peaks, rng)
     if failure == "bearing":
         pits = _impulses(phase * rng.uniform(3.3, 5.2), rng)
-        hit = np.fft.rfft(pits * np.float32(severity * 14))
+        hit = np.fft.rfft(pits * np.float32(severity * 20))
         inside += hit * _ring(len(inside), rng.uniform(1500, 4500), 20.0)
     sound = np.fft.irfft(inside, samples).astype(np.float32)
     sound /= np.sqrt(np.mean(np.square(sound)))
 
     hall = _hall(samples, rng)
-    level = 10 ** (rng.uniform(-30, -22) / 20)
+    level = 10 ** (rng.uniform(-34, -26) / 20)
     mixed = level * (sound + 10 ** (-rng.uniform(3, 12) / 20) * hall)
     return np.clip(np.rint(mixed * 32767), -32768, 32767).astype(np.int16)
+
+
+def _between(cycle: np.ndarray, start: float, end: float) -> np.ndarray:
+    """1 from one place of each cycle to another, 0 elsewhere, with short slopes."""
+    at = cycle % 1.0
+    edges = np.clip((at - start) / 0.03, 0, 1) * np.clip((end - at) / 0.03, 0, 1)
+    return edges.astype(np.float32)
+
+
+def _knocks(cycle: np.ndarray, unsteady: float, rng: np.random.Generator) -> np.ndarray:
+    """One knock in each cycle, a little early or late, a little louder or softer."""
+    due = np.arange(np.ceil(cycle[0]), np.floor(cycle[-1]) + 1)
+    at = np.searchsorted(cycle, due + rng.normal(0, unsteady, len(due)))
+    sound = np.zeros(len(cycle), np.float32)
+    sound[np.minimum(at, len(cycle) - 1)] = np.exp(rng.normal(0, 0.2, len(due)))
+    return sound
 
 
 def _phase(turns: float, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
