@@ -5,8 +5,8 @@
 
 Predicted against linked bytes, arena against what the interpreter says it used, instructions of
 one inference; outputs are equal to those of TensorFlow Lite Micro on this machine everywhere. The
-second form adds the runtime tflm, with libraries of the target cortex_m_generic (TFLM 90b983c,
-CMSIS-NN 99f736a). arm-none-eabi-gcc 12.2.1, qemu 7.2; the numbers do not depend on the machine.
+second form adds the runtime tflm, with libraries of the target cortex_m_generic, default build
+(TFLM 90b983c, CMSIS-NN 99f736a). arm-none-eabi-gcc 12.2.1, qemu 7.2; the numbers do not depend on the machine.
 
     runtime  core model               flash   off by     RAM   off by   arena   off by instructions
     compiled m4   mlperf_kws_dscnn    43576  +0.03 %   11736  +0.00 %    8512  +0.00 %      3481920
@@ -17,14 +17,14 @@ CMSIS-NN 99f736a). arm-none-eabi-gcc 12.2.1, qemu 7.2; the numbers do not depend
     compiled m7   micronet_kws_m     147000  -0.03 %   73024  +0.00 %   69788  +0.00 %     17376840
     compiled m7   mlperf_ic_resnet8   95616  +0.33 %   37696  +0.00 %   34448  +0.00 %     14062080
     compiled m7   mcunet_10fps_vww   459184  +0.02 %   55224  +0.00 %   51672  +0.00 %      9929360
-    tflm     m4   mlperf_kws_dscnn   170403  +0.04 %   29296  +0.00 %   22820  +0.02 %      7701240
-    tflm     m4   micronet_kws_m     272914  -0.05 %  108144  +0.00 %  100948  +0.00 %     36008440
-    tflm     m4   mlperf_ic_resnet8  209288  +0.23 %   61832  +0.00 %   54996  +0.01 %     29864800
-    tflm     m4   mcunet_10fps_vww   674226  +0.37 %  174208  +0.00 %  165492  -0.01 %     26452840
-    tflm     m7   mlperf_kws_dscnn   168269  +0.09 %   29296  +0.00 %   22820  +0.02 %      7647000
-    tflm     m7   micronet_kws_m     270444  +0.03 %  108144  +0.00 %  100948  +0.00 %     35735880
-    tflm     m7   mlperf_ic_resnet8  207084  +0.16 %   61832  +0.00 %   54996  +0.01 %     30027600
-    tflm     m7   mcunet_10fps_vww   671102  +0.07 %  174208  +0.00 %  165492  -0.01 %     26232880
+    tflm     m4   mlperf_kws_dscnn   170403  -0.03 %   29296  +0.00 %   22820  +0.02 %      7701240
+    tflm     m4   micronet_kws_m     272914  -0.01 %  108144  +0.00 %  100948  +0.00 %     36008440
+    tflm     m4   mlperf_ic_resnet8  209316  -0.02 %   61832  +0.00 %   54996  +0.01 %     29864800
+    tflm     m4   mcunet_10fps_vww   674283  -0.00 %  174208  +0.00 %  165492  -0.01 %     26452840
+    tflm     m7   mlperf_kws_dscnn   168269  +0.00 %   29296  +0.00 %   22820  +0.02 %      7647000
+    tflm     m7   micronet_kws_m     270444  +0.01 %  108144  +0.00 %  100948  +0.00 %     35735880
+    tflm     m7   mlperf_ic_resnet8  207112  +0.00 %   61832  +0.00 %   54996  +0.01 %     30027600
+    tflm     m7   mcunet_10fps_vww   671159  +0.01 %  174208  +0.00 %  165492  -0.01 %     26232880
 """
 
 from __future__ import annotations

@@ -100,6 +100,16 @@ def test_mistakes_end_in_one_sentence(name, words, part, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+def test_a_library_that_is_named_must_be_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFLM_INCLUDE", ".")
+    monkeypatch.setenv("TFLM_LIBRARY", "none.a")
+    words = ("--preset", "tiny", "--runtime", "tflm", "--workdir", tmp_path / "out")
+    status, _, error = command("kws", tmp_path, *words)
+    assert status == 2 and "there is no TFLM library none.a" in error
+    assert not (tmp_path / "out").exists()
+
+
 def finished(folder: pathlib.Path) -> dict:
     summary = json.loads((folder / "summary.json").read_text())
     for row in summary["limits"].values():

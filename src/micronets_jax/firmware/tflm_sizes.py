@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from micronets_jax.firmware import boards
 
-# Measured: TFLM of August 2026 (90b983c) with CMSIS-NN (99f736a), target cortex_m_generic, release
+# Measured: TFLM of August 2026 (90b983c) with CMSIS-NN (99f736a), target cortex_m_generic, default
 # build, arm-none-eabi-gcc 12.2.1, newlib-nano. Linked with each operator alone and with some 50
 # sets of up to six; least squares of what each adds and of what several share, within 700 bytes of
 # each set. PACK, SHAPE, SQUEEZE, STRIDED_SLICE were linked for the M4 only. Bytes for M4, M7.
