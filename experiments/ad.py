@@ -64,7 +64,7 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=2.0),
-        search=Search(epochs=8, batch_size=64, candidates=16, finalists=4, trial_epochs=4),
+        search=Search(epochs=10, batch_size=64),
         train=Training(epochs=17),
         quantize=Training(epochs=4, learning_rate=0.0005),
     ),
