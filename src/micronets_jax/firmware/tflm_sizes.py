@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -92,6 +93,9 @@ _INTERFACE = re.compile(
 )
 """What the engine calls of the library, as a C++ compiler spells it."""
 
+_IN_FLASH = (".text", ".rodata", ".ARM.extab", ".ARM.exidx", ".init_array", ".data")
+_LINKER = "arm-none-eabi-g++"
+
 
 def kept_bytes(
     archive: pathlib.Path, symbols: Iterable[str], operators: Sequence[Sequence[str]], core: str
@@ -105,14 +109,16 @@ def kept_bytes(
         core: of the board.
 
     Returns:
-        None if the linker refuses, which linking the firmware will explain.
+        None if there is no linker, or if it refuses, which linking the firmware will explain.
     """
+    if shutil.which(_LINKER) is None:
+        return None
     wanted = [*itertools.chain(*operators), *(name for name in symbols if _INTERFACE.match(name))]
     with tempfile.TemporaryDirectory() as folder:
         probe = pathlib.Path(folder) / "probe.elf"
         done = subprocess.run(
             [
-                "arm-none-eabi-g++", *boards.CORE_FLAGS[core].split(), "-nostartfiles",
+                _LINKER, *boards.CORE_FLAGS[core].split(), "-nostartfiles",
                 "-Wl,--gc-sections", "-Wl,-e,0", "-Wl,--defsym=_ZdlPv=0", "-Wl,--defsym=_ZdlPvj=0",
                 *(f"-Wl,-u,{name}" for name in wanted), str(archive), "-lm",
                 "--specs=nano.specs", "--specs=nosys.specs", "-o", str(probe),
@@ -127,9 +133,6 @@ def kept_bytes(
     sizes = dict(re.findall(r"^(\.[\w.]+)\s+(\d+)", table, re.M))
     code = sum(int(sizes.get(name, 0)) for name in _IN_FLASH)
     return code + _ENGINE + _ENGINE_OPERATOR * len(operators)
-
-
-_IN_FLASH = (".text", ".rodata", ".ARM.extab", ".ARM.exidx", ".init_array", ".data")
 
 
 def state_bytes(num_operators: int) -> int:
