@@ -6,7 +6,8 @@
 Predicted against linked bytes, arena against what the interpreter says it used, instructions of
 one inference; outputs are equal to those of TensorFlow Lite Micro on this machine everywhere. The
 second form adds the runtime tflm, with libraries of the target cortex_m_generic, default build
-(TFLM 90b983c, CMSIS-NN 99f736a). arm-none-eabi-gcc 12.2.1, qemu 7.2; the numbers do not depend on the machine.
+(TFLM 90b983c, CMSIS-NN 99f736a). arm-none-eabi-gcc 12.2.1, qemu 7.2; the numbers do not depend on
+the machine.
 
     runtime  core model               flash   off by     RAM   off by   arena   off by instructions
     compiled m4   mlperf_kws_dscnn    43576  +0.03 %   11736  +0.00 %    8512  +0.00 %      3481920
