@@ -188,6 +188,16 @@ def test_libraries_for_another_core(flags, tools, says, tmp_path):
 
 
 @slow
+def test_a_library_that_is_named_must_be_for_the_board(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFLM_INCLUDE", str(INTERFACE))
+    flags = ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16")
+    monkeypatch.setenv("TFLM_LIBRARY", library(tmp_path, *flags))
+    tflm.check_named(firmware.board("STM32F746ZG"))
+    with pytest.raises(firmware.FirmwareError, match="built for a cortex-m7; STM32F446RE has a"):
+        tflm.check_named(firmware.board("STM32F446RE"))
+
+
+@slow
 def test_a_library_without_an_operator(tmp_path):
     with pytest.raises(firmware.FirmwareError, match="lacks the operator RELU6"):
         firmware.write(

@@ -114,6 +114,16 @@ def check_library(
         )
 
 
+def check_named(board: Board) -> None:
+    """Whether the library that the environment names is there and for the board's core.
+
+    Raises:
+        FirmwareError: see :func:`find` and :func:`check_library`.
+    """
+    library = find()
+    check_library(library, _symbols(library), (), board)
+
+
 def _symbols(library: Library) -> frozenset[str]:
     """What the library defines, as a C++ compiler spells it; nothing without binutils."""
     if shutil.which("arm-none-eabi-nm") is None:
