@@ -101,8 +101,8 @@ PRESETS = {
         preset="quick",
         budget=Limits(mops=3.0),
         space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
-        search=Search(epochs=8, batch_size=64, candidates=12, finalists=3, trial_epochs=6),
-        train=Training(epochs=18, batch_size=64),
+        search=Search(epochs=8, batch_size=64, candidates=10, finalists=5, trial_epochs=8),
+        train=Training(epochs=30, batch_size=32),
         quantize=Training(epochs=4, batch_size=64, learning_rate=0.0005),
     ),
     "paper": Options(

@@ -28,6 +28,13 @@ def test_draws_are_one_hot_and_follow_the_softmax():
     np.testing.assert_allclose(draws["a"].mean(0)[0], [0.7, 0.2, 0.1], atol=0.03)
 
 
+def test_all_yes_leaves_sizes_alone():
+    choice = {"keep": jnp.array([[0.2, 0.8], [1.0, 0.0]]), "width": LOGITS["a"]}
+    answered = decisions.all_yes(choice)
+    np.testing.assert_array_equal(answered["keep"], [[1, 0], [1, 0]])
+    assert answered["width"] is choice["width"]
+
+
 def curved(choice):
     """A loss whose value between two decided choices says little of its value at these."""
     return jnp.sum(jnp.sqrt(choice["a"] @ jnp.array([1.0, 25.0, 49.0])))

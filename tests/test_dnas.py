@@ -23,7 +23,7 @@ BUDGET = Budget(
     mops=cost.ops(LARGEST) * 0.4e-6,
 )
 SETTINGS = Search(
-    epochs=12,
+    epochs=16,
     batch_size=32,
     warmup=0.2,
     candidates=4,
@@ -81,6 +81,24 @@ def test_a_search_continued_from_any_epoch_ends_with_the_same_bits(finished):
 def test_decisions_wait_for_the_warm_up(finished):
     chex.assert_trees_all_equal(finished[1][0].logits, start().logits)
     assert np.abs(finished[3][0].logits["width"]).max() > 0
+
+
+def test_in_the_warm_up_weights_see_every_block(finished):
+    """Whatever the decisions say of it; later it counts."""
+    total = STEPS
+    step = jax.jit(dnas.make_step(SPACE, SETTINGS, BUDGET, total, jittered, jax.random.key(1)))
+    batch = dnas.Batch(*(part[:16] for part in (DATA.x, DATA.labels) * 2))
+
+    def changed(number, lean):
+        state = start()._replace(step=jnp.int32(number))
+        state = state._replace(
+            logits={**state.logits, "keep": state.logits["keep"].at[:, lean].set(9.0)}
+        )
+        return step(state, batch)[0].params
+
+    chex.assert_trees_all_equal(changed(0, 0), changed(0, 1))
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(changed(total - 1, 0), changed(total - 1, 1))
 
 
 def test_a_search_starts_at_its_limits():

@@ -62,6 +62,15 @@ def test_candidates_go_from_the_balance_to_what_was_learned():
     assert mean_stem(0.0) > mean_stem(1.0)
 
 
+def test_candidates_go_from_the_balance_to_even_widths(groups):
+    def spread(way):
+        widths = [np.argmax(choice["width"], axis=-1) for choice in groups[5, way]]
+        return np.ptp(np.mean(widths, axis=0))
+
+    assert spread(-1.0) < 2 < spread(0.0)
+    assert spread(-1.0) < spread(-0.5) < spread(0.0)
+
+
 def test_finalists_of_a_row_differ():
     a, b = SPACE.choice([4, 4, 4], [True] * 2), SPACE.choice([8, 4, 4], [True] * 2)
     # The width of a block that is left out makes no other network.

@@ -62,6 +62,14 @@ def yes_or_no(shape: tuple[int, ...]) -> bool:
     return shape[-1] == 2
 
 
+def all_yes(choice: Choice) -> Choice:
+    """The same with a yes, the first option, to every yes or no."""
+    return {
+        name: jnp.zeros_like(leaf).at[..., 0].set(1) if yes_or_no(leaf.shape) else leaf
+        for name, leaf in choice.items()
+    }
+
+
 def spread(gradient: Logits, reach: float) -> Logits:
     """Of each option's gradient a part for its neighbours, by a Gaussian ``reach`` options wide.
 

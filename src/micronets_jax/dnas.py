@@ -244,6 +244,11 @@ def make_step(
         _, of_weights, _, of_decisions = _keys(key, state.step)
 
         choice = jax.lax.stop_gradient(sample(of_weights, state.logits, state.step, decisions.draw))
+        # Under blocks that come and go from the first step on, deep networks learn nothing.
+        warming = state.step < warmup_steps
+        choice = jax.tree.map(
+            lambda whole, drawn: jnp.where(warming, whole, drawn), decisions.all_yes(choice), choice
+        )
         gradient, batch_stats = jax.grad(weight_loss, has_aux=True)(
             state.params, state, batch.weight_examples, batch.weight_labels, choice
         )

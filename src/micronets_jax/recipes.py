@@ -41,7 +41,7 @@ class Search:
     weight_decay: float = 0.001
     """Of the kernels, decoupled."""
     warmup: float = 0.25
-    """Share of the steps in which only weights learn, under random architectures. (Ours.)"""
+    """Share of the steps in which only weights learn, under random widths of all blocks. (Ours.)"""
     decision_learning_rate: float = 0.1
     """Of the decisions' logits (NovoGrad). (Ours.)"""
     decision_reach: float = 1.2
@@ -62,9 +62,8 @@ class Search:
     """Architectures compared on held-out data at the end, by shared weights. (Ours.)"""
     finalists: int = 7
     """Of these, each trained briefly from scratch and compared again. (Ours.)"""
-    trial_epochs: int = 10
-    """Passes of a finalist over the weights' half of the data; after half of them all but the best
-    quarter drop out; 0 leaves trials out. (Ours.)"""
+    trial_epochs: int = 6
+    """Passes of a finalist over the weights' half of the data; 0 leaves trials out. (Ours.)"""
     precision: Precision = "float32"
     """Of the factors in convolutions; bfloat16 is faster on accelerators. Costs stay float32."""
 

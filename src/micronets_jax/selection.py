@@ -7,11 +7,8 @@ Ours throughout: MicroNets (Banbury et al., 2021) takes the likeliest options.
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
-import functools
 import itertools
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -44,10 +41,14 @@ SPREAD = 1.2
 MOST_FACTOR = 4.0
 """Most that the widths of a candidate are multiplied or divided by to meet the limits."""
 
-WAYS = (0.0, 0.5, 1.0)
-"""How far widths are taken of the way from their balance to what the search learned."""
+WAYS = (0.5, 0.0, 1.0, -0.5, -1.0)
+"""How far widths are taken of the way from their balance to what the search learned; below 0, of
+that to even widths, the same share of the largest everywhere. In the order of the contest."""
 
-PATTERNS = 32
+SHARE = 0.4
+"""Of the largest, where widths are even, before all are multiplied or divided."""
+
+PATTERNS = 20
 """Of blocks kept and left out, for each flatness and way."""
 
 DRAWS = 64
@@ -100,13 +101,13 @@ def decide(
     groups = _candidates(key, state.logits, space, budget)
     if not groups:
         return fallback
-    # The likeliest depth and shallower ones; at each, the middle of the ways stands for it.
+    # The likeliest depth and shallower ones; at each, the first of the ways stands for it.
     likeliest, _ = next(iter(groups))
-    depths = dict.fromkeys(depth for depth, _ in groups if depth <= likeliest)
-    ways = sorted(WAYS, key=lambda way: abs(way - np.median(WAYS)))
+    depths = list(dict.fromkeys(depth for depth, _ in groups if depth <= likeliest))
+    depths = depths[: -(-settings.finalists // 2)]
+    most = 1 + settings.finalists - len(depths)  # no more can run of any depth
     rows = [
-        [groups[depth, way] for way in ways if (depth, way) in groups]
-        for depth in itertools.islice(depths, -(-settings.finalists // 2))
+        [groups[depth, way] for way in WAYS if (depth, way) in groups][:most] for depth in depths
     ]
     count = -(-settings.candidates // sum(map(len, rows)))
     rows = [[group[:count] for group in row] for row in rows]
@@ -153,9 +154,9 @@ def contest(
 ) -> tuple[int, int]:
     """Which network has the least held-out loss after the same short training from scratch.
 
-    The first of each row runs for half of the epochs; then, row by row from the best on, their
-    variants do, until ``settings.finalists`` have run. The best quarter of all goes on to the end
-    (successive halving; Jamieson and Talwalkar, 2016).
+    The first of each row runs; then, row by row from the best on, their variants do, until
+    ``settings.finalists`` have run. Each runs to the end of its own schedule: losses at a rate that
+    has not fallen yet say little of those at the end, and favour shallow networks.
 
     Returns:
         Row and column of the winner.
@@ -170,49 +171,37 @@ def contest(
     prepared = training.prepare(examples, inputs, recipe, seed=seed)
     num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
 
-    def trial(network: Network) -> Iterator[Callable[[], float]]:
-        """After each epoch, what computes the loss."""
+    def trial(network: Network) -> float:
         fresh = init_supernet(key, network)
         start = training.init(fresh["params"], fresh["batch_stats"], recipe, num_steps)
-        model = training.float_model(network)
+        *_, (state, _) = training.fit(
+            training.float_model(network),
+            start,
+            prepared,
+            training.as_prepared,
+            recipe,
+            seed=seed,
+        )
+        variables = {"params": state.trainable, "batch_stats": state.stats}
 
         @jax.jit
         def on_batch(variables: training.Variables, x: Array, labels: Array) -> Array:
             return cross_entropy(jnp.asarray(Supernet(network).apply(variables, x)), labels)
 
-        def loss(state: training.State) -> float:
-            variables = {"params": state.trainable, "batch_stats": state.stats}
-            return float(np.mean([on_batch(variables, x, labels) for x, labels in held_out]))
+        return float(np.mean([on_batch(variables, x, labels) for x, labels in held_out]))
 
-        for state, _ in training.fit(
-            model, start, prepared, training.as_prepared, recipe, seed=seed
-        ):
-            yield functools.partial(loss, state)
-
-    trials = {(i, j): trial(x) for i, row in enumerate(rows) for j, x in enumerate(row)}
-    half = -(-recipe.epochs // 2)
-
-    def run(names: list[tuple[int, int]], epochs: int) -> dict[tuple[int, int], float]:
+    def run(names: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
         # Networks this small leave most of a machine idle; each still computes the same bits.
         with concurrent.futures.ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
-            losses = pool.map(functools.partial(_advance, epochs=epochs), map(trials.get, names))
+            losses = pool.map(trial, [rows[i][j] for i, j in names])
             return dict(zip(names, losses, strict=True))
 
     leaders = [(i, 0) for i in range(len(rows))][: settings.finalists]
-    losses = run(leaders, half)
+    losses = run(leaders)
     best = [i for i, _ in sorted(leaders, key=losses.__getitem__)]
     variants = [(i, j) for i in best for j in range(1, len(rows[i]))]
-    losses |= run(variants[: max(settings.finalists - len(leaders), 0)], half)
-    left = sorted(losses, key=losses.__getitem__)[: -(-len(losses) // 4)]
-    if len(left) > 1 and recipe.epochs > half:
-        losses = run(left, recipe.epochs - half)
-    return min(left, key=losses.__getitem__)
-
-
-def _advance(trial: Iterator[Callable[[], float]], epochs: int) -> float:
-    """The loss of a trial that many epochs later."""
-    (loss,) = collections.deque(itertools.islice(trial, epochs), maxlen=1)
-    return loss()
+    losses |= run(variants[: max(settings.finalists - len(leaders), 0)])
+    return min(losses, key=losses.__getitem__)
 
 
 def _different(groups: list[list[Choice]], space: Space) -> list[Choice]:
@@ -273,8 +262,8 @@ def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) ->
 
     Flatter odds reach every depth. A network with fewer blocks may be wider, so widths of a pattern
     are drawn about its own balance (:func:`dnas.balanced`), each times what the search made of the
-    balance that it had learned, to the power of the way, and all times what makes their mean
-    network meet the limits.
+    balance that it had learned, to the power of the way, or taken towards even ones, and all times
+    what makes their mean network meet the limits.
     """
     binary = {name: leaf for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
     factors = jnp.geomspace(MOST_FACTOR, 1 / MOST_FACTOR, 65)
@@ -288,7 +277,14 @@ def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) ->
         key: Key[Array, ""], fixed: Choice, balance: Sizes, gone: Sizes, way: Array
     ) -> _Draws:
         def times(factor: Array) -> Logits:
-            sizes = jax.tree.map(lambda b, g: factor * b * jnp.exp(way * g), balance, gone)
+            towards_even, towards_learned = jnp.maximum(-way, 0), jnp.maximum(way, 0)
+            sizes = {
+                name: factor
+                * balance[name]
+                * (SHARE * space.options()[name][-1] / balance[name]) ** towards_even
+                * jnp.exp(towards_learned * gone[name])
+                for name in balance
+            }
             return around(space, sizes, SPREAD)
 
         mean = jax.vmap(
