@@ -126,11 +126,21 @@ def even_kws(plan: pipeline.Plan) -> Iterator[Network]:
 
 
 def plain_ad(plan: pipeline.Plan) -> Iterator[Network]:
-    """DS-CNN with the stem and the strides of MicroNet-AD-L, one width for all layers."""
+    """DS-CNN as for words, behind a 3x3 stem."""
+    yield from _dscnns(plan, (2, 1, 1, 1))
+
+
+def even_ad(plan: pipeline.Plan) -> Iterator[Network]:
+    """The layout of the search space, which is that of MicroNet-AD-L, one width for all layers."""
+    assert isinstance(plan.space, spaces.DSCNN)
+    yield from _dscnns(plan, plan.space.strides)
+
+
+def _dscnns(plan: pipeline.Plan, strides: Sequence[int]) -> Iterator[Network]:
     for width in range(4, 400):
         yield zoo.dscnn(
-            [width] * 6,
-            (2, 1, 1, 2, 2),
+            [width] * (len(strides) + 1),
+            strides,
             input_shape=plan.frontend.shape,
             stem_kernel=(3, 3),
             num_classes=plan.dataset.num_classes,
@@ -160,7 +170,7 @@ TASKS = {
     "kws": Subject(
         kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), {"scaled": plain_kws, "even": even_kws}
     ),
-    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), {"scaled": plain_ad}),
+    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), {"scaled": plain_ad, "even": even_ad}),
     "vww": Subject(
         vww.VWW,
         (1.5, 2.0, 3.0),

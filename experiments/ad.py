@@ -64,7 +64,6 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=2.0),
-        space=Space(blocks=7),
         search=Search(epochs=10, batch_size=64, warmup=0.4, trial_epochs=10),
         train=Training(epochs=17),
         quantize=Training(epochs=4, learning_rate=0.0005),

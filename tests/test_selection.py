@@ -94,10 +94,14 @@ def test_a_variant_of_the_best_row_can_win():
 
 
 def test_no_more_networks_run_than_there_are_finalists(monkeypatch):
-    runs = []
-    monkeypatch.setattr(selection, "_advance", lambda trial, epochs: runs.append(epochs) or 1.0)
-    contest([[NARROW, WIDE, TINY], [WIDE, TINY, NARROW]], finalists=5, trial_epochs=6)
-    assert runs == [3] * 5 + [3] * 2
+    started = []
+    init = selection.init_supernet
+    monkeypatch.setattr(
+        selection, "init_supernet", lambda key, net: started.append(net) or init(key, net)
+    )
+    contest([[NARROW, WIDE, TINY], [WIDE, TINY, NARROW]], finalists=4, trial_epochs=1)
+    assert len(started) == 4
+    assert set(started[:2]) == {NARROW, WIDE}
 
 
 def test_a_search_of_one_finalist_trains_none(monkeypatch):

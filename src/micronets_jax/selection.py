@@ -85,9 +85,10 @@ def decide(
 
     Candidates are draws that fit by the exact costs and use most of the tightest limit. Shared
     weights were trained where the decisions had come to, and mistrust all else. So candidates are
-    of several depths, and of each some are balanced (:func:`dnas.balanced`), some as was learned,
-    some between, see :data:`WAYS`. Of those alike in both, the one whose shared weights do best on
-    ``held_out`` is a finalist; finalists are trained briefly from scratch, see :func:`contest`.
+    of several depths, and of each some are as was learned, some balanced (:func:`dnas.balanced`),
+    some even, some between, see :data:`WAYS`. Of those alike in both, the one whose shared weights
+    do best on ``held_out`` is a finalist; finalists are trained briefly from scratch, see
+    :func:`contest`.
 
     Args:
         halves: training data; finalists train on the first.
