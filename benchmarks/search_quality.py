@@ -111,39 +111,25 @@ class Subject(NamedTuple):
     trainings: int = 2
 
 
-def plain_kws(plan: pipeline.Plan) -> Iterator[Network]:
-    """DS-CNN (Zhang et al., 2017), stem and four blocks, one width for all layers."""
-    for width in range(4, 400):
-        yield zoo.dscnn([width] * 5, (2, 1, 1, 1), num_classes=plan.dataset.num_classes)
-
-
-def even_kws(plan: pipeline.Plan) -> Iterator[Network]:
-    """The layout of the search space, one width for all layers."""
-    assert isinstance(plan.space, spaces.DSCNN)
-    strides = plan.space.strides
-    for width in range(4, 400):
-        widths = [width] * (len(strides) + 1)
-        yield zoo.dscnn(widths, strides, num_classes=plan.dataset.num_classes)
-
-
-def plain_ad(plan: pipeline.Plan) -> Iterator[Network]:
-    """DS-CNN as for words, behind a 3x3 stem."""
+def plain_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
+    """DS-CNN (Zhang et al., 2017) behind the stem of the search space, one width for all layers."""
     yield from _dscnns(plan, (2, 1, 1, 1))
 
 
-def even_ad(plan: pipeline.Plan) -> Iterator[Network]:
-    """The layout of the search space, which is that of MicroNet-AD-L, one width for all layers."""
+def even_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
+    """The layout of the search space, one width for all layers."""
     assert isinstance(plan.space, spaces.DSCNN)
     yield from _dscnns(plan, plan.space.strides)
 
 
 def _dscnns(plan: pipeline.Plan, strides: Sequence[int]) -> Iterator[Network]:
+    assert isinstance(plan.space, spaces.DSCNN)
     for width in range(4, 400):
         yield zoo.dscnn(
             [width] * (len(strides) + 1),
             strides,
-            input_shape=plan.frontend.shape,
-            stem_kernel=(3, 3),
+            input_shape=plan.space.input_shape,
+            stem_kernel=plan.space.stem_kernel,
             num_classes=plan.dataset.num_classes,
         )
 
@@ -167,11 +153,11 @@ def even_vww(plan: pipeline.Plan) -> Iterator[Network]:
     return plain_vww(plan, stages=plan.space.stages, last_width=plan.space.last_width)
 
 
+DSCNNS = {"scaled": plain_dscnn, "even": even_dscnn}
+
 TASKS = {
-    "kws": Subject(
-        kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), {"scaled": plain_kws, "even": even_kws}
-    ),
-    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), {"scaled": plain_ad, "even": even_ad}),
+    "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), DSCNNS),
+    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), DSCNNS),
     "vww": Subject(
         vww.VWW,
         (1.5, 2.0, 3.0),

@@ -83,10 +83,9 @@ def test_decisions_wait_for_the_warm_up(finished):
     assert np.abs(finished[3][0].logits["width"]).max() > 0
 
 
-def test_in_the_warm_up_weights_see_every_block(finished):
+def test_in_the_warm_up_weights_see_every_block():
     """Whatever the decisions say of it; later it counts."""
-    total = STEPS
-    step = jax.jit(dnas.make_step(SPACE, SETTINGS, BUDGET, total, jittered, jax.random.key(1)))
+    step = jax.jit(dnas.make_step(SPACE, SETTINGS, BUDGET, STEPS, jittered, jax.random.key(1)))
     batch = dnas.Batch(*(part[:16] for part in (DATA.x, DATA.labels) * 2))
 
     def changed(number, lean):
@@ -98,7 +97,7 @@ def test_in_the_warm_up_weights_see_every_block(finished):
 
     chex.assert_trees_all_equal(changed(0, 0), changed(0, 1))
     with pytest.raises(AssertionError):
-        chex.assert_trees_all_equal(changed(total - 1, 0), changed(total - 1, 1))
+        chex.assert_trees_all_equal(changed(STEPS - 1, 0), changed(STEPS - 1, 1))
 
 
 def test_a_search_starts_at_its_limits():

@@ -58,7 +58,7 @@ def between(key: Key[Array, ""], logits: Logits) -> Choice:
 
 
 def yes_or_no(shape: tuple[int, ...]) -> bool:
-    """Whether decisions of this shape have two options, not sizes that have neighbours."""
+    """Whether decisions of this shape have two options, yes first, not sizes with neighbours."""
     return shape[-1] == 2
 
 

@@ -26,7 +26,10 @@ class Space(Protocol):
     """
 
     def options(self) -> dict[str, tuple[int, int]]:
-        """Shape of each decision: how many are taken, among how many options."""
+        """Shape of each decision: how many are taken, among how many options.
+
+        Sizes grow from option to option; of two options, yes and no, yes is the first.
+        """
         ...
 
     def network(self, choice: Choice) -> Network:
