@@ -157,7 +157,7 @@ DSCNNS = {"scaled": plain_dscnn, "even": even_dscnn}
 
 TASKS = {
     "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), DSCNNS),
-    "ad": Subject(ad.AD, (1.2, 2.0, 3.0), ("test",), DSCNNS),
+    "ad": Subject(ad.AD, (0.5, 0.7, 1.0), ("test",), DSCNNS),
     "vww": Subject(
         vww.VWW,
         (1.5, 2.0, 3.0),

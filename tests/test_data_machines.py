@@ -57,10 +57,10 @@ def test_the_same_seed_gives_the_same_sounds_and_failures_are_only_tested():
     first, again = machines.generate(SMALL), machines.generate(SMALL)
     other = machines.generate(dataclasses.replace(SMALL, seed=1))
     assert {split: len(clips) for split, clips in first.items()} == {
-        "train": 12, "validation": 4, "test": 16,
+        "train": 24, "validation": 8, "test": 32,
     }  # fmt: skip
     for split, clips in first.items():
-        assert sum(clip.anomalous for clip in clips) == (8 if split == "test" else 0)
+        assert sum(clip.anomalous for clip in clips) == (16 if split == "test" else 0)
         for clip, same, changed in zip(clips, again[split], other[split], strict=True):
             np.testing.assert_array_equal(clip.samples, same.samples)
             assert not np.array_equal(clip.samples, changed.samples)
@@ -80,11 +80,30 @@ def test_a_shaft_is_heard_at_its_harmonics():
     assert np.mean(np.square(sound)) == pytest.approx(1, abs=0.05)
 
 
+def test_a_part_knocks_where_it_is_due_and_rings_as_high_as_it_does():
+    make = machines._make(0, 1)
+    cycle = np.arange(3 * 16_000) / 16_000  # a cycle takes a second
+    due = np.zeros((5, 4), bool)
+    due[2, 1] = True
+    spectrum = machines._struck(make, cycle, due, np.random.default_rng(0))
+    loudest = np.argmax(np.abs(np.fft.irfft(spectrum, len(cycle)))) / 16_000
+    assert loudest == pytest.approx(1 + make.places[2], abs=4 * machines.UNSTEADY)
+    assert np.argmax(np.abs(spectrum)) / 3 == pytest.approx(make.rings[2], rel=0.08)
+    assert not machines._struck(make, cycle, due & False, np.random.default_rng(0)).any()
+
+
+def test_machines_of_one_make_differ_in_every_part():
+    makes = [machines._make(0, machine) for machine in range(machines.NUM_MACHINES)]
+    for field in ("places", "rings", "levels"):
+        parts = np.stack([getattr(make, field) for make in makes])
+        assert all(len(set(of_part)) == len(makes) for of_part in parts.T)
+
+
 def test_embedded_machines_are_patches_in_groups():
     tiny = machine_sounds.load("embedded", FRONT_END, size="tiny")
-    assert tiny.class_names == ("id_00", "id_02", "id_04", "id_06")
+    assert tiny.class_names == tuple(f"id_0{i}" for i in range(8))
     # Four seconds are 124 frames: patches begin at frames 0, 20, 40, 60.
-    assert len(tiny.train) == 4 * 24 * 4 and tiny.train.store.shape[1:] == (32, 32, 1)
+    assert len(tiny.train) == 8 * 24 * 4 and tiny.train.store.shape[1:] == (32, 32, 1)
     np.testing.assert_array_equal(np.bincount(tiny.test.facts[data.GROUP]), 4)
     assert tiny.test.facts["anomalous"].mean() == 0.5
     assert not tiny.train.facts["anomalous"].any()

@@ -1,4 +1,4 @@
-"""Sounds of four made-up machines of one make, synthesised in seconds, sound ones and failing ones.
+"""Sounds of eight made-up machines of one make, synthesised in seconds, sound and failing ones.
 
 Invariant: the same parameters give the same bytes, however many processors share the work; what
 fails is heard in the test split only.
@@ -8,10 +8,12 @@ of their own; in each cycle a carriage travels, with hiss and a louder gear, and
 each in its place; the housing colours it all by its resonances. Speed, load and the microphone
 change from clip to clip, and a hall with hum and clanks lies behind.
 
-Machines of one make have the same parts and nearly the same colour. They differ in when three of
-the parts knock, by 27 ms before or after the make's own place, which is less than half a column of
-a patch: so how fine a network hears decides how well it tells them apart. Whatever fails also makes
-the cycle irregular, by about as much as machines differ.
+Machines of one make have the same parts and nearly the same colour, but no two parts are quite
+alike: each of the five knocks a little before or after the make's own place, rings a little higher
+or lower, is a little louder or softer, and all are faint. So there are many small things to hear,
+and how many of them a network puts together decides how well it tells machines apart. Whatever
+fails also makes many knocks of a machine come when, as high and as loud as those of another one: so
+how well a network tells machines apart decides how well it hears them fail.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import dataclasses
 import os
 
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Bool, Complex, Float, Int16
 
 from micronets_jax.data.dataset import DataError
 from micronets_jax.data.recordings import SAMPLE_RATE
 
-NUM_MACHINES = 4
-CLASS_NAMES = tuple(f"id_{2 * i:02d}" for i in range(NUM_MACHINES))
+NUM_MACHINES = 8
+CLASS_NAMES = tuple(f"id_{i:02d}" for i in range(NUM_MACHINES))
 FAILURES = ("bearing", "imbalance", "looseness", "leak", "crack", "gear")
 """What may fail: pits in a bearing's race, a heavy side, a part that knocks in another place, a
 leak that hisses all the time, a part that rings otherwise, a gear with a bad tooth."""
@@ -39,17 +41,21 @@ PLACES = (0.0, 0.19, 0.39, 0.6, 0.81)
 """Where in a cycle the parts of every make knock, or nearly; a carriage travels from the second to
 the fourth."""
 
-SHIFT = 0.028
-"""Of a cycle, which takes a second: how far three of the parts knock before or after that."""
-
-MOVABLE = slice(1, 4)
-"""Which parts these are."""
-
-EARLY_OR_LATE = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-"""Of each machine these parts: any two machines differ in two."""
-
 RINGS = (700.0, 1900.0, 1250.0, 3100.0, 950.0)
-"""At what frequencies the parts ring, in Hz."""
+"""At what frequencies the parts of every make ring, in Hz, or nearly."""
+
+APART = {"place": 0.03, "ring": 0.1, "level": 0.3}
+"""How far machines of a make lie apart, as standard deviations: of the place of a part, in cycles,
+and of the logarithms of the frequency and of the loudness of its ring."""
+
+KNOCK = 5.0
+"""How loud a knock is."""
+
+UNSTEADY = 0.01
+"""Of a cycle: how far a knock comes before or after its place (standard deviation)."""
+
+STRANGE = 0.8
+"""Share of the knocks of a machine that fails at its worst that are as another machine's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +63,17 @@ class Machines:
     """What to synthesise.
 
     Attributes:
-        seed: another seed is another four machines.
+        seed: another seed is another eight machines.
         train, validation: clips per machine, all sound.
         normal, anomalous: test clips per machine.
         seconds: of one clip.
     """
 
     seed: int = 0
-    train: int = 240
+    train: int = 160
     validation: int = 24
-    normal: int = 120
-    anomalous: int = 120
+    normal: int = 60
+    anomalous: int = 60
     seconds: float = 4.0
 
     def __post_init__(self) -> None:
@@ -114,7 +120,7 @@ def generate(spec: Machines) -> dict[str, list[Clip]]:
     def work(job) -> Clip:
         _, machine, fails, seed = job
         rng = np.random.default_rng(seed)
-        return Clip(machine, fails, _record(makes[machine], fails, samples, rng))
+        return Clip(machine, fails, _record(makes, machine, fails, samples, rng))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         clips = list(pool.map(work, jobs))
@@ -139,6 +145,7 @@ class _Make:
     slope: float  # of the hiss, dB per octave
     places: Float[np.ndarray, " parts"]  # in a cycle
     rings: Float[np.ndarray, " parts"]  # Hz
+    levels: Float[np.ndarray, " parts"]
 
 
 def _make(seed: int, machine: int) -> _Make:
@@ -149,8 +156,9 @@ def _make(seed: int, machine: int) -> _Make:
     peaks = np.array([[420.0, 1150.0, 2600.0, 4300.0], [14.0, 12.0, 12.0, 8.0]])
     peaks[0] *= np.exp(own.normal(0, 0.004, 4))
     peaks[1] += own.normal(0, 0.12, 4)
-    places = np.array(PLACES) + common.uniform(-0.02, 0.02, len(PLACES))
-    places[MOVABLE] += SHIFT * EARLY_OR_LATE[machine]
+    parts = len(PLACES)
+    places = np.array(PLACES) + common.uniform(-0.02, 0.02, parts)
+    rings = np.array(RINGS) * np.exp(common.normal(0, 0.1, parts))
     return _Make(
         turns=29 * float(np.exp(own.normal(0, 0.0025))),
         teeth=19,
@@ -161,29 +169,24 @@ def _make(seed: int, machine: int) -> _Make:
         peaks=peaks,
         hiss=float(np.exp(own.normal(-1.2, 0.02))),
         slope=float(own.normal(-3, 0.05)),
-        places=places,
-        rings=np.array(RINGS) * np.exp(common.normal(0, 0.1, len(RINGS))),
+        places=places + own.normal(0, APART["place"], parts),
+        rings=rings * np.exp(own.normal(0, APART["ring"], parts)),
+        levels=KNOCK * np.exp(own.normal(0, APART["level"], parts)),
     )
 
 
 def _record(
-    make: _Make, fails: bool, samples: int, rng: np.random.Generator
+    makes: list[_Make], machine: int, fails: bool, samples: int, rng: np.random.Generator
 ) -> Int16[np.ndarray, " samples"]:
+    make = makes[machine]
     failure = FAILURES[rng.integers(len(FAILURES))] if fails else ""
     severity = rng.uniform(0.4, 1.0)
     time = np.arange(samples, dtype=np.float32) / SAMPLE_RATE
     load = rng.normal(0, 0.35)
     phase = _phase(make.turns * np.exp(0.03 * load), time, rng)
 
-    places, rings = make.places.copy(), make.rings * np.exp(rng.normal(0, 0.02, len(RINGS)))
-    part = rng.integers(MOVABLE.start, MOVABLE.stop)
-    if failure == "looseness":
-        places[part] += rng.choice([-1, 1]) * SHIFT * (1 + severity)
-    if failure == "crack":
-        rings[part] *= np.exp(rng.choice([-1, 1]) * 0.6 * severity)
-    unsteady = 0.006 + (0.02 * severity if fails else 0.0)
     cycle = make.cycles * phase + rng.random()
-    travel = _between(cycle, places[1], places[3])
+    travel = _between(cycle, make.places[1], make.places[3])
 
     shaft = _periodic(make.shaft * np.exp(rng.normal(0, 0.2, HARMONICS)), phase, rng)
     worn = 0.2 + (1.2 * severity if failure == "gear" else 0.0)
@@ -203,9 +206,19 @@ def _record(
     gain = make.gear_level * np.exp(0.3 * load)
     inside = np.fft.rfft((shaft + gain * gear).astype(np.float32))
     inside += np.fft.rfft(flow) * _tilt(len(inside), make.slope)
-    for place, ring in zip(places, rings, strict=True):
-        struck = np.fft.rfft(_knocks(cycle - place, unsteady, rng) * np.float32(40))
-        inside += struck * _ring(len(inside), ring, 8.0)
+    part = np.arange(len(PLACES)) == rng.integers(len(PLACES))
+    if failure == "looseness":
+        away = rng.choice([-1, 1]) * APART["place"] * (1 + severity)
+        make = dataclasses.replace(make, places=make.places + part * away)
+    if failure == "crack":
+        higher = np.exp(part * rng.choice([-1, 1]) * 0.6 * severity)
+        make = dataclasses.replace(make, rings=make.rings * higher)
+    share = STRANGE * (0.55 + 0.45 * severity) if fails else 0.0
+    strange = rng.random((len(PLACES), int(cycle[-1]) + 2)) < share
+    inside += _struck(make, cycle, ~strange, rng)
+    if fails:
+        other = makes[(machine + rng.integers(1, NUM_MACHINES)) % NUM_MACHINES]
+        inside += _struck(other, cycle, strange, rng)
     inside *= _housing(len(inside), make.peaks, rng)
     if failure == "bearing":
         pits = _impulses(phase * rng.uniform(3.3, 5.2), rng)
@@ -227,13 +240,24 @@ def _between(cycle: np.ndarray, start: float, end: float) -> np.ndarray:
     return edges.astype(np.float32)
 
 
-def _knocks(cycle: np.ndarray, unsteady: float, rng: np.random.Generator) -> np.ndarray:
-    """One knock in each cycle, a little early or late, a little louder or softer."""
-    due = np.arange(np.ceil(cycle[0]), np.floor(cycle[-1]) + 1)
-    at = np.searchsorted(cycle, due + rng.normal(0, unsteady, len(due)))
-    sound = np.zeros(len(cycle), np.float32)
-    sound[np.minimum(at, len(cycle) - 1)] = np.exp(rng.normal(0, 0.2, len(due)))
-    return sound
+def _struck(
+    make: _Make,
+    cycle: Float[np.ndarray, " samples"],
+    due: Bool[np.ndarray, "parts cycles"],
+    rng: np.random.Generator,
+) -> Complex[np.ndarray, " bins"]:
+    """Spectrum of parts that knock once in each cycle where they are due, in the place and as high
+    and loud as in this machine, or nearly."""
+    spectrum = np.zeros(len(cycle) // 2 + 1, np.complex64)
+    for place, ring, level, when in zip(make.places, make.rings, make.levels, due, strict=True):
+        at = np.flatnonzero(when) + place
+        at = at + rng.normal(0, UNSTEADY, len(at))
+        at = np.searchsorted(cycle, at[(at > cycle[0]) & (at < cycle[-1])])
+        knocks = np.zeros(len(cycle), np.float32)
+        knocks[at] = level * np.exp(rng.normal(0, 0.2, len(at)))
+        ring = ring * np.exp(rng.normal(0, 0.02))
+        spectrum += np.fft.rfft(knocks) * _ring(len(spectrum), ring, 8.0)
+    return spectrum
 
 
 def _phase(turns: float, time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
