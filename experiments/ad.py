@@ -57,7 +57,7 @@ PRESETS = {
         budget=Limits(mops=0.8),
         space=Space(max_width=40, blocks=3),
         search=Search(epochs=4, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
-        train=Training(epochs=6, batch_size=32),
+        train=Training(epochs=10, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
     "quick": Options(

@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_sounds_and_failures_are_only_tested():
 
 
 def test_a_shaft_is_heard_at_its_harmonics():
-    make = machines._make(0, 1)
+    make = machines._make(SMALL, 1)
     phase = np.arange(16_000) * (make.turns / 16_000)
     sound = machines._periodic(make.shaft, phase, np.random.default_rng(0))
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound))))
@@ -81,7 +81,7 @@ def test_a_shaft_is_heard_at_its_harmonics():
 
 
 def test_a_part_knocks_where_it_is_due_and_rings_as_high_as_it_does():
-    make = machines._make(0, 1)
+    make = machines._make(SMALL, 1)
     cycle = np.arange(3 * 16_000) / 16_000  # a cycle takes a second
     due = np.zeros((5, 4), bool)
     due[2, 1] = True
@@ -93,7 +93,7 @@ def test_a_part_knocks_where_it_is_due_and_rings_as_high_as_it_does():
 
 
 def test_machines_of_one_make_differ_in_every_part():
-    makes = [machines._make(0, machine) for machine in range(machines.NUM_MACHINES)]
+    makes = [machines._make(SMALL, machine) for machine in range(machines.NUM_MACHINES)]
     for field in ("places", "rings", "levels"):
         parts = np.stack([getattr(make, field) for make in makes])
         assert all(len(set(of_part)) == len(makes) for of_part in parts.T)
@@ -103,7 +103,7 @@ def test_embedded_machines_are_patches_in_groups():
     tiny = machine_sounds.load("embedded", FRONT_END, size="tiny")
     assert tiny.class_names == tuple(f"id_0{i}" for i in range(8))
     # Four seconds are 124 frames: patches begin at frames 0, 20, 40, 60.
-    assert len(tiny.train) == 8 * 24 * 4 and tiny.train.store.shape[1:] == (32, 32, 1)
+    assert len(tiny.train) == 8 * 40 * 4 and tiny.train.store.shape[1:] == (32, 32, 1)
     np.testing.assert_array_equal(np.bincount(tiny.test.facts[data.GROUP]), 4)
     assert tiny.test.facts["anomalous"].mean() == 0.5
     assert not tiny.train.facts["anomalous"].any()

@@ -48,9 +48,6 @@ APART = {"place": 0.03, "ring": 0.1, "level": 0.3}
 """How far machines of a make lie apart, as standard deviations: of the place of a part, in cycles,
 and of the logarithms of the frequency and of the loudness of its ring."""
 
-KNOCK = 5.0
-"""How loud a knock is."""
-
 UNSTEADY = 0.01
 """Of a cycle: how far a knock comes before or after its place (standard deviation)."""
 
@@ -67,6 +64,7 @@ class Machines:
         train, validation: clips per machine, all sound.
         normal, anomalous: test clips per machine.
         seconds: of one clip.
+        knock: how loud a knock is; the louder, the sooner machines are told apart.
     """
 
     seed: int = 0
@@ -75,6 +73,7 @@ class Machines:
     normal: int = 60
     anomalous: int = 60
     seconds: float = 4.0
+    knock: float = 5.0
 
     def __post_init__(self) -> None:
         for field in ("train", "validation", "normal", "anomalous"):
@@ -82,10 +81,12 @@ class Machines:
                 raise DataError(f"{field}={getattr(self, field)}: give at least one clip")
         if self.seconds <= 0:
             raise DataError(f"seconds={self.seconds}: give a clip's length")
+        if self.knock <= 0:
+            raise DataError(f"knock={self.knock}: give a loudness above 0")
 
 
 SIZES = {
-    "tiny": Machines(train=24, validation=6, normal=10, anomalous=10),
+    "tiny": Machines(train=40, validation=6, normal=10, anomalous=10, knock=40.0),
     "quick": Machines(),
     "paper": Machines(train=800, validation=80, normal=100, anomalous=200, seconds=10.0),
 }
@@ -103,7 +104,7 @@ class Clip:
 
 def generate(spec: Machines) -> dict[str, list[Clip]]:
     """Clips of every split, machine by machine."""
-    makes = [_make(spec.seed, i) for i in range(NUM_MACHINES)]
+    makes = [_make(spec, i) for i in range(NUM_MACHINES)]
     counts = {
         "train": (spec.train, 0),
         "validation": (spec.validation, 0),
@@ -148,8 +149,9 @@ class _Make:
     levels: Float[np.ndarray, " parts"]
 
 
-def _make(seed: int, machine: int) -> _Make:
-    common, own = np.random.default_rng([seed, 90]), np.random.default_rng([seed, 91, machine])
+def _make(spec: Machines, machine: int) -> _Make:
+    common = np.random.default_rng([spec.seed, 90])
+    own = np.random.default_rng([spec.seed, 91, machine])
     order = np.arange(1, HARMONICS + 1)
     shaft = common.normal(0, 0.8, HARMONICS) + own.normal(0, 0.02, HARMONICS)
     gear = common.normal(0, 0.8, HARMONICS) + own.normal(0, 0.02, HARMONICS)
@@ -171,7 +173,7 @@ def _make(seed: int, machine: int) -> _Make:
         slope=float(own.normal(-3, 0.05)),
         places=places + own.normal(0, APART["place"], parts),
         rings=rings * np.exp(own.normal(0, APART["ring"], parts)),
-        levels=KNOCK * np.exp(own.normal(0, APART["level"], parts)),
+        levels=spec.knock * np.exp(own.normal(0, APART["level"], parts)),
     )
 
 
