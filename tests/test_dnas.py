@@ -109,6 +109,15 @@ def test_a_search_starts_at_its_limits():
     np.testing.assert_array_equal(logits["keep"], 0)
 
 
+def test_a_search_may_start_at_even_widths():
+    budget = Budget(mops=cost.ops(LARGEST) * 0.2e-6)
+    logits = dnas.start(SPACE, dataclasses.replace(SETTINGS, start="even"), budget)
+    used = budget.usage(SPACE.network(decisions.expected(logits)))["mops"]
+    assert 0.9 < used <= 1
+    widths = decisions.sizes(logits)["width"]
+    np.testing.assert_allclose(widths, widths[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("share", [0.15, 0.25])
 def test_one_per_cent_more_of_either_balanced_width_costs_the_same(share):
     """Of a stem and a block; the last block, on the smallest maps, is as wide as can be."""

@@ -19,7 +19,7 @@ TINY = SPACE.member([8, 4, 4], [False, False])
 def groups():
     logits = start().logits
     sure_of_blocks = {**logits, "keep": logits["keep"].at[:, 0].add(3.0)}
-    return selection._candidates(jax.random.key(0), sure_of_blocks, SPACE, BUDGET)
+    return selection._candidates(jax.random.key(0), sure_of_blocks, SPACE, BUDGET, "balanced")
 
 
 def test_candidates_fit_are_tight_and_of_every_depth_and_way(groups):
@@ -54,7 +54,7 @@ def test_candidates_go_from_the_balance_to_what_was_learned():
         "width": logits["width"].at[0].set(stem),
         "keep": logits["keep"].at[:, 0].add(9.0),
     }
-    found = selection._candidates(jax.random.key(0), learned, SPACE, BUDGET)
+    found = selection._candidates(jax.random.key(0), learned, SPACE, BUDGET, "balanced")
 
     def mean_stem(way):
         return np.mean([np.argmax(choice["width"][0]) for choice in found[5, way]])
@@ -62,13 +62,23 @@ def test_candidates_go_from_the_balance_to_what_was_learned():
     assert mean_stem(0.0) > mean_stem(1.0)
 
 
-def test_candidates_go_from_the_balance_to_even_widths(groups):
-    def spread(way):
-        widths = [np.argmax(choice["width"], axis=-1) for choice in groups[5, way]]
-        return np.ptp(np.mean(widths, axis=0))
+def spread(choices):
+    """How many options apart the mean widths of the first and the last layer and others are."""
+    return np.ptp(np.mean([np.argmax(choice["width"], axis=-1) for choice in choices], axis=0))
 
-    assert spread(-1.0) < 2 < spread(0.0)
-    assert spread(-1.0) < spread(-0.5) < spread(0.0)
+
+def test_candidates_go_from_the_balance_to_even_widths(groups):
+    assert spread(groups[5, -1.0]) < 2 < spread(groups[5, 0.0])
+    assert spread(groups[5, -1.0]) < spread(groups[5, -0.5]) < spread(groups[5, 0.0])
+
+
+def test_candidates_go_from_even_widths_to_the_balance():
+    settings = dataclasses.replace(SETTINGS, start="even")
+    logits = dnas.start(SPACE, settings, BUDGET)
+    kept = {**logits, "keep": logits["keep"].at[:, 0].add(9.0)}
+    groups = selection._candidates(jax.random.key(0), kept, SPACE, BUDGET, "even")
+    assert spread(groups[5, 0.0]) < 2 < spread(groups[5, -1.0])
+    assert spread(groups[5, 1.0]) < 2  # where nothing was learned
 
 
 def test_finalists_of_a_row_differ():

@@ -46,6 +46,9 @@ SMOOTH = 4
 GROWTH, GROWTH_STEPS = 0.08, 128
 """Most that the logarithm of a size grows in a step of balancing, and how many steps there are."""
 
+EVEN_SHARES = 101
+"""How many shares of the largest widths are tried."""
+
 
 class State(NamedTuple):
     """Everything a search step reads and writes."""
@@ -88,18 +91,18 @@ def init(
 
 
 def start(space: Space, settings: recipes.Search, budget: Budget) -> Logits:
-    """Widths about their balance, see :func:`balanced`; yes or no is even.
+    """Widths about those of ``settings.start``, see :data:`STARTS`; yes or no is even.
 
     So weights are trained from the first step on networks that might be built and that are alike
     enough to share weights, and no multiplier has an excess to overshoot. Which blocks are worth
     their cost is for the search to find.
     """
-    even = {name: jnp.zeros(shape) for name, shape in space.options().items()}
+    undecided = {name: jnp.zeros(shape) for name, shape in space.options().items()}
     if not settings.decision_reach:
-        return even
-    given = {name: leaf for name, leaf in even.items() if decisions.yes_or_no(leaf.shape)}
+        return undecided
+    given = {name: leaf for name, leaf in undecided.items() if decisions.yes_or_no(leaf.shape)}
     sizes = accelerators.once(
-        balanced,
+        STARTS[settings.start],
         space,
         budget,
         settings.decision_reach,
@@ -164,6 +167,35 @@ def balanced(space: Space, budget: Budget, reach: float, given: Choice) -> Sizes
     first = {name: jnp.zeros(space.options()[name][:-1]) for name in most}
     (_, fitting), _ = jax.lax.scan(grow, (first, first), length=GROWTH_STEPS)
     return jax.tree.map(jnp.exp, fitting)
+
+
+def even(space: Space, budget: Budget, reach: float, given: Choice) -> Sizes:
+    """The same share of the largest everywhere, as large as the limits allow the mean network of
+    :func:`around`; the arguments are those of :func:`balanced`."""
+    shapes = {
+        name: shape for name, shape in space.options().items() if not decisions.yes_or_no(shape)
+    }
+
+    def sizes(share: Array) -> Sizes:
+        return {
+            name: jnp.full(shape[:-1], jnp.maximum(share * shape[-1], 1))
+            for name, shape in shapes.items()
+        }
+
+    shares = jnp.linspace(1, 0, EVEN_SHARES)
+    used = jax.vmap(
+        lambda share: tightest(
+            space, budget, decisions.expected(around(space, sizes(share), reach)) | given
+        )
+    )(shares)
+    return sizes(shares[jnp.argmax((used <= 1).at[-1].set(True))])
+
+
+STARTS: dict[recipes.Start, Callable[[Space, Budget, float, Choice], Sizes]] = {
+    "balanced": balanced,
+    "even": even,
+}
+"""Where a search may start."""
 
 
 def make_step(

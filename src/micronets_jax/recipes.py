@@ -17,6 +17,9 @@ Precision = Literal["float32", "bfloat16"]
 Sampling = Literal["drawn", "relaxed"]
 """How a search samples widths."""
 
+Start = Literal["balanced", "even"]
+"""At which widths a search starts."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Search:
@@ -47,6 +50,9 @@ class Search:
     decision_reach: float = 1.2
     """How many options of a width are alike: how wide its odds begin, how far a gradient reaches
     beyond the option it is of; 0 for even odds and no reach. (Ours.)"""
+    start: Start = "balanced"
+    """Widths at first: balanced, where one per cent more of any costs the same; or even, the same
+    share of the largest everywhere, where the largest network has good proportions. (Ours.)"""
     widths: Sampling = "drawn"
     """drawn: weights see decided widths, decisions what lies between two draws; relaxed: both see
     Gumbel-softmax mixtures of widths, as in the paper. Yes or no is always relaxed."""
@@ -91,6 +97,8 @@ class Search:
         _precision(self.precision)
         if self.widths not in get_args(Sampling):
             raise ValueError(f"widths={self.widths!r}: give drawn or relaxed")
+        if self.start not in get_args(Start):
+            raise ValueError(f"start={self.start!r}: give balanced or even")
         if self.bits not in (0, 8):
             raise ValueError(f"bits={self.bits}: give 8, or 0 to search in float")
         if self.warmup >= 1:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from micronets_jax import accelerators, decisions, recipes, training
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits, Sizes
-from micronets_jax.dnas import State, around, balanced, tightest
+from micronets_jax.dnas import State, around, balanced, even, tightest
 from micronets_jax.network import Network
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
@@ -42,8 +42,8 @@ MOST_FACTOR = 4.0
 """Most that the widths of a candidate are multiplied or divided by to meet the limits."""
 
 WAYS = (0.5, 0.0, 1.0, -0.5, -1.0)
-"""How far widths are taken of the way from their balance to what the search learned; below 0, of
-that to even widths, the same share of the largest everywhere. In the order of the contest."""
+"""How far widths are taken of the way from where the search started to what it learned; below 0, of
+that to where it might have started instead, see ``dnas.STARTS``. In the order of the contest."""
 
 SHARE = 0.4
 """Of the largest, where widths are even, before all are multiplied or divided."""
@@ -99,7 +99,7 @@ def decide(
     Returns:
         An int32 one-hot choice.
     """
-    groups = _candidates(key, state.logits, space, budget)
+    groups = _candidates(key, state.logits, space, budget, settings.start)
     if not groups:
         return fallback
     # The likeliest depth and shallower ones; at each, the first of the ways stands for it.
@@ -226,14 +226,14 @@ class _Draws(NamedTuple):
 
 
 def _candidates(
-    key: Key[Array, ""], learned: Logits, space: Space, budget: Budget
+    key: Key[Array, ""], learned: Logits, space: Space, budget: Budget, start: recipes.Start
 ) -> dict[tuple[int, float], list[Choice]]:
     """By depth and by how far decisions are taken, the likeliest first: of each a few of the most
     probable draws that fit, each of another shape.
 
     Draws that leave much of every limit unused are taken only where no others are.
     """
-    drawn = accelerators.once(_draw, key, learned, space, budget, static=(2, 3))
+    drawn = accelerators.once(_draw, key, learned, space, budget, start, static=(2, 3, 4))
     drawn = jax.tree.map(np.asarray, drawn)
     order = np.argsort(-drawn.likelihood, kind="stable")
     order = order[drawn.usage[order] <= 1 + ROUNDING]
@@ -258,14 +258,22 @@ def _candidates(
     return found
 
 
-def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) -> _Draws:
+def _draw(
+    key: Key[Array, ""], learned: Logits, space: Space, budget: Budget, start: recipes.Start
+) -> _Draws:
     """For every flatness and way many patterns of yes and no, each with many draws of widths.
 
     Flatter odds reach every depth. A network with fewer blocks may be wider, so widths of a pattern
-    are drawn about its own balance (:func:`dnas.balanced`), each times what the search made of the
-    balance that it had learned, to the power of the way, or taken towards even ones, and all times
-    what makes their mean network meet the limits.
+    are drawn about where a search of it would start, each times what the search made of its own
+    start, to the power of the way, or taken towards the other start, and all times what makes their
+    mean network meet the limits.
     """
+    starts_even = start == "even"
+    evens = {
+        name: jnp.full(shape[:-1], SHARE * shape[-1])
+        for name, shape in space.options().items()
+        if not decisions.yes_or_no(shape)
+    }
     binary = {name: leaf for name, leaf in learned.items() if decisions.yes_or_no(leaf.shape)}
     factors = jnp.geomspace(MOST_FACTOR, 1 / MOST_FACTOR, 65)
     grid = np.repeat(list(itertools.product(FLATNESS, WAYS)), PATTERNS, axis=0)
@@ -278,13 +286,14 @@ def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) ->
         key: Key[Array, ""], fixed: Choice, balance: Sizes, gone: Sizes, way: Array
     ) -> _Draws:
         def times(factor: Array) -> Logits:
-            towards_even, towards_learned = jnp.maximum(-way, 0), jnp.maximum(way, 0)
+            towards_other, towards_learned = jnp.maximum(-way, 0), jnp.maximum(way, 0)
+            own, other = (evens, balance) if starts_even else (balance, evens)
             sizes = {
                 name: factor
-                * balance[name]
-                * (SHARE * space.options()[name][-1] / balance[name]) ** towards_even
+                * own[name]
+                * (other[name] / own[name]) ** towards_other
                 * jnp.exp(towards_learned * gone[name])
-                for name in balance
+                for name in own
             }
             return around(space, sizes, SPREAD)
 
@@ -314,7 +323,11 @@ def _draw(key: Key[Array, ""], learned: Logits, space: Space, budget: Budget) ->
     balances = jax.vmap(lambda _, given: balanced(space, budget, SPREAD, given))(
         jnp.arange(ways.size + 1), given
     )
-    before = decisions.sizes(around(space, jax.tree.map(lambda b: b[0], balances), SPREAD))
+    if starts_even:
+        first = even(space, budget, SPREAD, decisions.expected(binary))
+    else:
+        first = jax.tree.map(lambda b: b[0], balances)
+    before = decisions.sizes(around(space, first, SPREAD))
     gone = jax.tree.map(lambda new, old: jnp.log(new / old), decisions.sizes(learned), before)
     balances = jax.tree.map(lambda b: b[1:], balances)
     drawn = jax.vmap(widths, in_axes=(0, 0, 0, None, 0))(keys[1], fixed, balances, gone, ways)
