@@ -339,6 +339,14 @@ def test_anomaly_detection_shows_machines_instead_of_a_confusion_matrix() -> Non
     assert "sound recordings taken for failing" in text
 
 
+def test_lines_of_a_chart_differ_in_colour_or_dashes():
+    page = str(report.render(SUMMARY))
+    styles = dict(re.findall(r"\.(s\d) \{ ([^}]*) \}", page))
+    assert len(styles) == len(set(styles.values())) == 8
+    drawn = str(markup.chart("", {f"{i}": [(0, 0.0), (1, 1.0)] for i in range(8)}, "{:.1%}"))
+    assert set(re.findall(r"polyline[^>]*line (s\d)", drawn)) == set(styles)
+
+
 def test_what_the_interpreter_saw_is_compared_with_int8_on_the_same_examples():
     data = {**SUMMARY["data"], "test": 100}
     score = {**SUMMARY["accuracy"], "int8_there": 0.87}

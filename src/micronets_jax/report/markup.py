@@ -111,6 +111,8 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> Points:
     return [(i, v) for i, v in values if isinstance(v, int | float) and math.isfinite(v)]
 
 
+_STYLES = 8  # of lines: as many as the page's style sheet tells apart by colour and dashes
+
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 440, 210, 44, 34, 8  # pixels at a half page's width
 
 
@@ -175,7 +177,7 @@ def chart(
         drawn.append(rule(line, "at-one"))
     entries, said = [], []
     for i, (name, points) in enumerate(series.items()):
-        kind = f"s{i % 4}"
+        kind = f"s{i % _STYLES}"
         spots = [at(x, y) for x, y in points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
         drawn.append(tag("polyline", points=path, class_=f"line {kind}", style="fill:none"))
