@@ -102,10 +102,10 @@ PRESETS = {
         budget=Limits(mops=3.0),
         space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
         search=Search(
-            epochs=8, batch_size=64, start="even", candidates=12, finalists=4, trial_epochs=12
+            epochs=3, batch_size=64, start="even", candidates=12, finalists=4, trial_epochs=4
         ),
-        train=Training(epochs=30, batch_size=32),
-        quantize=Training(epochs=4, batch_size=64, learning_rate=0.0005),
+        train=Training(epochs=10, batch_size=32),
+        quantize=Training(epochs=1, batch_size=64, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",

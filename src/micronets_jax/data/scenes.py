@@ -37,7 +37,7 @@ class Scenes:
     """
 
     seed: int = 0
-    train: int = 6000
+    train: int = 18_000
     validation: int = 1000
     test: int = 2000
     rows: int = 50
