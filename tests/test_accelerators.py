@@ -1,8 +1,13 @@
 """Where and how programs run; meshes are tested in test_sharding, on devices of their own."""
 
+import ctypes
+import platform
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from micronets_jax import accelerators
 
@@ -22,3 +27,24 @@ def test_what_runs_once_is_the_function_itself_on_its_own_and_within_a_program()
 def test_what_runs_once_inside_a_program_is_a_part_of_it():
     text = jax.jit(lambda x: accelerators.once(jnp.sin, x)).lower(jnp.ones(2)).as_text()
     assert "call @" not in text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is set, no other")
+def test_memory_that_was_freed_is_used_again_without_being_mapped_again():
+    accelerators.select("auto")
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    size = 48 << 20
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            memory = libc.malloc(size)
+            ctypes.memset(memory, 1, size)
+            libc.free(memory)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 5 * size / (2 << 20)  # where each time is mapped, one per huge page or more
