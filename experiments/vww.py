@@ -11,7 +11,7 @@ Expected (paper, COCO): MicroNet-VWW-2 78.1 % on 50x50x1, MicroNet-VWW-3 86.4 % 
 measured here, for the data cannot be had on the machine that this was written on.
 Measured (embedded data, preset quick, seed 0): 86.9 % float, 86.8 % int8 (2,000 scenes), on 1,000
 of them 88.1 % int8 and 88.0 % in TensorFlow Lite Micro; 2.79 million operations of 3.0 allowed, the
-largest network has 7.1; 419 s on two cores.
+largest network has 7.1; 358 s on two cores.
 """
 
 from __future__ import annotations
