@@ -24,7 +24,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import Limits, Search, Training
+from micronets_jax.recipes import FloatTraining, Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -57,14 +57,14 @@ PRESETS = {
         budget=Limits(mops=0.8),
         space=Space(max_width=40, blocks=3),
         search=Search(epochs=4, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
-        train=Training(epochs=10, batch_size=32),
+        train=FloatTraining(epochs=10, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
     "quick": Options(
         preset="quick",
         budget=Limits(mops=0.7),
         search=Search(epochs=15, batch_size=64, warmup=0.4, trial_epochs=10),
-        train=Training(epochs=20),
+        train=FloatTraining(epochs=20),
         quantize=Training(epochs=4, learning_rate=0.0005),
     ),
     "paper": Options(
@@ -72,7 +72,7 @@ PRESETS = {
         device="STM32F746ZG",
         space=Space(max_width=276),
         search=Search(epochs=50, batch_size=512),
-        train=Training(
+        train=FloatTraining(
             epochs=50,
             batch_size=128,
             learning_rate=0.01,

@@ -22,7 +22,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import Limits, Search, Training
+from micronets_jax.recipes import FloatTraining, Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -57,14 +57,14 @@ PRESETS = {
         budget=Limits(mops=0.6),
         space=Space(max_width=40, blocks=2, halvings=1),
         search=Search(epochs=6, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
-        train=Training(epochs=6, batch_size=32),
+        train=FloatTraining(epochs=6, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
     "quick": Options(
         preset="quick",
         budget=Limits(mops=1.2),
         search=Search(epochs=10, batch_size=64),
-        train=Training(epochs=25),
+        train=FloatTraining(epochs=25),
         quantize=Training(epochs=4, learning_rate=0.0005),
     ),
     "paper": Options(
@@ -73,7 +73,7 @@ PRESETS = {
         budget=Limits(latency_ms=250.0),
         space=Space(max_width=276, blocks=9, halvings=1),
         search=Search(epochs=100, batch_size=512),
-        train=Training(
+        train=FloatTraining(
             epochs=100,
             batch_size=256,
             learning_rate=0.02,

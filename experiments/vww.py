@@ -20,7 +20,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import Limits, Search, Training
+from micronets_jax.recipes import FloatTraining, Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -76,7 +76,7 @@ class Options(experiment.Options):
     """Width of the MobileNetV2 that teaches where train.distillation is above 0."""
 
 
-PAPER = Training(
+PAPER = FloatTraining(
     epochs=200,
     batch_size=768,
     learning_rate=0.36,
@@ -94,7 +94,7 @@ PRESETS = {
         input=Input(size=(32, 32)),
         space=Space(width=0.25),
         search=Search(epochs=2, candidates=4, finalists=1, batch_size=32),
-        train=Training(epochs=3, batch_size=32),
+        train=FloatTraining(epochs=3, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
     "quick": Options(
@@ -104,7 +104,7 @@ PRESETS = {
         search=Search(
             epochs=3, batch_size=64, start="even", candidates=12, finalists=4, trial_epochs=4
         ),
-        train=Training(epochs=10, batch_size=32),
+        train=FloatTraining(epochs=10, batch_size=32),
         quantize=Training(epochs=1, batch_size=64, learning_rate=0.0005),
     ),
     "paper": Options(

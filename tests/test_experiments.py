@@ -54,6 +54,15 @@ def test_presets_are_named_and_options_override_them(name):
     assert changed.search == home.presets["tiny"].search
 
 
+@pytest.mark.parametrize("option", ["precision", "from-supernet"])
+def test_what_only_training_in_float_knows_is_no_option_of_quantisation(option, capsys):
+    value = ["bfloat16"] if option == "precision" else []
+    assert kws.KWS.parse([f"--train.{option}", *value]) != kws.KWS.parse([])
+    with pytest.raises(SystemExit) as ended:
+        kws.KWS.parse([f"--quantize.{option}", *value])
+    assert ended.value.code == 2 and option in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["ad", "vww"])
 def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MICRONETS_CACHE", str(tmp_path))

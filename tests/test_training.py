@@ -151,6 +151,11 @@ def test_distillation_by_hand():
     divergence = np.sum(p * np.log(p / p[::-1]))
     expected = 0.5 * np.log(1 + np.exp(-2.0)) + 0.5 * 4 * divergence
     np.testing.assert_allclose(loss(logits, labels, jnp.zeros(1)), expected, rtol=1e-5)
+    # Smoothed by 0.2 the target is 0.9 and 0.1: a tenth of the distance between the logits more.
+    smoothed = training.distilled(lambda x: teacher, 0.5, 2.0, smoothing=0.2)
+    np.testing.assert_allclose(
+        smoothed(logits, labels, jnp.zeros(1)), expected + 0.5 * 0.1 * 2, rtol=1e-5
+    )
 
 
 def test_the_step_is_traced_once():

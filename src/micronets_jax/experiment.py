@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import tyro
 
-from micronets_jax.recipes import Bits, Limits, Search, Training
+from micronets_jax.recipes import Bits, FloatTraining, Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Plan, Task
@@ -54,7 +54,7 @@ class Options:
     predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Classify this file with the folder's model, and do nothing else."""
     search: Search = Search()
-    train: Training = Training()
+    train: FloatTraining = FloatTraining()
     quantize: Training = Training(epochs=6, learning_rate=0.0005)
 
 

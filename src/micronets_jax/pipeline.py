@@ -106,7 +106,7 @@ class Plan(Task):
     budget: budgets.Budget
     device: Device
     search: recipes.Search
-    train: recipes.Training
+    train: recipes.FloatTraining
     quantize: recipes.Training
     seed: int
     firmware: bool = True
@@ -291,7 +291,7 @@ def _fit_float(
     stage: str,
     subject: Network,
     fresh: dict[str, Any],
-    recipe: recipes.Training,
+    recipe: recipes.FloatTraining,
     teacher: Teacher | None,
 ) -> dict[str, Any]:
     model = supernet.Supernet(subject)
@@ -545,7 +545,9 @@ def _firmware(
 def _loss(recipe: recipes.Training, teacher: Teacher | None) -> training.Loss | None:
     if teacher is None or not recipe.distillation:
         return None
-    return training.distilled(teacher, recipe.distillation, recipe.distillation_temperature)
+    return training.distilled(
+        teacher, recipe.distillation, recipe.distillation_temperature, recipe.label_smoothing
+    )
 
 
 def _keep(

@@ -112,7 +112,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How one network is trained: a short warm-up, then a cosine."""
+    """How one network is trained, in float or quantised: a short warm-up, then a cosine."""
 
     epochs: int = 40
     """Passes over the training data."""
@@ -126,10 +126,6 @@ class Training:
     """Of the kernels, decoupled."""
     label_smoothing: float = 0.0
     """Weight of the uniform distribution in the targets."""
-    from_supernet: bool = False
-    """Start from the weights that the search shared, instead of from scratch."""
-    precision: Precision = "float32"
-    """Of the factors in convolutions while training in float; bfloat16 suits accelerators."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd: with Nesterov's momentum of 0.9, for rates far above 0.01."""
     distillation: float = 0.0
@@ -153,9 +149,22 @@ class Training:
             weight_decay=self.weight_decay,
             label_smoothing=self.label_smoothing,
         )
-        _precision(self.precision)
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing={self.label_smoothing}: give a share below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatTraining(Training):
+    """Likewise, with what only training in float can be told."""
+
+    from_supernet: bool = False
+    """Start from the weights that the search shared, instead of from scratch."""
+    precision: Precision = "float32"
+    """Of the factors in convolutions; bfloat16 suits accelerators."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _precision(self.precision)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -203,18 +203,26 @@ def distilled(
     teacher: Callable[[Array], Float[Array, "batch classes"]],
     coefficient: float = 0.5,
     temperature: float = 4.0,
+    smoothing: float = 0.0,
 ) -> Loss:
     """A loss that also follows a teacher's logits (Hinton et al., 2015).
 
     ``(1 - coefficient) * cross entropy + coefficient * temperature**2 * KL(teacher || student)``,
-    both softened by the temperature.
+    the divergence between both softened by the temperature.
+
+    Args:
+        teacher: from inputs to logits.
+        coefficient: weight of the teacher.
+        temperature: what logits are divided by before they are compared.
+        smoothing: of the targets, as of :func:`cross_entropy`; the teacher's are soft already.
     """
 
     def loss(logits: Array, targets: Array, x: Array) -> Array:
         soft = jax.nn.softmax(jax.lax.stop_gradient(teacher(x)) / temperature)
         student = jax.nn.log_softmax(logits / temperature)
         divergence = optax.kl_divergence(student, soft).mean() * temperature**2
-        return (1 - coefficient) * cross_entropy(logits, targets) + coefficient * divergence
+        hard = cross_entropy(logits, targets, smoothing)
+        return (1 - coefficient) * hard + coefficient * divergence
 
     return loss
 
