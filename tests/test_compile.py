@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
 from micronets_jax.compile import arithmetic, emit, kernels, operators, planner, verify
+from micronets_jax.kernels import Order, Spans, Steps
 
 # Arithmetic -------------------------------------------------------------------------------------
 
@@ -149,10 +150,8 @@ def test_sharing_survives_execution(steps, reads, writes, ahead):
     """Runs a made-up kernel byte by byte on the planned addresses: per step it reads ``reads``
     bytes, looks back ``ahead`` steps, then writes ``writes``."""
     i = np.arange(steps)
-    spans = kernels.Spans(
-        np.maximum(0, i - ahead) * reads, (i + 1) * reads, i * writes, (i + 1) * writes
-    )
-    order = kernels.Order(lambda: spans)
+    spans = Spans(np.maximum(0, i - ahead) * reads, (i + 1) * reads, i * writes, (i + 1) * writes)
+    order = Order(Steps(lambda: spans))
     buffers = [
         planner.Buffer("in", steps * reads, 0, 1),
         planner.Buffer("out", steps * writes, 1, 2),
@@ -169,8 +168,8 @@ def test_sharing_survives_execution(steps, reads, writes, ahead):
 
 
 def test_the_checker_refuses_wrong_plans():
-    spans = kernels.Spans(*(np.arange(4) + k for k in (0, 1, 0, 1)))
-    order = kernels.Order(lambda: spans)
+    spans = Spans(*(np.arange(4) + k for k in (0, 1, 0, 1)))
+    order = Order(Steps(lambda: spans))
     buffers = (planner.Buffer("in", 4, 0, 1), planner.Buffer("out", 4, 1, 2))
     good = planner.plan(buffers, [planner.share(0, 1, 1, order)])
     assert good.peak == 4
@@ -178,7 +177,7 @@ def test_the_checker_refuses_wrong_plans():
         with pytest.raises(AssertionError):
             planner.prove(dataclasses.replace(good, addresses=wrong[:2], peak=wrong[2]))
     backwards = spans._replace(write_low=np.arange(4)[::-1], write_high=np.arange(4, 0, -1))
-    sharing = dataclasses.replace(good.sharings[0], order=kernels.Order(lambda: backwards))
+    sharing = dataclasses.replace(good.sharings[0], order=Order(Steps(lambda: backwards)))
     with pytest.raises(AssertionError, match="overwrites"):
         planner.prove(dataclasses.replace(good, sharings=(sharing,)))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from micronets_jax import decisions, devices, latency, network, zoo
-from micronets_jax.latency import shapes, tflm
+from micronets_jax.latency import tflm
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import DSCNN
 
@@ -134,8 +134,7 @@ def published_stem(net, core):
     """What the first layer takes as a convolution, as which it was published, and as ours."""
     cost = latency.fitted("tflm", core)
     stem = net.layers[0]
-    sizes = network.output_sizes(net)
-    window = shapes.Window.of(stem, sizes[INPUT], sizes[stem.name])
+    window = network.window(stem, network.output_sizes(net))
     as_conv = sum(
         term.count * sum(cost[step] * n for step, n in term.steps.items())
         for term in tflm.terms(stem, window, 1, old=True)

@@ -1,19 +1,18 @@
 """Arithmetic on counts: channels, bytes, operations.
 
 Invariant: every function takes Python ints, int32 arrays and floats alike; ints give Python ints,
-arrays arrays, and floats have the gradient of the exact arithmetic without its roundings.
+arrays arrays, and floats have the gradient of the exact arithmetic without its roundings. JAX is
+loaded by the first count that is not an int: the compiler counts with ints alone.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-
-from micronets_jax.network import Count, Network
+Count = Any  # a Python int, or a traced int32 or float32 scalar
+Tree = TypeVar("Tree")
 
 
 def total(values: Iterable[Count]) -> Count:
@@ -30,28 +29,76 @@ def summed(formula: Callable[..., Count], rows: Iterable[tuple[Count, ...]]) -> 
     """
     rows = list(rows)
     if any(is_float(count) for row in rows for count in row):
+        import jax.numpy as jnp
+
         return jnp.sum(formula(*(stacked(column) for column in zip(*rows, strict=True))))
     return total(formula(*row) for row in rows)
 
 
-def stacked(counts: Sequence[Count]) -> jax.Array:
+def stacked(counts: Sequence[Count]) -> Count:
     """Counts as one array of the type that holds them all."""
+    import jax.numpy as jnp
+
     dtype = jnp.result_type(*counts)
     return jnp.stack([jnp.asarray(count, dtype) for count in counts])
+
+
+# ---------------------------------------------------------------- multiples
 
 
 def align(x: Count, multiple: Count) -> Count:
     """``x`` rounded up to a multiple of a power of 2; the gradient passes straight through."""
     if is_float(x):
-        aligned = jnp.ceil(jnp.round(x) / multiple) * multiple
-        return x + jax.lax.stop_gradient(aligned - x)
+        import jax.numpy as jnp
+
+        return _straight(x, jnp.ceil(jnp.round(x) / multiple) * multiple)
     return (x + multiple - 1) & -multiple
+
+
+def parts(x: Count, size: int) -> Count:
+    """How many groups of ``size``, a power of 2, hold x; the last one need not be full."""
+    return align(x, size) * (1 / size) if is_float(x) else (x + size - 1) // size
+
+
+def quotient(x: Count, size: int) -> Count:
+    """How many groups of ``size`` x fills; for floats with the slope of a plain division."""
+    if is_float(x):
+        import jax.numpy as jnp
+
+        return _straight(x / size, jnp.floor(jnp.round(x) / size))
+    return x // size
+
+
+def remainder(x: Count, size: int) -> Count:
+    """What is left beside the groups that x fills."""
+    return x - size * quotient(x, size)
+
+
+def ragged(x: Count, size: int) -> Any:
+    """Whether x does not fill groups of ``size``; an expectation between two widths is not."""
+    if is_float(x):
+        import jax.numpy as jnp
+
+        return (x == jnp.round(x)) & (jnp.round(x) % size != 0)
+    return x % size != 0
+
+
+def _straight(slope: Count, value: Count) -> Count:
+    """``value`` with the gradient of ``slope``."""
+    import jax
+
+    return slope + jax.lax.stop_gradient(value - slope)
+
+
+# ---------------------------------------------------------------- choices
 
 
 def where(condition: Any, a: Count, b: Count) -> Count:
     """``a`` where the condition holds, else ``b``."""
     if isinstance(condition, bool):
         return a if condition else b
+    import jax.numpy as jnp
+
     return jnp.where(condition, a, b)
 
 
@@ -60,26 +107,46 @@ def maximum(values: Iterable[Count]) -> Count:
     values = list(values)
     known = [v for v in values if isinstance(v, int)]
     traced = [v for v in values if not isinstance(v, int)]
+    if not traced:
+        return max(known)
+    import jax.numpy as jnp
+
     return functools.reduce(jnp.maximum, [*traced, max(known)] if known else traced)
 
 
 def minimum(a: Count, b: Count) -> Count:
     """The smaller one."""
-    return min(a, b) if isinstance(a, int) and isinstance(b, int) else jnp.minimum(a, b)
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    import jax.numpy as jnp
+
+    return jnp.minimum(a, b)
+
+
+# ---------------------------------------------------------------- kinds of counts
 
 
 def is_float(x: Any) -> bool:
     """Whether ``x`` is a float, in Python or an array."""
-    return isinstance(x, float) or (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating))
+    if not hasattr(x, "dtype"):
+        return isinstance(x, float)
+    import jax.numpy as jnp
+
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def is_soft(network: Network) -> bool:
+def is_soft(network: Any) -> bool:
     """Whether any count of the network is a float: an expectation."""
+    import jax
+
     return any(is_float(leaf) for leaf in jax.tree.leaves(network))
 
 
-def rounded(network: Network) -> Network:
+def rounded(network: Tree) -> Tree:
     """The network with its floats rounded to int32; no gradient passes."""
+    import jax
+    import jax.numpy as jnp
+
     return jax.tree.map(
         lambda x: jax.lax.stop_gradient(jnp.round(x)).astype(jnp.int32) if is_float(x) else x,
         network,

@@ -24,7 +24,7 @@ from jaxtyping import Int8, UInt8
 
 from micronets_jax import layers
 from micronets_jax.memory import operators
-from micronets_jax.network import INPUT, Layer, Network, output_sizes
+from micronets_jax.network import INPUT, Layer, Network, output_sizes, window
 from micronets_jax.quantize import (
     RANGED,
     WEIGHT_MAX,
@@ -326,14 +326,10 @@ def _options(network: Network, layer: Layer, kind: str, sizes: dict[str, tuple[i
         pixel = maker is None or (maker.kind == "reshape" and sizes[maker.inputs[0]] == (1, 1))
         options.keepNumDims = not pixel
     if hasattr(options, "padding"):
-        needed = (
-            (o - 1) * s + k - n
-            for n, o, s, k in zip(
-                sizes[layer.inputs[0]], sizes[layer.name], layer.stride, layer.kernel, strict=True
-            )
-        )
+        walked = window(layer, sizes)
+        needed = max(need - n for need, n in zip(walked.needed, walked.size, strict=True))
         # The converter calls a convolution that needs no padding VALID; pooling keeps its word.
-        same = layer.padding == "SAME" and (kind == "AVERAGE_POOL_2D" or max(needed) > 0)
+        same = layer.padding == "SAME" and (kind == "AVERAGE_POOL_2D" or needed > 0)
         options.padding = schema.Padding.SAME if same else schema.Padding.VALID
         options.strideH, options.strideW = layer.stride
     if kind == "AVERAGE_POOL_2D":

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from micronets_jax.network import Activation, Padding
+from micronets_jax.network import Activation
+from micronets_jax.windows import Padding, pads
 
 BATCH_NORM_EPSILON = 1e-3
 
@@ -31,14 +32,6 @@ def _by_platform(
         return lax.platform_dependent(*operands, cpu=cpu, default=accelerator)
 
     return dispatch
-
-
-def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Rows (or columns) of padding before and after, as TensorFlow defines ``SAME``."""
-    if padding == "VALID":
-        return 0, 0
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
 
 
 def conv(

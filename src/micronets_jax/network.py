@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import jax
 
+from micronets_jax.counts import Count
+from micronets_jax.windows import Padding, Window, output_size
+
 Kind = Literal["conv", "depthwise", "dense", "avg_pool", "reshape", "add", "pad", "mix"]
 Activation = Literal["linear", "relu", "relu6"]
-Padding = Literal["SAME", "VALID"]
-Count = Any  # a Python int, or a traced int32 or float32 scalar
 
 INPUT = "input"
 """Name of the tensor that enters a network."""
@@ -137,17 +138,21 @@ def _require_alike(layer: Layer, *shapes: tuple[tuple[int, int], Count]) -> None
 def _output_size(layer: Layer, size: tuple[int, int]) -> tuple[int, int]:
     if layer.kind in ("dense", "reshape"):
         return (1, 1)
-    if layer.padding == "SAME":
-        rows, columns = (-(-n // s) for n, s in zip(size, layer.stride, strict=True))
-        return rows, columns
     rows, columns = (
-        (n - k) // s + 1 for n, k, s in zip(size, layer.kernel, layer.stride, strict=True)
+        output_size(n, k, s, layer.padding)
+        for n, k, s in zip(size, layer.kernel, layer.stride, strict=True)
     )
     if rows < 1 or columns < 1:
         raise ValueError(
             f"layer {layer.name!r}: VALID kernel {layer.kernel} does not fit its input of {size}"
         )
     return rows, columns
+
+
+def window(layer: Layer, sizes: Mapping[str, tuple[int, int]]) -> Window:
+    """How a layer's kernel walks over what it reads; ``sizes`` as :func:`output_sizes` has them."""
+    walked = Window.over(sizes[layer.inputs[0]], layer.kernel, layer.stride, layer.padding)
+    return dataclasses.replace(walked, out=sizes[layer.name])
 
 
 def consumers(network: Network) -> dict[str, list[str]]:

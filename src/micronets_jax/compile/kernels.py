@@ -1,4 +1,4 @@
-"""From nodes to calls of the C kernels: constants laid out, scratch sized, access order declared.
+"""From nodes to calls of the C kernels: constants laid out, scratch and access order looked up.
 
 Invariant: a call is complete. What it reads and writes, in which order, and every constant it needs
 are in it; the planner and the emitter know nothing about arithmetic or layouts.
@@ -7,37 +7,16 @@ are in it; the planner and the emitter know nothing about arithmetic or layouts.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from micronets_jax import kernels
 from micronets_jax.compile.graph import Graph, Node
+from micronets_jax.kernels import Order, elementwise
 from micronets_jax.tflite import TFLiteError
-
-
-class Spans(NamedTuple):
-    """At step s bytes ``[read_low[s], read_high[s])`` of the input are read, and only then bytes
-    ``[write_low[s], write_high[s])`` of the output written."""
-
-    read_low: np.ndarray
-    read_high: np.ndarray
-    write_low: np.ndarray
-    write_high: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """In which order a call reads one input and writes its output.
-
-    Either ``spans`` (made on demand: there is one step per group of pixels, or per byte); or
-    ``classes`` = c: at step s < c the call reads all bytes b with b mod c = s, then writes output
-    bytes with b mod c = s.
-    """
-
-    spans: Callable[[], Spans] | None = None
-    classes: int = 0
+from micronets_jax.windows import Window
 
 
 @dataclasses.dataclass
@@ -159,18 +138,16 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
     value = graph.values[node.inputs[0]]
     count, (kr, kc), depth = len(weights), o["kernel"], weights.shape[3]
     table, rounding = _channels(graph, node, weights)
-    if o.get("dense"):  # every row of inputs is a pixel
-        rows, columns = o["size"]
-    else:
-        rows, columns = node.in_shapes[0][1:3]
-    quads = -(-weights[0].size // 4)
-    pixels = o["size"][0] * o["size"][1]
+    # Of a dense layer every row of inputs is a pixel.
+    size = o["size"] if o.get("dense") else node.in_shapes[0][1:3]
+    window = _window(node, size)
+    quads = kernels.conv_quads(window, depth)
     fields = {
         "weights": pack_pairs(weights.reshape(count, -1)),
         "channels": table,
-        "pixels": pixels,
+        "pixels": window.pixels,
         **_int16(
-            node, out_channels=count, quads=quads, in_rows=rows, in_columns=columns,
+            node, out_channels=count, quads=quads, in_rows=size[0], in_columns=size[1],
             in_channels=depth, out_columns=o["size"][1], kernel_rows=kr, kernel_columns=kc,
             stride_rows=o["stride"][0], stride_columns=o["stride"][1], pad_top=o["pads"][0],
             pad_left=o["pads"][1], dilation_rows=o["dilation"][0],
@@ -179,48 +156,20 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
         "pad_value": value.zero_point, "min": o["min"], "max": o["max"], "rounding": rounding,
         "wide": 0,
     }  # fmt: skip
-    lanes = 4 if pixels >= 4 else 1
-    scratch = 8 * lanes * quads
-    if depth % 4:
-        scratch += 4 * quads
     call = _call(
-        node, "mn_conv", "conv.c", struct="mn_conv", fields=fields, scratch=scratch,
+        node, "mn_conv", "conv.c", struct="mn_conv", fields=fields,
+        scratch=kernels.conv_scratch(window, depth),
     )  # fmt: skip
-    call.orders[node.inputs[0]] = Order(functools.partial(_conv_spans, fields, o["size"]))
+    call.orders[node.inputs[0]] = kernels.conv_order(window, depth, count)
     return [call]
 
 
-def _conv_spans(f: dict[str, Any], size: tuple[int, int]) -> Spans:
-    """Groups of four pixels, then single ones; a group is read whole before it is written."""
-    out_rows, out_columns = size
-    pixel = f["in_channels"]
-    y, x = np.divmod(np.arange(out_rows * out_columns), out_columns)
-    top, bottom = _inside(
-        f["in_rows"], np.arange(out_rows) * f["stride_rows"] - f["pad_top"],
-        f["kernel_rows"], f["dilation_rows"],
-    )  # fmt: skip
-    left, right = _inside(
-        f["in_columns"], np.arange(out_columns) * f["stride_columns"] - f["pad_left"],
-        f["kernel_columns"], f["dilation_columns"],
-    )  # fmt: skip
-    low = (top[y] * f["in_columns"] + left[x]) * pixel
-    high = (bottom[y] * f["in_columns"] + right[x] + 1) * pixel
-    outside = (top > bottom)[y] | (left > right)[x]  # a window in the padding reads nothing
-    low, high = np.where(outside, 1 << 40, low), np.where(outside, -1, high)
-    pixels = len(y)
-    starts = np.concatenate([np.arange(0, pixels - 3, 4), np.arange(pixels - pixels % 4, pixels)])
-    ends = np.append(starts[1:], pixels)
-    return Spans(
-        np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts),
-        starts * f["out_channels"], ends * f["out_channels"],
-    )  # fmt: skip
-
-
-def _inside(n: int, start: np.ndarray, kernel: int, dilation: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last index inside 0..n-1 that windows from ``start`` touch, or first > last."""
-    first = start + np.maximum(0, -(start // dilation)) * dilation
-    taps = np.minimum(kernel - 1, (n - 1 - start) // dilation)
-    return first, start + taps * dilation
+def _window(node: Node, size: tuple[int, ...]) -> Window:
+    """How the node's kernel walks over a picture of these rows and columns."""
+    o = node.options
+    dilation = o.get("dilation", (1, 1))
+    rows, columns = size
+    return Window((rows, columns), o["size"], o["kernel"], o["stride"], o["pads"], dilation)
 
 
 # Depthwise --------------------------------------------------------------------------------------
@@ -235,22 +184,15 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
     table, rounding = _channels(graph, node, np.moveaxis(weights, 2, 0))
     if count != depth or o["dilation"] != (1, 1):
         return [_depthwise_any(graph, node, weights, table, rounding)]
-    size, kernel, stride, pads = o["size"], o["kernel"], o["stride"], o["pads"]
-    steps_in, steps_out = (columns * depth, depth), (size[1] * depth, depth)
+    steps_in, steps_out = (columns * depth, depth), (o["size"][1] * depth, depth)
     weights = np.moveaxis(weights, 2, 0)
-    if _row_cost(size[::-1], kernel[::-1], stride[::-1]) < _row_cost(size, kernel, stride):
-        rows, columns = columns, rows
-        size, kernel, stride, pads = size[::-1], kernel[::-1], stride[::-1], pads[::-1]
+    walked = kernels.Depthwise.over(_window(node, (rows, columns)))
+    if walked.transposed:
         steps_in, steps_out = steps_in[::-1], steps_out[::-1]
         weights = weights.transpose(0, 2, 1)
-    needed = [(n - 1) * s + k for n, s, k in zip(size, stride, kernel, strict=True)]
-    plane_columns = needed[1] + needed[1] % 2
-    if _fast(kernel, stride):  # two outputs at a time read whole words
-        even = size[1] + size[1] % 2
-        plane_columns = stride[1] * (even - 2) + kernel[1] + 2 * stride[1] - 1
-        plane_columns += plane_columns % 2
+    size, kernel, stride = walked.window.out, walked.window.kernel, walked.window.stride
     clamp = int(o["min"] > -128 or o["max"] < 127)
-    fast = _fast(kernel, stride) and rounding != WIDE
+    fast = walked.fast and rounding != WIDE
     macro = "MN_DEPTHWISE_FAST" if fast else "MN_DEPTHWISE"
     name = "depthwise_{}x{}_s{}{}_{}{}".format(
         *kernel, *stride, rounding[3:].lower(), "_clamp" if clamp else ""
@@ -259,10 +201,10 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
         "weights": np.ascontiguousarray(weights).reshape(-1),
         "channels": table,
         **_int16(
-            node, num_channels=count, in_rows=max(0, min(rows, needed[0] - pads[0])),
-            in_columns=max(0, min(columns, needed[1] - pads[1])), out_rows=size[0],
-            out_columns=size[1], pad_top=pads[0], pad_left=pads[1], plane_rows=needed[0],
-            plane_columns=plane_columns, kernel_rows=kernel[0], kernel_columns=kernel[1],
+            node, num_channels=count, in_rows=walked.read[0], in_columns=walked.read[1],
+            out_rows=size[0], out_columns=size[1], pad_top=walked.window.before[0],
+            pad_left=walked.window.before[1], plane_rows=walked.plane[0],
+            plane_columns=walked.plane[1], kernel_rows=kernel[0], kernel_columns=kernel[1],
             stride_rows=stride[0], stride_columns=stride[1],
         ),
         "in_row_step": steps_in[0], "in_column_step": steps_in[1],
@@ -271,21 +213,12 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
     }  # fmt: skip
     call = _call(
         node, name, "depthwise.h", struct="mn_depthwise", fields=fields,
-        scratch=2 * needed[0] * plane_columns,
+        scratch=walked.scratch,
         template=f"{macro}({name}, {kernel[0]}, {kernel[1]}, {stride[0]}, {stride[1]}, {rounding}, "
         f"{clamp})",
     )  # fmt: skip
-    call.orders[node.inputs[0]] = Order(classes=count)
+    call.orders[node.inputs[0]] = kernels.depthwise_order(count)
     return [call]
-
-
-def _fast(kernel: tuple[int, int], stride: tuple[int, int]) -> bool:
-    return kernel in ((3, 3), (5, 5), (7, 7)) and stride[1] in (1, 2)
-
-
-def _row_cost(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> int:
-    """Pairs of outputs, with a factor where pairs are not possible."""
-    return size[0] * -(-size[1] // 2) * (1 if _fast(kernel, stride) else 4)
 
 
 def _depthwise_any(
@@ -314,16 +247,6 @@ def _depthwise_any(
 # The rest ---------------------------------------------------------------------------------------
 
 
-def _elementwise(read: int, write: int, count: int) -> Order:
-    """Element after element: read ``read`` bytes, write ``write`` bytes."""
-
-    def spans() -> Spans:
-        i = np.arange(count)
-        return Spans(i * read, (i + 1) * read, i * write, (i + 1) * write)
-
-    return Order(spans)
-
-
 def _pool(graph: Graph, node: Node) -> list[Call]:
     o, _value = node.options, graph.values[node.inputs[0]]
     rows, columns, depth = node.in_shapes[0][1:]
@@ -337,21 +260,8 @@ def _pool(graph: Graph, node: Node) -> list[Call]:
         "min": o["min"], "max": o["max"],
     }  # fmt: skip
     call = _call(node, "mn_" + node.kind, "pool.c", struct="mn_pool", fields=fields)
-    call.orders[node.inputs[0]] = Order(functools.partial(_pool_spans, fields))
+    call.orders[node.inputs[0]] = kernels.pool_order(_window(node, (rows, columns)), depth)
     return [call]
-
-
-def _pool_spans(f: dict[str, Any]) -> Spans:
-    """Output after output, the channels of a pixel one by one."""
-    y, x = np.divmod(np.arange(f["out_rows"] * f["out_columns"]), f["out_columns"])
-    y, x = y * f["stride_rows"] - f["pad_top"], x * f["stride_columns"] - f["pad_left"]
-    bottom = np.minimum(f["in_rows"], y + f["kernel_rows"]) - 1
-    right = np.minimum(f["in_columns"], x + f["kernel_columns"]) - 1
-    channel, columns = np.arange(f["channels"]), f["in_columns"]
-    low = ((np.maximum(0, y) * columns + np.maximum(0, x)) * f["channels"])[:, None] + channel
-    high = ((bottom * columns + right) * f["channels"])[:, None] + channel + 1
-    write = np.arange(low.size)
-    return Spans(low.reshape(-1), high.reshape(-1), write, write + 1)
 
 
 def _merge(shape: Sequence[int], *steps: list[int]) -> tuple[list[int], list[list[int]]]:
@@ -433,7 +343,7 @@ def _add(graph: Graph, node: Node) -> list[Call]:
         "subtract": int(o["subtract"]),
     }  # fmt: skip
     call = _call(node, "mn_add", "binary.c", struct="mn_add", fields=fields)
-    order = _elementwise(1, 1, graph.values[node.output].elements)
+    order = elementwise(graph.values[node.output].elements)
     call.orders = {index: order for index in in_order}
     return [call]
 
@@ -449,7 +359,7 @@ def _mul(graph: Graph, node: Node) -> list[Call]:
         "shift": -exponent, **shapes, "min": o["min"], "max": o["max"],
     }  # fmt: skip
     call = _call(node, "mn_mul", "binary.c", struct="mn_mul", fields=fields)
-    order = _elementwise(1, 1, graph.values[node.output].elements)
+    order = elementwise(graph.values[node.output].elements)
     call.orders = {index: order for index in in_order}
     return [call]
 
@@ -479,7 +389,7 @@ def _table(graph: Graph, node: Node) -> list[Call]:
         call = _call(
             node, "mn_table", "table.c", trailing=[str(count)], table=np.array(table, np.uint8)
         )
-    call.orders[node.inputs[0]] = _elementwise(1, 1, count)
+    call.orders[node.inputs[0]] = elementwise(count)
     return [call]
 
 
@@ -492,7 +402,7 @@ def _softmax(graph: Graph, node: Node) -> list[Call]:
         "rows": graph.values[node.output].elements // columns, "columns": columns,
     }  # fmt: skip
     call = _call(node, "mn_softmax", "softmax.c", struct="mn_softmax", fields=fields)
-    call.orders[node.inputs[0]] = _elementwise(columns, columns, fields["rows"])
+    call.orders[node.inputs[0]] = elementwise(fields["rows"], columns, columns)
     return [call]
 
 
@@ -571,7 +481,7 @@ def _quantize(graph: Graph, node: Node) -> list[Call]:
         node, "mn_quantize", "ends.c", leading=[_float(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
     )  # fmt: skip
-    call.orders[node.inputs[0]] = _elementwise(4, 1, value.elements)
+    call.orders[node.inputs[0]] = elementwise(value.elements, read=4)
     return [call]
 
 
@@ -582,7 +492,7 @@ def _dequantize(graph: Graph, node: Node) -> list[Call]:
         node, function, "ends.c", leading=[_float(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
     )  # fmt: skip
-    call.orders[node.inputs[0]] = _elementwise(1, 4, value.elements)
+    call.orders[node.inputs[0]] = elementwise(value.elements, write=4)
     return [call]
 
 

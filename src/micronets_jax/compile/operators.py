@@ -13,6 +13,7 @@ import numpy as np
 from micronets_jax.compile import arithmetic
 from micronets_jax.compile.graph import Graph, Node, Value, rewrite
 from micronets_jax.tflite import Model, Operator, Tensor, TFLiteError
+from micronets_jax.windows import Padding, output_size, pads
 
 
 def build(model: Model) -> Graph:
@@ -246,16 +247,14 @@ class _Builder:
             raise TFLiteError(f"{operator.label}: stride {stride}, kernel {kernel}, {dilation=}")
         if o["padding"] not in (0, 1):
             raise TFLiteError(f"{operator.label}: unknown padding {o['padding']}")
-        out, pads = [], []
+        padding: Padding = "SAME" if o["padding"] == 0 else "VALID"
+        out, before = [], []
         for n, k, s, d in zip((rows, columns), kernel, stride, dilation, strict=True):
-            reach = (k - 1) * d + 1
-            size = -(-n // s) if o["padding"] == 0 else (n - reach) // s + 1
-            if size < 1:
-                raise TFLiteError(f"{operator.label}: its kernel does not fit its input")
-            out.append(size)
-            total = max(0, (size - 1) * s + reach - n)
-            pads.append(total // 2 if o["padding"] == 0 else 0)
-        return {"stride": stride, "pads": tuple(pads), "size": tuple(out)}
+            out.append(output_size(n, k, s, padding, d))
+            before.append(pads(n, k, s, padding, d)[0])
+        if min(out) < 1:
+            raise TFLiteError(f"{operator.label}: its kernel does not fit its input")
+        return {"stride": stride, "pads": tuple(before), "size": tuple(out)}
 
     def activation(self, operator: Operator, output: Value) -> dict[str, int]:
         code = operator.options["activation"]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from micronets_jax.compile.kernels import Order
+from micronets_jax.kernels import Order
 
 ALIGN = 4
 
@@ -55,18 +55,9 @@ class Plan:
 
 def share(source: int, target: int, step: int, order: Order) -> Sharing:
     """How close two buffers may lie, from the order of the call at ``step``."""
-    if order.classes:
+    if order.steps is None:
         return Sharing(source, target, step, order, same=True)
-    # whatever is read after step s must lie above everything written up to s
-    assert order.spans is not None
-    spans = order.spans()
-    later = np.minimum.accumulate(spans.read_low[::-1])[::-1]
-    if len(later) < 2:
-        lead = -(1 << 40)
-    else:
-        written = np.maximum.accumulate(spans.write_high)
-        lead = int((written[:-1] - later[1:]).max())
-    return Sharing(source, target, step, order, lead=lead)
+    return Sharing(source, target, step, order, lead=order.lead)
 
 
 def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: int = 40_000) -> Plan:
@@ -132,9 +123,7 @@ def lower_bound(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> i
         total = sum(b.size for b in buffers if b.first <= step <= b.last)
         saved: dict[int, int] = {}
         for s in (s for s in sharings if s.step == step):
-            source, target = buffers[s.source].size, buffers[s.target].size
-            joint = max(source, target) if s.same else max(target, source + max(0, s.lead))
-            gain = max(0, source + target - joint)
+            gain = s.order.overlap(buffers[s.source].size, buffers[s.target].size)
             saved[s.target] = saved.get(s.target, 0) + gain
         total -= sum(min(gain, buffers[target].size) for target, gain in saved.items())
         best = max(best, total)
@@ -306,10 +295,9 @@ def prove(result: Plan) -> None:
 
 def _harmless(order: Order, source: int, target: int) -> bool:
     """Whether no step of the call writes bytes that a later step reads."""
-    if order.classes:
+    if order.steps is None:
         return (target - source) % order.classes == 0
     # the hull of everything that is still to be read after each step
-    assert order.spans is not None
     spans = order.spans()
     empty = spans.read_low >= spans.read_high
     low = np.where(empty, 1 << 60, spans.read_low + source)

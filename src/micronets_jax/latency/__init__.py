@@ -21,12 +21,12 @@ from micronets_jax import devices
 from micronets_jax.counts import total
 from micronets_jax.devices import Device
 from micronets_jax.latency import compiled, tflm
-from micronets_jax.latency.shapes import Term, Window
-from micronets_jax.network import INPUT, Count, Network, output_sizes
+from micronets_jax.latency.terms import Term
+from micronets_jax.network import INPUT, Count, Network, output_sizes, window
 
 __all__ = [
-    "RUNTIMES", "Term", "Window", "energy_mj", "fitted", "instructions", "latency_ms",
-    "layer_instructions", "layer_terms",
+    "RUNTIMES", "Term", "energy_mj", "fitted", "instructions", "latency_ms", "layer_instructions",
+    "layer_terms",
 ]  # fmt: skip
 
 RUNTIMES = ("tflm", "compiled", "tflm_2020")
@@ -80,13 +80,13 @@ def layer_terms(network: Network, runtime: str) -> Iterator[tuple[str, list[Term
         if layer.kind == "mix":
             continue
         source = layer.inputs[0]
-        window = Window.of(layer, sizes[source], sizes[layer.name])
+        walked = window(layer, sizes)
         # Known while tracing, so that both runtimes can tell a picture of one channel.
         channels = network.input_shape[2] if source == INPUT else layer.in_channels
         if runtime == "compiled":
-            terms = compiled.terms(layer, window, channels)
+            terms = compiled.terms(layer, walked, channels)
         else:
-            terms = tflm.terms(layer, window, channels, old=runtime == "tflm_2020")
+            terms = tflm.terms(layer, walked, channels, old=runtime == "tflm_2020")
         yield layer.name, list(terms)
 
 

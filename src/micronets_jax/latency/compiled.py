@@ -10,9 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from micronets_jax.counts import where
-from micronets_jax.latency.shapes import Term, Window, parts, quotient, ragged, remainder
+from micronets_jax.counts import parts, quotient, ragged, remainder, where
+from micronets_jax.kernels import LANES, Depthwise, conv_quads
+from micronets_jax.latency.terms import Term
 from micronets_jax.network import Count, Layer
+from micronets_jax.windows import Window
 
 
 def terms(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
@@ -36,9 +38,9 @@ def terms(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
 
 def _conv(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
     dense = layer.kind == "dense"
-    taps = 1 if dense else math.prod(layer.kernel)
-    groups, singles = (0, 1) if dense else divmod(window.pixels, 4)
-    quads = parts(taps * channels, 4)
+    taps = window.taps
+    groups, singles = divmod(window.pixels, LANES)
+    quads = conv_quads(window, channels)
     pairs = parts(layer.out_channels, 2)
     signed = int(layer.activation == "linear")
     yield Term(1, {"conv": 1, "conv_group": groups, "conv_single": singles})
@@ -51,8 +53,7 @@ def _conv(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
             "conv_single_pair": singles,
         },
     )
-    pixels = 1 if dense else window.pixels
-    yield Term(quads, {"conv_widen": pixels})
+    yield Term(quads, {"conv_widen": window.pixels})
     if not dense:
         pointwise = taps == 1 and layer.stride == (1, 1)
         laid = ragged(channels, 4) if pointwise else True
@@ -83,22 +84,15 @@ def _lay(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
 
 
 def _depthwise(layer: Layer, window: Window) -> Iterator[Term]:
-    window = min(window, window.transposed(), key=_row_cost)
-    (rows, columns), kernel, stride = window.out, window.kernel, window.stride
-    needed = [(n - 1) * s + k for n, s, k in zip(window.out, stride, kernel, strict=True)]
-    read = [
-        max(0, min(n, need - b))
-        for n, need, b in zip(window.size, needed, window.before, strict=True)
-    ]
-    plane = needed[0] * (needed[1] + needed[1] % 2)
-    if _fast(kernel, stride):
-        even = columns + columns % 2
-        wide = stride[1] * (even - 2) + kernel[1] + 2 * stride[1] - 1
-        plane = needed[0] * (wide + wide % 2)
+    walked = Depthwise.over(window)
+    (rows, columns), kernel, stride = walked.window.out, walked.window.kernel, walked.window.stride
+    read, plane = walked.read, math.prod(walked.plane)
+    if walked.fast:
+        pairs = rows * -(-columns // 2)
         signed = int(layer.activation == "linear")
         outputs = {
-            f"depthwise_pair_{kernel[0]}_{stride[1]}": rows * (even // 2),
-            "depthwise_pair_signed": signed * rows * (even // 2),
+            f"depthwise_pair_{kernel[0]}_{stride[1]}": pairs,
+            "depthwise_pair_signed": signed * pairs,
             f"depthwise_channel_{kernel[0]}": 1,
             "depthwise_row": rows,
         }
@@ -119,16 +113,6 @@ def _depthwise(layer: Layer, window: Window) -> Iterator[Term]:
             "depthwise_gather_one": read[0] * (read[1] % 4),
         },
     )
-
-
-def _fast(kernel: tuple[int, int], stride: tuple[int, int]) -> bool:
-    return kernel in ((3, 3), (5, 5), (7, 7)) and stride[1] in (1, 2)
-
-
-def _row_cost(window: Window) -> int:
-    """By what the compiler chooses between a picture and the transposed one."""
-    pairs = window.out[0] * -(-window.out[1] // 2)
-    return pairs if _fast(window.kernel, window.stride) else 4 * pairs
 
 
 def _pool(layer: Layer, window: Window) -> Iterator[Term]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from micronets_jax.counts import where
-from micronets_jax.latency.shapes import Term, Window, quotient, ragged, remainder
+from micronets_jax.counts import quotient, ragged, remainder, where
+from micronets_jax.latency.terms import Term
 from micronets_jax.network import Count, Layer
+from micronets_jax.windows import Window
 
 
 def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> Iterator[Term]:

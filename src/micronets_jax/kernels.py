@@ -1,0 +1,259 @@
+"""What the kernels of ``csrc`` do with memory: in which order they read and write, what they need
+besides.
+
+Invariant: written once, for the compiler, which plans calls, and for the costs, which count bytes
+of networks that are not decided. Positions are static; channels may be ints or traced (``counts``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from micronets_jax.counts import Count, maximum, parts, ragged, where
+from micronets_jax.windows import Window
+
+LANES = 4
+"""Pixels of a convolution whose patches are laid out side by side."""
+
+_NOWHERE, _ANYWHERE = 1 << 40, -(1 << 30)
+
+
+# ---------------------------------------------------------------- order of access
+
+
+class Spans(NamedTuple):
+    """At step s units ``[read_low[s], read_high[s])`` of the input are read, and only then units
+    ``[write_low[s], write_high[s])`` of the output written."""
+
+    read_low: np.ndarray
+    read_high: np.ndarray
+    write_low: np.ndarray
+    write_high: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steps:
+    """Spans, made on demand: there is one step for each group of pixels, or for each byte."""
+
+    make: Callable[[], Spans]
+
+    @functools.cached_property
+    def spans(self) -> Spans:
+        """All steps."""
+        return self.make()
+
+    @functools.cached_property
+    def frontier(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (w, r): w units are written while from unit r on some are not read yet.
+
+        Of all steps those that can decide how far apart input and output must lie, whatever the
+        bytes of a unit: the corners of the convex hull towards many written and few read.
+        """
+        unread = np.minimum.accumulate(self.spans.read_low[::-1])[::-1][1:]
+        written = np.maximum.accumulate(self.spans.write_high)[:-1]
+        corners: list[tuple[int, int]] = []
+        for w, r in sorted(zip(written.tolist(), unread.tolist(), strict=True)):
+            if r >= _NOWHERE:
+                continue
+            while corners and r <= corners[-1][1]:
+                corners.pop()
+            while len(corners) > 1 and _above(corners[-2], corners[-1], (w, r)):
+                corners.pop()
+            corners.append((w, r))
+        return tuple(corners)
+
+
+def _above(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
+    """Whether ``b`` lies on or above the line from ``a`` to ``c``: it never decides then."""
+    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """In which order a call reads one input and writes its output.
+
+    Either ``steps``, in units of ``read`` and ``write`` bytes; ``bytewise`` where the two are alike
+    and a step takes its units byte after byte. Or ``classes`` = c: at step s < c the call reads all
+    bytes b with b mod c = s, then writes output bytes with b mod c = s.
+    """
+
+    steps: Steps | None = None
+    read: Count = 1
+    write: Count = 1
+    bytewise: bool = False
+    classes: Count = 0
+
+    @property
+    def lead(self) -> Count:
+        """How many bytes the input must start above the output, in an order by steps: whatever is
+        read after a step lies above everything written up to it. Far below 0 if nothing is."""
+        assert self.steps is not None
+        leads = [self.write * w - self.read * r for w, r in self.steps.frontier]
+        return maximum([0 if self.bytewise else _ANYWHERE, *leads])
+
+    def overlap(self, source: Count, target: Count) -> Count:
+        """Bytes that an output of ``target`` bytes can share with a dying input of ``source``."""
+        if self.steps is None:
+            joint = maximum([source, target])  # at the same address
+        else:
+            joint = maximum([target, source + maximum([0, self.lead])])
+        return maximum([0, source + target - joint])
+
+    def spans(self) -> Spans:
+        """The steps in bytes; channels must be known."""
+        assert self.steps is not None
+        low, high, begin, end = self.steps.spans
+        if not self.bytewise:
+            return Spans(low * self.read, high * self.read, begin * self.write, end * self.write)
+        byte = np.arange(self.read)
+        rows = (low, high - 1, begin, end - 1)
+        low, high, begin, end = ((row[:, None] * self.read + byte).reshape(-1) for row in rows)
+        return Spans(low, high + 1, begin, end + 1)
+
+
+def elementwise(count: int, read: Count = 1, write: Count = 1) -> Order:
+    """Element after element: read ``read`` bytes, write ``write`` bytes."""
+    return Order(_elements(count), read, write)
+
+
+@functools.lru_cache(maxsize=256)
+def _elements(count: int) -> Steps:
+    def make() -> Spans:
+        i = np.arange(count)
+        return Spans(i, i + 1, i, i + 1)
+
+    return Steps(make)
+
+
+# ---------------------------------------------------------------- convolution
+
+
+def conv_quads(window: Window, in_channels: Count) -> Count:
+    """Groups of four inputs in a patch, the last one filled up."""
+    return parts(window.taps * in_channels, 4)
+
+
+def conv_scratch(window: Window, in_channels: Count) -> Count:
+    """Bytes for the patches of a group of pixels, widened, and for one as bytes where channels do
+    not fill quads."""
+    quads = conv_quads(window, in_channels)
+    lanes = LANES if window.pixels >= LANES else 1
+    return 8 * lanes * quads + where(ragged(in_channels, 4), 4 * quads, 0)
+
+
+def conv_order(window: Window, in_channels: Count, out_channels: Count) -> Order:
+    """Groups of four pixels, then single ones; a group is read whole before it is written."""
+    return Order(_conv_steps(window), in_channels, out_channels)
+
+
+@functools.lru_cache(maxsize=256)
+def _conv_steps(window: Window) -> Steps:
+    return Steps(functools.partial(_conv_spans, window))
+
+
+def _conv_spans(window: Window) -> Spans:
+    top, bottom = _inside(window, 0)
+    left, right = _inside(window, 1)
+    pixels = window.pixels
+    y, x = np.divmod(np.arange(pixels), window.out[1])
+    low = top[y] * window.size[1] + left[x]
+    high = bottom[y] * window.size[1] + right[x] + 1
+    outside = (top > bottom)[y] | (left > right)[x]  # a window in the padding reads nothing
+    low, high = np.where(outside, _NOWHERE, low), np.where(outside, -1, high)
+    single = pixels - pixels % LANES
+    starts = np.concatenate([np.arange(0, single, LANES), np.arange(single, pixels)])
+    ends = np.append(starts[1:], pixels)
+    return Spans(np.minimum.reduceat(low, starts), np.maximum.reduceat(high, starts), starts, ends)
+
+
+def _inside(window: Window, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last row (or column) of the input that each window touches, or first > last."""
+    n, kernel, dilation = window.size[axis], window.kernel[axis], window.dilation[axis]
+    start = np.arange(window.out[axis]) * window.stride[axis] - window.before[axis]
+    first = start + np.maximum(0, -(start // dilation)) * dilation
+    taps = np.minimum(kernel - 1, (n - 1 - start) // dilation)
+    return first, start + taps * dilation
+
+
+# ---------------------------------------------------------------- depthwise convolution
+
+
+class Depthwise(NamedTuple):
+    """How a depthwise convolution of multiplier 1 is computed, channel by channel.
+
+    Attributes:
+        window: as it is walked, rows and columns exchanged where that takes less time.
+        transposed: whether they are.
+        fast: whether two outputs at a time are computed from whole words.
+        plane: rows and columns of a channel, padded and widened to int16, in scratch.
+        read: rows and columns of the input that are copied there.
+    """
+
+    window: Window
+    transposed: bool
+    fast: bool
+    plane: tuple[int, int]
+    read: tuple[int, int]
+
+    @staticmethod
+    def over(window: Window) -> Depthwise:
+        """The better of a picture and the transposed one."""
+        given = window
+        window = min(given, given.transposed(), key=_row_cost)
+        (rows, columns), fast = window.needed, _is_fast(window)
+        if fast:  # whole words are read, beyond the last output
+            even = window.out[1] + window.out[1] % 2
+            columns = window.stride[1] * even + window.kernel[1] - 1
+        read_rows, read_columns = (
+            max(0, min(n, need - before))
+            for n, need, before in zip(window.size, window.needed, window.before, strict=True)
+        )
+        plane = rows, columns + columns % 2
+        return Depthwise(window, window is not given, fast, plane, (read_rows, read_columns))
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of the plane."""
+        return 2 * self.plane[0] * self.plane[1]
+
+
+def _is_fast(window: Window) -> bool:
+    return window.kernel in ((3, 3), (5, 5), (7, 7)) and window.stride[1] in (1, 2)
+
+
+def _row_cost(window: Window) -> int:
+    """Pairs of outputs, with a factor where pairs are not possible."""
+    return window.out[0] * -(-window.out[1] // 2) * (1 if _is_fast(window) else 4)
+
+
+def depthwise_order(channels: Count) -> Order:
+    """Channel by channel, each read whole before its output is written."""
+    return Order(classes=channels)
+
+
+# ---------------------------------------------------------------- pooling
+
+
+def pool_order(window: Window, channels: Count) -> Order:
+    """Output after output, the channels of a pixel one by one."""
+    return Order(_pool_steps(window), channels, channels, bytewise=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _pool_steps(window: Window) -> Steps:
+    def make() -> Spans:
+        y, x = np.divmod(np.arange(window.pixels), window.out[1])
+        y = y * window.stride[0] - window.before[0]
+        x = x * window.stride[1] - window.before[1]
+        bottom = np.minimum(window.size[0], y + window.kernel[0]) - 1
+        right = np.minimum(window.size[1], x + window.kernel[1]) - 1
+        low = np.maximum(0, y) * window.size[1] + np.maximum(0, x)
+        write = np.arange(window.pixels)
+        return Spans(low, bottom * window.size[1] + right + 1, write, write + 1)
+
+    return Steps(make)
