@@ -25,6 +25,7 @@ COUNTING = {
     "decisions",
     "devices",
     "latency",
+    "mcunet",
     "memory",
     "network",
     "spaces",

@@ -10,13 +10,16 @@ from test_network import choices_of
 
 from micronets_jax import budgets, cost, zoo
 from micronets_jax.network import output_sizes, prune
-from micronets_jax.spaces import DSCNN, MobileNetV2, Only, Space
+from micronets_jax.spaces import DSCNN, MCUNet, MobileNetV2, Only, Space
 from micronets_jax.spaces.mobilenet_v2 import STAGES, Stage
 from micronets_jax.spaces.widths import width_grid
 
 SPACE = DSCNN(max_width=40, strides=(2, 1, 2))
 RESIDUAL = MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), 32, 64)
-SPACES = pytest.mark.parametrize("space", [SPACE, RESIDUAL], ids=["dscnn", "mobilenet_v2"])
+ELASTIC = MCUNet((20, 17, 1), 3, 0.25, depths=(1, 2), kernels=(3, 5), expansions=(2, 3, 4))
+SPACES = pytest.mark.parametrize(
+    "space", [SPACE, RESIDUAL, ELASTIC], ids=["dscnn", "mobilenet_v2", "mcunet"]
+)
 
 
 # ---------------------------------------------------------------- what every space keeps
@@ -26,14 +29,26 @@ SPACES = pytest.mark.parametrize("space", [SPACE, RESIDUAL], ids=["dscnn", "mobi
 @settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_masks_have_the_chosen_widths(space, data):
-    """Of the first channels of the supernetwork's convolutions, which are those of the network."""
+    """Of the first channels of the supernetwork's convolutions, which are those of the network; of
+    depthwise ones the middle of the kernel."""
     choice = data.draw(choices_of(space))
     assert isinstance(space, Space)
-    network, largest = space.network(choice), space.supernetwork()
+    network, largest = space.decode(choice), space.supernetwork()
+    present = {layer.name for layer in network}
     for name, mask in space.masks(choice).items():
+        if largest[name].kind == "depthwise":
+            assert mask.shape == largest[name].kernel
+            block = name.partition("_")[0]
+            for layer in network:
+                if layer.name.startswith(f"{block}_depthwise"):
+                    edge = (len(mask) - layer.kernel[0]) // 2
+                    expected = np.pad(np.ones(layer.kernel, int), edge)
+                    assert mask.tolist() == expected.tolist()
+            continue
         assert mask.shape == (largest[name].out_channels,)
-        width = int(network[name].out_channels)
-        assert mask.tolist() == [1] * width + [0] * (len(mask) - width)
+        if name in present:
+            width = int(network[name].out_channels)
+            assert mask.tolist() == [1] * width + [0] * (len(mask) - width)
 
 
 @SPACES

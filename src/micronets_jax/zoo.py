@@ -13,6 +13,8 @@ from micronets_jax import cost
 from micronets_jax.budgets import Budget
 from micronets_jax.devices import DEVICES
 from micronets_jax.network import INPUT, Layer, Network, prune
+from micronets_jax.spaces.mcunet import STAGES as MCUNET_STAGES
+from micronets_jax.spaces.mcunet import MCUNet, rounded
 from micronets_jax.spaces.mobilenet_v2 import (
     LAST_WIDTH,
     STAGES,
@@ -73,14 +75,51 @@ _VWW_LAST = 128
 _MOBILENET = "MobileNetV2-"
 
 
+class _Chosen(NamedTuple):
+    """A member of MCUNet's space: width, side of the input, then kernel and expansion of each
+    block, stage by stage."""
+
+    width: float
+    side: int
+    kernels: str
+    expansions: str
+
+
+# MCUNet (Lin et al., NeurIPS 2020), as the repository mcunet publishes them; "int4" for 4-bit
+# weights. Not in the paper's space are expansions of 5, which all have, and the width of 1.5.
+_MCUNET = {
+    "mcunet-10fps": _Chosen(0.6, 48, "533 755 75 353 35 3", "434 545 54 545 64 6"),
+    "mcunet-5fps": _Chosen(0.5, 96, "33 73 37 533 755 3", "43 35 54 434 544 6"),
+    "mcunet-256kb-1mb": _Chosen(0.5, 160, "5735 375 75 353 5553 5", "3655 566 45 554 6434 5"),
+    "mcunet-320kb-1mb": _Chosen(0.5, 176, "7375 555 375 573 373 7", "3554 555 564 555 654 5"),
+    "mcunet-512kb-2mb": _Chosen(1.0, 160, "735 737 737 355 775 5", "354 544 333 433 433 4"),
+    "mcunet-256kb-1mb-int4": _Chosen(0.9, 160, "7357 757 37 557 35 5", "3653 534 54 643 54 4"),
+    "mcunet-320kb-1mb-int4": _Chosen(0.9, 176, "755 7375 775 557 33 7", "366 4444 464 334 53 4"),
+    "mcunet-512kb-2mb-int4": _Chosen(1.5, 192, "7333 575 773 537 37 5", "3555 645 544 443 53 4"),
+}
+# What MCUNet is compared with: width and side. They keep a convolution before pooling.
+_PROXYLESS = {"proxyless-w0.25-r112": (0.25, 112), "proxyless-w0.3-r176": (0.3, 176)}
+_PROXYLESS_BLOCKS = ("53 7355 7555 5555 7777 7", "33 3333 6333 6333 6633 6")
+_NARROW = {"mbv2-w0.35-r144": (0.35, 144), "mbv2-w0.3-r80": (0.3, 80)}
+
+
 def names() -> tuple[str, ...]:
-    """Every published network there is."""
+    """The networks of MicroNets' tables."""
     return (*_KWS, *_AD, *_VWW)
+
+
+def mcunets() -> tuple[str, ...]:
+    """The networks of MCUNet's tables, on colour pictures.
+
+    Those whose name begins with ``mcunet`` are members of its space.
+    """
+    return (*_MCUNET, *_PROXYLESS, *_NARROW)
 
 
 def network(name: str, num_classes: int | None = None) -> Network:
     """A published network: keyword spotting on 49x10 MFCCs, anomaly detection on 32x32 images,
-    visual wake words on grey ones of 50 or 128 pixels a side; or ``MobileNetV2-`` and a width.
+    visual wake words on grey ones of 50 or 128 pixels a side; MCUNet's; or ``MobileNetV2-`` and a
+    width.
 
     ``num_classes`` defaults to the paper's: 12, 4, 2 and 1000.
 
@@ -96,6 +135,8 @@ def network(name: str, num_classes: int | None = None) -> Network:
     if name in _VWW:
         side, stem, widths = _VWW[name]
         return build((side, side, 1), num_classes or 2, stem, _blocks(widths), _VWW_LAST)
+    if name in mcunets():
+        return _mcunet(name, num_classes or 1000)
     if name.startswith(_MOBILENET):
         try:
             return mobilenet_v2(
@@ -103,8 +144,47 @@ def network(name: str, num_classes: int | None = None) -> Network:
             )
         except ValueError as error:
             raise ValueError(f"network {name!r}: {error}") from error
-    known = ", ".join((*names(), f"{_MOBILENET}0.35 (any width)"))
+    known = ", ".join((*names(), *mcunets(), f"{_MOBILENET}0.35 (any width)"))
     raise ValueError(f"network {name!r} is unknown; known are {known}")
+
+
+def _mcunet(name: str, num_classes: int) -> Network:
+    if name in _NARROW:
+        width, side = _NARROW[name]
+        return mobilenet_v2(width, (side, side, 3), num_classes, narrow_last=True)
+    if name in _PROXYLESS:
+        return _proxyless(*_PROXYLESS[name], num_classes)
+    chosen = _MCUNET[name]
+    space = MCUNet((chosen.side, chosen.side, 3), num_classes, chosen.width)
+    kernels, expansions = chosen.kernels.split(), chosen.expansions.split()
+    return space.member(
+        [len(stage) for stage in kernels[:-1]],
+        [int(size) for size in "".join(kernels)],
+        [int(expansion) for expansion in "".join(expansions)],
+    )
+
+
+def _proxyless(width: float, side: int, num_classes: int) -> Network:
+    """ProxylessNAS's network for phones (Cai et al., 2019), narrowed: widths rounded up to
+    multiples of 8, no sum where two stages happen to be as wide."""
+
+    def wide(channels: int) -> int:
+        return -(-int(channels * width * 100) // 800) * 8
+
+    stem, read = wide(32), wide(16)
+    blocks = [Block(None, read)]
+    of_stages = zip(MCUNET_STAGES, *(text.split() for text in _PROXYLESS_BLOCKS), strict=True)
+    for stage, kernels, expansions in of_stages:
+        # The second stage of the published network is wider than the space's.
+        made = wide(32 if stage.channels == 24 else stage.channels)
+        for i, (kernel, expansion) in enumerate(zip(kernels, expansions, strict=True)):
+            total = Sum.of(read, made) if i else None
+            sizes = ((int(kernel), 1),)
+            blocks.append(
+                Block(int(expansion) * read, made, 1 if i else stage.stride, total, sizes)
+            )
+            read = made
+    return build((side, side, 3), num_classes, stem, blocks, wide(1280))
 
 
 def mobilenet_v2(
@@ -131,21 +211,15 @@ def mobilenet_v2(
         raise ValueError(f"width={width}: give a multiplier above 0")
     if multiple < 1:
         raise ValueError(f"multiple={multiple}: give a number of channels, at least 1")
-    stem = read = _rounded(STEM_WIDTH * width, multiple)
+    stem = read = rounded(STEM_WIDTH * width, multiple)
     widths: list[tuple[int | None, int]] = []
     for stage in stages:
-        made = _rounded(stage.channels * width, multiple)
+        made = rounded(stage.channels * width, multiple)
         for _ in range(stage.blocks):
             widths.append((None if stage.expansion == 1 else stage.expansion * read, made))
             read = made
-    last = _rounded(last_width * (width if narrow_last else max(1.0, width)), multiple)
+    last = rounded(last_width * (width if narrow_last else max(1.0, width)), multiple)
     return build(input_shape, num_classes, stem, _blocks(widths, stages), last)
-
-
-def _rounded(channels: float, multiple: int) -> int:
-    """The nearest multiple, the next one where that is less than 90 %."""
-    nearest = max(multiple, int(channels + multiple / 2) // multiple * multiple)
-    return nearest if nearest >= 0.9 * channels else nearest + multiple
 
 
 def _blocks(

@@ -96,12 +96,17 @@ class Block(NamedTuple):
         projection: channels that the block makes.
         stride: of its depthwise convolution.
         sum: how what the block reads is added to what it makes, None where it is not.
+        kernels: rows and columns that its depthwise convolution may have, each with 1 if it has
+            them or with their probability.
+        presence: of the block; where it may be absent it must have a sum.
     """
 
     expansion: Count | None
     projection: Count
     stride: int = 1
     sum: Sum | None = None
+    kernels: tuple[tuple[int, Count], ...] = ((3, 1),)
+    presence: Count = 1
 
 
 def build(
@@ -109,12 +114,20 @@ def build(
     num_classes: int,
     stem: Count,
     blocks: Sequence[Block],
-    last: Count,
+    last: Count | None,
     activation: Activation = "relu6",
 ) -> Network:
     """The network of these widths; projections and sums are linear.
 
     The classifier is a dense layer on the pooled vector, the arithmetic of a 1x1 convolution there.
+
+    Args:
+        input_shape: rows, columns, channels.
+        num_classes: outputs.
+        stem: channels of the first convolution.
+        blocks: in order.
+        last: channels of the convolution before pooling, None where blocks are pooled.
+        activation: after stem, expansions, depthwise convolutions and the last one.
     """
     halved = (2, 2)
     layers = [
@@ -127,12 +140,14 @@ def build(
         layers += made
         tensor, channels = made[-1].name, made[-1].out_channels
         rows, columns = -(-rows // block.stride), -(-columns // block.stride)
+    if last is not None:
+        layers.append(Layer("last", "conv", (tensor,), channels, last, activation=activation))
+        tensor, channels = "last", last
     pool = (rows, columns)
     layers += [
-        Layer("last", "conv", (tensor,), channels, last, activation=activation),
-        Layer("pool", "avg_pool", ("last",), last, last, pool, pool, "VALID"),
-        Layer("flatten", "reshape", ("pool",), last, last),
-        Layer("logits", "dense", ("flatten",), last, num_classes),
+        Layer("pool", "avg_pool", (tensor,), channels, channels, pool, pool, "VALID"),
+        Layer("flatten", "reshape", ("pool",), channels, channels),
+        Layer("logits", "dense", ("flatten",), channels, num_classes),
     ]
     return Network(input_shape, tuple(layers))
 
@@ -140,28 +155,60 @@ def build(
 def _block(
     name: str, tensor: str, channels: Count, block: Block, activation: Activation
 ) -> list[Layer]:
-    layers, source, wide = [], tensor, channels
+    layers, source, wide, presence = [], tensor, channels, block.presence
     if block.expansion is not None:
         source, wide = f"{name}_expand", block.expansion
-        layers.append(Layer(source, "conv", (tensor,), channels, wide, activation=activation))
-    steps = (block.stride, block.stride)
-    depthwise, project = f"{name}_depthwise", f"{name}_project"
+        layers.append(
+            Layer(
+                source, "conv", (tensor,), channels, wide, activation=activation, presence=presence
+            )
+        )
+    made = _depthwise(name, source, wide, block, activation)
+    project = f"{name}_project"
     layers += [
-        Layer(depthwise, "depthwise", (source,), wide, wide, (3, 3), steps, activation=activation),
-        Layer(project, "conv", (depthwise,), wide, block.projection),
+        *made,
+        Layer(project, "conv", (made[-1].name,), wide, block.projection, presence=presence),
     ]
     if block.sum is None:
         return layers
     total = block.sum.width
     sides = []
-    for side, what, width, presence in (
+    for side, what, width, pad in (
         ("shortcut", tensor, channels, block.sum.pad_shortcut),
         ("branch", project, block.projection, block.sum.pad_branch),
     ):
-        padded, kept = _padded(f"{name}_{side}", what, width, total, presence)
+        padded, kept = _padded(f"{name}_{side}", what, width, total, pad)
         layers += padded
         sides.append(kept)
-    return [*layers, Layer(f"{name}_add", "add", tuple(sides), total, total)]
+    layers.append(Layer(f"{name}_add", "add", tuple(sides), total, total, presence=presence))
+    if not isinstance(presence, int):
+        layers.append(Layer(f"{name}_mix", "mix", (f"{name}_add", tensor), total, total))
+    return layers
+
+
+def depthwise_name(block: str, kernel: int) -> str:
+    """Of a block's depthwise convolution; the name says a kernel that is not 3x3."""
+    return f"{block}_depthwise" if kernel == 3 else f"{block}_depthwise{kernel}x{kernel}"
+
+
+def _depthwise(
+    name: str, source: str, wide: Count, block: Block, activation: Activation
+) -> list[Layer]:
+    """A depthwise convolution for each kernel it may have, and mixes that take the one it has."""
+    layers, steps = [], (block.stride, block.stride)
+    for size, chosen in block.kernels:
+        presence = block.presence * chosen
+        one = depthwise_name(name, size)
+        made = Layer(
+            one, "depthwise", (source,), wide, wide, (size, size), steps,
+            activation=activation, presence=presence,
+        )  # fmt: skip
+        if layers:
+            mix = f"{one}_mix"
+            layers += [made, Layer(mix, "mix", (one, layers[-1].name), wide, wide)]
+        else:
+            layers.append(made)
+    return layers
 
 
 def _padded(
