@@ -180,7 +180,9 @@ def test_size_and_arena_are_the_predicted_ones(exported):
 
 def test_the_file_holds_packed_weights(exported):
     net, quantized, data = exported
-    found = [t for t in tflite.read(data).tensors if t.data is not None and t.dtype != "int32"]
+    found = [
+        t for t in tflite.read(data).tensors.values() if t.data is not None and t.dtype != "int32"
+    ]
     for tensor, (name, weights) in zip(found, quantized.layers.items(), strict=True):
         assert tensor.dtype == f"int{net[name].weight_bits}", name
         kernel, _ = export._kernel_in_file(net[name], weights.kernel)

@@ -51,6 +51,10 @@ class Tensor:
     dtype: str
     quantization: Quantization | None
     data: np.ndarray | None
+    open: tuple[bool, ...] = ()
+    """Which dimensions the file leaves open; ``shape`` says 1 there. () where it leaves none."""
+    variable: bool = False
+    """Whether it keeps its value from one run to the next."""
 
     @property
     def size(self) -> int:
@@ -78,39 +82,36 @@ class Operator:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model with one subgraph, operators in the order of the file."""
+    """One subgraph, operators in the order of the file.
 
-    tensors: tuple[Tensor, ...]
+    Attributes:
+        tensors: by their index in the file; only those that an operator, an input or an output names.
+        called: other subgraphs by their index: those that a CALL_ONCE of this one names.
+        tensors_in_file: how many tensors the subgraph has, those that nothing names included.
+    """
+
+    tensors: dict[int, Tensor]
     operators: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    called: dict[int, Model] = dataclasses.field(default_factory=dict)
+    tensors_in_file: int = 0
 
 
 # Names and numbers of TensorFlow Lite's schema (version 3).
 _TYPES = {
     0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 5: "string", 6: "bool",
-    7: "int16", 8: "complex64", 9: "int8", 10: "float64", 15: "uint32", 16: "uint16", 17: "int4",
+    7: "int16", 8: "complex64", 9: "int8", 10: "float64", 11: "complex128", 12: "uint64",
+    13: "resource", 14: "variant", 15: "uint32", 16: "uint16", 17: "int4", 18: "bfloat16",
+    19: "int2", 20: "uint4",
 }  # fmt: skip
 _NUMPY = {
     "float32": "<f4", "int32": "<i4", "uint8": "u1", "int64": "<i8", "int16": "<i2", "int8": "i1",
-    "bool": "u1", "float16": "<f2",
+    "bool": "u1", "float16": "<f2", "float64": "<f8", "uint32": "<u4", "uint16": "<u2",
+    "uint64": "<u8",
 }  # fmt: skip
-_OPERATORS = {
-    0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D",
-    5: "DEPTH_TO_SPACE", 6: "DEQUANTIZE", 7: "EMBEDDING_LOOKUP", 8: "FLOOR", 9: "FULLY_CONNECTED",
-    11: "L2_NORMALIZATION", 12: "L2_POOL_2D", 14: "LOGISTIC", 16: "LSTM", 17: "MAX_POOL_2D",
-    18: "MUL", 19: "RELU", 20: "RELU_N1_TO_1", 21: "RELU6", 22: "RESHAPE", 23: "RESIZE_BILINEAR",
-    24: "RNN", 25: "SOFTMAX", 26: "SPACE_TO_DEPTH", 27: "SVDF", 28: "TANH", 32: "CUSTOM",
-    34: "PAD", 36: "GATHER", 37: "BATCH_TO_SPACE_ND", 38: "SPACE_TO_BATCH_ND", 39: "TRANSPOSE",
-    40: "MEAN", 41: "SUB", 42: "DIV", 43: "SQUEEZE", 44: "UNIDIRECTIONAL_SEQUENCE_LSTM",
-    45: "STRIDED_SLICE", 47: "EXP", 49: "SPLIT", 50: "LOG_SOFTMAX", 53: "CAST", 54: "PRELU",
-    55: "MAXIMUM", 56: "ARG_MAX", 57: "MINIMUM", 60: "PADV2", 65: "SLICE", 67: "TRANSPOSE_CONV",
-    70: "EXPAND_DIMS", 74: "SUM", 75: "SQRT", 76: "RSQRT", 77: "SHAPE", 78: "POW", 83: "PACK",
-    88: "UNPACK", 92: "SQUARE", 94: "FILL", 97: "RESIZE_NEAREST_NEIGHBOR", 98: "LEAKY_RELU",
-    99: "SQUARED_DIFFERENCE", 101: "ABS", 102: "SPLIT_V", 111: "ELU", 114: "QUANTIZE",
-    117: "HARD_SWISH", 118: "IF", 119: "WHILE", 126: "BATCH_MATMUL", 142: "VAR_HANDLE",
-    150: "GELU",
-}  # fmt: skip
+# By their numbers, 0, 1, 2, ...
+_OPERATORS = ["ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE", "DEQUANTIZE", "EMBEDDING_LOOKUP", "FLOOR", "FULLY_CONNECTED", "HASHTABLE_LOOKUP", "L2_NORMALIZATION", "L2_POOL_2D", "LOCAL_RESPONSE_NORMALIZATION", "LOGISTIC", "LSH_PROJECTION", "LSTM", "MAX_POOL_2D", "MUL", "RELU", "RELU_N1_TO_1", "RELU6", "RESHAPE", "RESIZE_BILINEAR", "RNN", "SOFTMAX", "SPACE_TO_DEPTH", "SVDF", "TANH", "CONCAT_EMBEDDINGS", "SKIP_GRAM", "CALL", "CUSTOM", "EMBEDDING_LOOKUP_SPARSE", "PAD", "UNIDIRECTIONAL_SEQUENCE_RNN", "GATHER", "BATCH_TO_SPACE_ND", "SPACE_TO_BATCH_ND", "TRANSPOSE", "MEAN", "SUB", "DIV", "SQUEEZE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "STRIDED_SLICE", "BIDIRECTIONAL_SEQUENCE_RNN", "EXP", "TOPK_V2", "SPLIT", "LOG_SOFTMAX", "DELEGATE", "BIDIRECTIONAL_SEQUENCE_LSTM", "CAST", "PRELU", "MAXIMUM", "ARG_MAX", "MINIMUM", "LESS", "NEG", "PADV2", "GREATER", "GREATER_EQUAL", "LESS_EQUAL", "SELECT", "SLICE", "SIN", "TRANSPOSE_CONV", "SPARSE_TO_DENSE", "TILE", "EXPAND_DIMS", "EQUAL", "NOT_EQUAL", "LOG", "SUM", "SQRT", "RSQRT", "SHAPE", "POW", "ARG_MIN", "FAKE_QUANT", "REDUCE_PROD", "REDUCE_MAX", "PACK", "LOGICAL_OR", "ONE_HOT", "LOGICAL_AND", "LOGICAL_NOT", "UNPACK", "REDUCE_MIN", "FLOOR_DIV", "REDUCE_ANY", "SQUARE", "ZEROS_LIKE", "FILL", "FLOOR_MOD", "RANGE", "RESIZE_NEAREST_NEIGHBOR", "LEAKY_RELU", "SQUARED_DIFFERENCE", "MIRROR_PAD", "ABS", "SPLIT_V", "UNIQUE", "CEIL", "REVERSE_V2", "ADD_N", "GATHER_ND", "COS", "WHERE", "RANK", "ELU", "REVERSE_SEQUENCE", "MATRIX_DIAG", "QUANTIZE", "MATRIX_SET_DIAG", "ROUND", "HARD_SWISH", "IF", "WHILE", "NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "SCATTER_ND", "SELECT_V2", "DENSIFY", "SEGMENT_SUM", "BATCH_MATMUL", "PLACEHOLDER_FOR_GREATER_OP_CODES", "CUMSUM", "CALL_ONCE", "BROADCAST_TO", "RFFT2D", "CONV_3D", "IMAG", "REAL", "COMPLEX_ABS", "HASHTABLE", "HASHTABLE_FIND", "HASHTABLE_IMPORT", "HASHTABLE_SIZE", "REDUCE_ALL", "CONV_3D_TRANSPOSE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "BROADCAST_ARGS", "RANDOM_STANDARD_NORMAL", "BUCKETIZE", "RANDOM_UNIFORM", "MULTINOMIAL", "GELU", "DYNAMIC_UPDATE_SLICE", "RELU_0_TO_1", "UNSORTED_SEGMENT_PROD", "UNSORTED_SEGMENT_MAX", "UNSORTED_SEGMENT_SUM", "ATAN2", "UNSORTED_SEGMENT_MIN", "SIGN", "BITCAST", "BITWISE_XOR", "RIGHT_SHIFT", "STABLEHLO_LOGISTIC", "STABLEHLO_ADD", "STABLEHLO_DIVIDE", "STABLEHLO_MULTIPLY", "STABLEHLO_MAXIMUM", "STABLEHLO_RESHAPE", "STABLEHLO_CLAMP", "STABLEHLO_CONCATENATE", "STABLEHLO_BROADCAST_IN_DIM", "STABLEHLO_CONVOLUTION", "STABLEHLO_SLICE", "STABLEHLO_CUSTOM_CALL", "STABLEHLO_REDUCE", "STABLEHLO_ABS", "STABLEHLO_AND", "STABLEHLO_COSINE", "STABLEHLO_EXPONENTIAL", "STABLEHLO_FLOOR", "STABLEHLO_LOG", "STABLEHLO_MINIMUM", "STABLEHLO_NEGATE", "STABLEHLO_OR", "STABLEHLO_POWER", "STABLEHLO_REMAINDER", "STABLEHLO_RSQRT", "STABLEHLO_SELECT", "STABLEHLO_SUBTRACT", "STABLEHLO_TANH", "STABLEHLO_SCATTER", "STABLEHLO_COMPARE", "STABLEHLO_CONVERT", "STABLEHLO_DYNAMIC_SLICE", "STABLEHLO_DYNAMIC_UPDATE_SLICE", "STABLEHLO_PAD", "STABLEHLO_IOTA", "STABLEHLO_DOT_GENERAL", "STABLEHLO_REDUCE_WINDOW", "STABLEHLO_SORT", "STABLEHLO_WHILE", "STABLEHLO_GATHER", "STABLEHLO_TRANSPOSE", "DILATE", "STABLEHLO_RNG_BIT_GENERATOR", "REDUCE_WINDOW", "STABLEHLO_COMPOSITE", "STABLEHLO_SHIFT_LEFT", "STABLEHLO_CBRT", "STABLEHLO_CASE"]
 
 # Fields of the option tables: name -> (slot, format, default).
 _WINDOW = {"padding": (0, "b", 0), "stride_w": (1, "i", 0), "stride_h": (2, "i", 0)}
@@ -147,6 +148,25 @@ _OPTIONS: dict[str, dict[str, tuple[int, str, Any]]] = {
         "shrink_axis_mask": (4, "i", 0),
     },
     "PACK": {"values_count": (0, "i", 0), "axis": (1, "i", 0)},
+    "UNPACK": {"num": (0, "i", 0), "axis": (1, "i", 0)},
+    "GATHER": {"axis": (0, "i", 0), "batch_dims": (1, "i", 0)},
+    "SPACE_TO_DEPTH": {"block_size": (0, "i", 0)},
+    "DEPTH_TO_SPACE": {"block_size": (0, "i", 0)},
+    "MIRROR_PAD": {"mode": (0, "b", 0)},
+    "LEAKY_RELU": {"alpha": (0, "f", 0.0)},
+    "RESIZE_BILINEAR": {"align_corners": (2, "b", 0), "half_pixel_centers": (3, "b", 0)},
+    "TRANSPOSE_CONV": {**_WINDOW, "activation": (3, "b", 0)},
+    "BATCH_MATMUL": {"adj_x": (0, "b", 0), "adj_y": (1, "b", 0)},
+    "L2_NORMALIZATION": _ACTIVATION,
+    "CALL_ONCE": {"init_subgraph_index": (0, "i", 0)},
+    "VAR_HANDLE": {"container": (0, "s", ""), "shared_name": (1, "s", "")},
+    "SVDF": {"rank": (0, "i", 0), "activation": (1, "b", 0)},
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": {
+        "activation": (0, "b", 0),
+        "cell_clip": (1, "f", 0.0),
+        "proj_clip": (2, "f", 0.0),
+        "time_major": (3, "b", 0),
+    },
 }
 
 
@@ -217,8 +237,8 @@ def read(source: str | pathlib.Path | bytes) -> Model:
     """Reads a model from a file or from its bytes.
 
     Raises:
-        TFLiteError: the file is absent, is no TFLite model, or uses more than one subgraph, sparse
-            or variable tensors, dynamic shapes or unknown types.
+        TFLiteError: the file is absent, is no TFLite model, or an operator uses a tensor that is
+            sparse, empty, larger than memory could be or of an unknown type.
     """
     if isinstance(source, bytes):
         data = source
@@ -239,34 +259,43 @@ def _read(data: bytes) -> Model:
         raise TFLiteError(f"not a TFLite model: {came}; expected the identifier 'TFL3' at offset 4")
     buffer = _Flatbuffer(data)
     root = buffer.follow(0)
-    subgraphs = buffer.tables(root, 2)
-    if len(subgraphs) != 1:
-        raise TFLiteError(
-            f"the model has {len(subgraphs)} subgraphs; one is supported: convert one "
-            "signature, without control flow"
-        )
+    if not (subgraphs := buffer.tables(root, 2)):
+        raise TFLiteError("not a TFLite model: it has no subgraph")
     kinds = [_operator_kind(buffer, code) for code in buffer.tables(root, 1)]
     buffers = buffer.tables(root, 4)
-    graph = subgraphs[0]
-    tensors = tuple(
-        _tensor(buffer, index, table, buffers)
-        for index, table in enumerate(buffer.tables(graph, 0))
-    )
-    tables = buffer.tables(graph, 3)
-    if len(tables) > MAX_OPERATORS:
-        raise TFLiteError(f"the model has {len(tables)} operators; at most {MAX_OPERATORS}")
+    main = _subgraph(buffer, subgraphs[0], kinds, buffers)
+    for what, indices in (("input", main.inputs), ("output", main.outputs)):
+        if not indices:
+            raise TFLiteError(f"the model has no {what}")
+    called = {}
+    for operator in main.operators:
+        if operator.kind == "CALL_ONCE":
+            index = operator.options["init_subgraph_index"]
+            if not 0 < index < len(subgraphs):
+                raise TFLiteError(f"{operator.label} names subgraph {index} of {len(subgraphs)}")
+            called[index] = _subgraph(buffer, subgraphs[index], kinds, buffers)
+    return dataclasses.replace(main, called=called)
+
+
+def _subgraph(buffer: _Flatbuffer, graph: int, kinds: list[str], buffers: list[int]) -> Model:
+    tables = buffer.tables(graph, 0)
+    codes = buffer.tables(graph, 3)
+    if len(codes) > MAX_OPERATORS:
+        raise TFLiteError(f"the model has {len(codes)} operators; at most {MAX_OPERATORS}")
     operators = tuple(
-        _operator(buffer, index, table, kinds, len(tensors)) for index, table in enumerate(tables)
+        _operator(buffer, index, table, kinds, len(tables)) for index, table in enumerate(codes)
     )
     ends = []
     for slot, what in ((1, "input"), (2, "output")):
         indices = tuple(int(i) for i in buffer.numbers(graph, slot, "<i4"))
-        if not indices:
-            raise TFLiteError(f"the model has no {what}")
-        if any(not 0 <= i < len(tensors) for i in indices):
+        if any(not 0 <= i < len(tables) for i in indices):
             raise TFLiteError(f"an {what} of the model is a tensor that does not exist: {indices}")
         ends.append(indices)
-    return Model(tensors, operators, ends[0], ends[1])
+    # a tensor that nothing names may be anything
+    named = {i for indices in ends for i in indices}
+    named.update(i for o in operators for i in (*o.inputs, *o.outputs) if i >= 0)
+    tensors = {index: _tensor(buffer, index, tables[index], buffers) for index in sorted(named)}
+    return Model(tensors, operators, *ends, tensors_in_file=len(tables))
 
 
 def _operator_kind(buffer: _Flatbuffer, table: int) -> str:
@@ -274,7 +303,9 @@ def _operator_kind(buffer: _Flatbuffer, table: int) -> str:
     code = max(buffer.value(table, 0, "b", 0), buffer.value(table, 3, "i", 0))
     if code == 32:
         return f"CUSTOM {buffer.text(table, 1)[:40]!r}"
-    return _OPERATORS.get(code, f"builtin operator {code}")
+    if not 0 <= code < len(_OPERATORS):
+        return f"builtin operator {code}"
+    return _OPERATORS[code]
 
 
 def _operator(
@@ -293,7 +324,12 @@ def _operator(
     at = buffer.field(table, 4)
     options: dict[str, Any] = {}
     for name, (slot, form, default) in _OPTIONS.get(kind, {}).items():
-        options[name] = buffer.value(buffer.follow(at), slot, form, default) if at else default
+        if not at:
+            options[name] = default
+        elif form == "s":
+            options[name] = buffer.text(buffer.follow(at), slot)
+        else:
+            options[name] = buffer.value(buffer.follow(at), slot, form, default)
     return Operator(index, kind, inputs, outputs, options)
 
 
@@ -303,21 +339,14 @@ def _tensor(buffer: _Flatbuffer, index: int, table: int, buffers: list[int]) -> 
     label = f"tensor {index} ({name[:60]})"
     if len(shape) > MAX_RANK:
         raise TFLiteError(f"{label} has {len(shape)} dimensions; at most {MAX_RANK} are supported")
+    if any(n < 0 for n in shape):
+        raise TFLiteError(f"{label} has the dynamic shape {list(shape)}")
     signature = buffer.numbers(table, 7, "<i4")
-    # The batch may be left open; one example at a time is what a microcontroller computes.
-    if any(n < 0 for n in shape) or any(int(n) < 0 for n in signature[1:]):
-        shown = [int(n) for n in signature] or list(shape)
-        raise TFLiteError(
-            f"{label} has the dynamic shape {shown}; fix all sizes but the batch before converting"
-        )
-    if 0 in shape:
-        raise TFLiteError(f"{label} is empty: its shape is {list(shape)}")
+    is_open = tuple(bool(n < 0) for n in signature) if len(signature) == len(shape) else ()
     code = buffer.value(table, 1, "b", 0)
     dtype = _TYPES.get(code)
     if dtype is None:
         raise TFLiteError(f"{label} has the unknown type number {code}")
-    if buffer.value(table, 5, "b", 0):
-        raise TFLiteError(f"{label} is a variable; convert a model without state")
     if buffer.field(table, 6):
         raise TFLiteError(f"{label} is stored sparse; convert it dense")
     size = 1
@@ -325,7 +354,9 @@ def _tensor(buffer: _Flatbuffer, index: int, table: int, buffers: list[int]) -> 
         size *= n
     number = buffer.value(table, 2, "I", 0)
     data = None
-    if number:
+    if 0 in shape:
+        data = np.zeros(shape, _NUMPY.get(dtype, "i1"))
+    elif number:
         if number >= len(buffers):
             raise TFLiteError(f"{label} refers to buffer {number} of {len(buffers)}")
         data = _constant(buffer, buffers[number], label, dtype, shape, size)
@@ -334,7 +365,9 @@ def _tensor(buffer: _Flatbuffer, index: int, table: int, buffers: list[int]) -> 
             f"{label} of shape {list(shape)} has {size} elements; at most {MAX_ACTIVATION} are "
             "supported"
         )
-    return Tensor(index, name, shape, dtype, _quantization(buffer, table, label, shape), data)
+    variable = bool(buffer.value(table, 5, "b", 0))
+    quantization = _quantization(buffer, table, label)
+    return Tensor(index, name, shape, dtype, quantization, data, is_open, variable)
 
 
 def _constant(
@@ -353,8 +386,8 @@ def _constant(
         packed = np.frombuffer(raw, np.int8)
         low, high = (packed << 4).astype(np.int8) >> 4, packed >> 4
         return np.stack([low, high], axis=-1).reshape(-1)[:size].reshape(shape)
-    if dtype not in _NUMPY:
-        raise TFLiteError(f"{label} is a constant of the unsupported type {dtype}")
+    if dtype not in _NUMPY:  # no operator computes with these
+        return None
     kind = np.dtype(_NUMPY[dtype])
     if count != size * kind.itemsize:
         raise TFLiteError(
@@ -363,9 +396,7 @@ def _constant(
     return np.frombuffer(raw, kind).reshape(shape)
 
 
-def _quantization(
-    buffer: _Flatbuffer, table: int, label: str, shape: tuple[int, ...]
-) -> Quantization | None:
+def _quantization(buffer: _Flatbuffer, table: int, label: str) -> Quantization | None:
     at = buffer.field(table, 4)
     if not at:
         return None
@@ -383,8 +414,4 @@ def _quantization(
         raise TFLiteError(f"{label}: a scale is not a positive number")
     if (np.abs(zero_points) > 1 << 31).any():
         raise TFLiteError(f"{label}: a zero point is out of range")
-    if len(scales) > 1 and not (0 <= axis < len(shape) and shape[axis] == len(scales)):
-        raise TFLiteError(
-            f"{label}: {len(scales)} scales along axis {axis} do not fit the shape {list(shape)}"
-        )
     return Quantization(scales, zero_points, axis)

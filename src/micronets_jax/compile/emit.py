@@ -20,7 +20,7 @@ from micronets_jax.tflite import TFLiteError
 CSRC = pathlib.Path(__file__).parent.parent / "csrc"
 
 _SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "float": 4}
-_ELEMENTS = {"i1": "int8_t", "u1": "uint8_t", "i2": "int16_t", "i4": "int32_t"}
+_ELEMENTS = {"i1": "int8_t", "u1": "uint8_t", "i2": "int16_t", "i4": "int32_t", "f4": "float"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tu
 # of its square (0: any other), and what these share; per call of model_run.
 _FILE_CODE = {
     "conv.c": 4360, "pool.c": 608, "binary.c": 1208, "reduce.c": 420, "copy.c": 188,
-    "resize.c": 104, "table.c": 128, "softmax.c": 560, "ends.c": 268, "depthwise_any.c": 548,
+    "resize.c": 104, "grouped.c": 500, "table.c": 128, "softmax.c": 560, "ends.c": 268, "depthwise_any.c": 548,
     "depthwise.h": 264,
 }  # fmt: skip
 _DEPTHWISE_CODE = {3: 455, 5: 575, 7: 740, 0: 360}
@@ -153,16 +153,24 @@ class Emitter:
             arguments.append(self.array(call.table))
         arguments += call.leading
         arguments += [self.pointer(call, i, "in") for i in call.inputs]
-        arguments.append(self.pointer(call, call.output, "out", call.byte_offset))
+        output = self.pointer(call, call.output, "out")
+        # memcpy is the only function whose table is what it reads
+        arguments = [output, *arguments] if call.function == "memcpy" else [*arguments, output]
         if call.scratch:
             arguments.append(f"a + {self.scratch[index]}")
         arguments += call.trailing
-        return definition, f"{call.function}({', '.join(arguments)});"
+        text = f"{call.function}({', '.join(arguments)});"
+        if call.repeats > 1:
+            text = f"for (int32_t i = 0; i < {call.repeats}; i++) {text}"
+        return definition, text
 
-    def pointer(self, call: Call, tensor: int, way: str, offset: int = 0) -> str:
-        if tensor in self.operands:
-            return self.operands[tensor]
-        place = f"a + {self.addresses[tensor] + offset}"
+    def pointer(self, call: Call, tensor: int, way: str) -> str:
+        known = tensor in self.operands
+        at = call.in_offset if way == "in" else call.byte_offset
+        at += 0 if known else self.addresses[tensor]
+        place = f"{self.operands[tensor] if known else 'a'} + {at}"
+        if call.repeats > 1:
+            place += f" + i * {call.in_step if way == 'in' else call.out_step}"
         const = "const " if way == "in" else ""
         if call.function in ("mn_flip", "mn_table") or (
             call.function == "mn_dequantize_u8" and way == "in"
@@ -247,6 +255,8 @@ class Emitter:
         for name, ctype, array in self.data:
             if array.dtype == CHANNEL:
                 rows = ["{" + ",".join(map(_integer, row)) + "}" for row in array.tolist()]
+            elif array.dtype.kind == "f":
+                rows = [_float(v) for v in array.reshape(-1).tolist()]
             elif array.dtype.str.lstrip("<|") == "i4":
                 rows = [_integer(v) for v in array.reshape(-1).tolist()]
             else:
@@ -264,6 +274,14 @@ def _integer(value: int | str) -> str:
     if isinstance(value, str):
         return value
     return "(-2147483647 - 1)" if value == -(1 << 31) else str(int(value))
+
+
+def _float(value: float) -> str:
+    if value != value:
+        return "(0.0f / 0.0f)"
+    if value in (float("inf"), float("-inf")):
+        return f"({'-' if value < 0 else ''}1.0f / 0.0f)"
+    return f"{value.hex()}f"
 
 
 def _comment(call: Call) -> str:

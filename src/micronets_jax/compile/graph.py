@@ -35,15 +35,44 @@ class Value:
 
     @property
     def bytes(self) -> int:
-        return self.elements * (4 if self.dtype == "float32" else 1)
+        return self.elements * self.item_bytes
+
+    @property
+    def item_bytes(self) -> int:
+        return 4 if self.dtype in ("float32", "int32") else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """A strided copy of a part of one input into a part of the output, in elements.
+
+    Attributes:
+        source: which input of the node.
+        shape: elements along each dimension.
+        in_steps, out_steps: from one element to the next, along each dimension.
+        in_at, out_at: the first element.
+    """
+
+    source: int
+    shape: tuple[int, ...]
+    in_steps: list[int]
+    in_at: int
+    out_steps: list[int]
+    out_at: int
+
+
+MOVES = frozenset(
+    ["copy", "slice", "split", "concatenation", "gather", "pad", "transpose", "space_to_batch",
+     "batch_to_space"]
+)  # fmt: skip
+"""Kinds of nodes that only copy: ``copies`` says what, ``fill`` what stands elsewhere."""
 
 
 @dataclasses.dataclass
 class Node:
-    """One operation: ``kind`` is conv, depthwise, average_pool, max_pool, add, mul, reduce, table,
-    softmax, pad, transpose, concatenation, resize, quantize or dequantize; ``options`` are that
-    kind's parameters. Shapes are those the operator sees: the tensors named are roots, whose own
-    shape may be another."""
+    """One operation: ``kind`` is a name in ``kernels``; ``options`` are that kind's parameters.
+    Shapes are those the operator sees: the tensors named are roots, whose own shape may be
+    another."""
 
     kind: str
     inputs: list[int]  # tensor indices of roots
@@ -72,6 +101,7 @@ class Graph:
 def rewrite(graph: Graph) -> Graph:
     """Applies all rewrites, in place."""
     _remove_unused(graph)
+    _fold_dilation(graph)
     _fold_padding(graph)
     _fold_tables(graph)
     return graph
@@ -88,6 +118,61 @@ def _remove_unused(graph: Graph) -> None:
     graph.nodes = [node for node in graph.nodes if node.output in needed]
 
 
+def _fold_dilation(graph: Graph) -> None:
+    """A convolution between space_to_batch and batch_to_space is one with dilation: each batch is
+    every d-th row and column."""
+    for before in [node for node in graph.nodes if node.kind == "space_to_batch"]:
+        readers = graph.consumers(before.output)
+        afters = graph.consumers(readers[0].output) if readers else []
+        if (
+            [len(readers), len(afters)] != [1, 1]
+            or readers[0].kind not in ("conv", "depthwise", "grouped")
+            or afters[0].kind != "batch_to_space"
+        ):
+            continue
+        (conv,), (after,) = readers, afters
+        o, start, end = conv.options, before.options["blocks"], after.options["blocks"]
+        order = _rows_and_columns(before.out_shape, conv.in_shapes[0])
+        if (
+            not {before.output, conv.output}.isdisjoint(graph.outputs)
+            or o.get("dense")
+            or o["stride"] != (1, 1)
+            or start.block != end.block
+            or start.shape[0] != 1
+            or order is None
+        ):
+            continue
+
+        def pick(values, other, order=order):
+            return tuple(other if i is None else values[i] for i in order)
+
+        block = pick(start.block, 1)
+        pads, crops = (pick([low for low, _ in x.borders], 0) for x in (start, end))
+        o["pads"] = tuple(
+            pad + d * own - crop
+            for pad, d, own, crop in zip(pads, block, o["pads"], crops, strict=True)
+        )
+        o["dilation"] = tuple(d * own for d, own in zip(block, o["dilation"], strict=True))
+        o["size"] = pick(after.out_shape[1:-1], 1)
+        o["batch"] = 1
+        conv.macs = o["size"][0] * o["size"][1] * o["weights"].size
+        conv.inputs = list(before.inputs)
+        conv.in_shapes = [(1, *pick(start.shape[1:-1], 1), conv.in_shapes[0][3])]
+        conv.output, conv.out_shape = after.output, (1, *o["size"], conv.out_shape[3])
+        graph.nodes.remove(before)
+        graph.nodes.remove(after)
+
+
+def _rows_and_columns(made: tuple[int, ...], seen: tuple[int, ...]) -> tuple | None:
+    """Which spatial dimension of a tensor are rows and which columns (None: neither, it is one)
+    where it is seen as a picture; None if that is not clear."""
+    if (seen[0], seen[3]) != (made[0], made[-1]):
+        return None
+    if len(made) == 4:
+        return (0, 1) if seen == made else None
+    return {(1, made[1]): (None, 0), (made[1], 1): (0, None)}.get(seen[1:3])
+
+
 def _fold_padding(graph: Graph) -> None:
     """Rows and columns of padding become the padding of the convolutions that read them: both pad
     with the zero point, so the sums are the same."""
@@ -95,8 +180,10 @@ def _fold_padding(graph: Graph) -> None:
         before, shape, source = pad.options["before"], pad.out_shape, pad.in_shapes[0]
         readers = graph.consumers(pad.output)
         spatial = (
-            len(before) == 4
+            before is not None
+            and len(before) == 4
             and before[0] == before[3] == 0
+            and _same_scale(graph, pad.inputs[0], pad.output)
             and (shape[0], shape[3]) == (source[0], source[3])
         )
         aliased = any(root == pad.output != alias for alias, root in graph.roots.items())

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from micronets_jax import kernels
-from micronets_jax.compile.graph import Graph, Node
-from micronets_jax.kernels import Order, elementwise
+from micronets_jax.compile.graph import MOVES, Copy, Graph, Node
+from micronets_jax.kernels import Order, Spans, Steps, elementwise
 from micronets_jax.tflite import TFLiteError
 from micronets_jax.windows import Window
 
@@ -40,7 +40,11 @@ class Call:
     scratch: int = 0
     orders: dict[int, Order] = dataclasses.field(default_factory=dict)  # input tensor -> order
     template: str = ""  # macro call that makes `function`
+    in_offset: int = 0  # bytes from the inputs' beginnings to where it reads
     byte_offset: int = 0  # where in the output it writes
+    repeats: int = 1  # it is called so often, each time this many bytes further:
+    in_step: int = 0
+    out_step: int = 0
     continues: bool = False  # a further call of the operator before it
 
 
@@ -51,8 +55,41 @@ def lower(graph: Graph) -> list[Call]:
         made = _LOWER[node.kind](graph, node)
         for position, call in enumerate(made):
             call.continues = position > 0
+            _repeat(graph, node, call)
         calls.extend(made)
     return calls
+
+
+def _repeat(graph: Graph, node: Node, call: Call) -> None:
+    """Kernels of pictures take one; a batch of them is one call after the other."""
+    batch = node.options.get("batch", 1)
+    if batch == 1:
+        return
+    call.repeats = batch
+    (source,) = node.inputs
+    call.in_step = graph.values[source].bytes // batch
+    call.out_step = graph.values[node.output].bytes // batch
+    call.orders = {
+        tensor: dataclasses.replace(order, steps=_repeated(order, call))
+        for tensor, order in call.orders.items()
+        if order.steps is not None
+    }
+
+
+def _repeated(order: Order, call: Call) -> Steps:
+    def make() -> Spans:
+        assert order.steps is not None
+        time = np.arange(call.repeats)[:, None]
+        read, write = time * (call.in_step // order.read), time * (call.out_step // order.write)
+        low, high, begin, end = order.steps.spans
+        return Spans(
+            *(
+                (way + x).reshape(-1)
+                for way, x in ((read, low), (read, high), (write, begin), (write, end))
+            )
+        )
+
+    return Steps(make)
 
 
 def _call(node: Node, function: str, source: str, **kw: Any) -> Call:
@@ -244,6 +281,27 @@ def _depthwise_any(
     )
 
 
+def _grouped(graph: Graph, node: Node) -> list[Call]:
+    o, weights = node.options, node.options["weights"]
+    rows, columns, depth = node.in_shapes[0][1:]
+    table, rounding = _channels(graph, node, weights)
+    fields = {
+        "weights": np.ascontiguousarray(weights).reshape(-1),
+        "channels": table,
+        **_int16(
+            node, in_rows=rows, in_columns=columns, in_channels=depth, out_rows=o["size"][0],
+            out_columns=o["size"][1], out_channels=len(weights), group_inputs=weights.shape[3],
+            group_outputs=len(weights) * weights.shape[3] // depth, kernel_rows=o["kernel"][0],
+            kernel_columns=o["kernel"][1], stride_rows=o["stride"][0],
+            stride_columns=o["stride"][1], pad_top=o["pads"][0], pad_left=o["pads"][1],
+            dilation_rows=o["dilation"][0], dilation_columns=o["dilation"][1],
+        ),
+        "zero_point": graph.values[node.inputs[0]].zero_point, "min": o["min"], "max": o["max"],
+        "rounding": rounding,
+    }  # fmt: skip
+    return [_call(node, "mn_grouped", "grouped.c", struct="mn_grouped", fields=fields)]
+
+
 # The rest ---------------------------------------------------------------------------------------
 
 
@@ -406,57 +464,62 @@ def _softmax(graph: Graph, node: Node) -> list[Call]:
     return [call]
 
 
-def _copy_call(
-    node: Node,
-    index: int,
-    shape: Sequence[int],
-    in_steps: list[int],
-    out_steps: list[int],
-    at: int,
-) -> Call:
-    dims, (source, target) = _merge(shape, in_steps, out_steps)
-    if not dims or source[-1] != 1 or target[-1] != 1:  # bytes, then, one by one
-        dims, source, target = [*dims, 1], [*source, 1], [*target, 1]
+def _move(graph: Graph, node: Node) -> list[Call]:
+    """Strided copies, after a fill where they leave something out."""
+    calls = []
+    fill, output = node.options["fill"], graph.values[node.output]
+    if fill is not None:
+        if output.item_bytes != 1:
+            raise TFLiteError(f"operator {node.operator} ({node.name}) pads {output.dtype}")
+        call = _call(
+            node, "mn_fill", "copy.c", leading=[str(fill)], trailing=[str(output.elements)]
+        )
+        call.inputs = []
+        calls.append(call)
+    return calls + [_copy_call(node, copy, output.item_bytes) for copy in node.options["copies"]]
+
+
+def _copy_call(node: Node, copy: Copy, item: int) -> Call:
+    dims, (source, target) = _merge(copy.shape, copy.in_steps, copy.out_steps)
+    source, target = [s * item for s in source], [s * item for s in target]
+    if dims and source[-1] == target[-1] == item:
+        dims[-1] *= item  # the last dimension are bytes
+        source[-1] = target[-1] = 1
+    else:
+        dims, source, target = [*dims, item], [*source, 1], [*target, 1]
     fields = {
         "dims": _fill(node, dims, 6, 1), "in_steps": _fill(node, source, 6, 0),
         "out_steps": _fill(node, target, 6, 0),
     }  # fmt: skip
     call = _call(node, "mn_copy", "copy.c", struct="mn_copy", fields=fields)
-    call.inputs, call.byte_offset = [index], at
+    call.inputs = [node.inputs[copy.source]]
+    call.in_offset, call.byte_offset = copy.in_at * item, copy.out_at * item
+    call.orders = {call.inputs[0]: Order(_copy_steps(call))}
     return call
 
 
-def _pad(graph: Graph, node: Node) -> list[Call]:
-    _value, output = graph.values[node.inputs[0]], graph.values[node.output]
-    fill = _call(
-        node,
-        "mn_fill",
-        "copy.c",
-        leading=[str(output.zero_point)],
-        trailing=[str(output.elements)],
+def _copy_steps(call: Call) -> Steps:
+    """Run after run; a run is read whole before it is written."""
+
+    def make() -> Spans:
+        *dims, run = call.fields["dims"]
+        index = np.indices(dims).reshape(len(dims), -1)
+        read, write = (
+            np.array(call.fields[steps][:-1]) @ index + at
+            for steps, at in (("in_steps", call.in_offset), ("out_steps", call.byte_offset))
+        )
+        return Spans(read, read + run, write, write + run)
+
+    return Steps(make)
+
+
+def _constant(graph: Graph, node: Node) -> list[Call]:
+    """An output of the model that is known beforehand."""
+    data = node.options["data"]
+    call = _call(
+        node, "memcpy", "copy.c", trailing=[str(data.nbytes)], table=np.ascontiguousarray(data)
     )
-    fill.inputs = []
-    out_steps = _strides(node.out_shape)
-    at = sum(b * s for b, s in zip(node.options["before"], out_steps, strict=True))
-    shape = node.in_shapes[0]
-    return [fill, _copy_call(node, node.inputs[0], shape, _strides(shape), out_steps, at)]
-
-
-def _transpose(graph: Graph, node: Node) -> list[Call]:
-    _value, _output = graph.values[node.inputs[0]], graph.values[node.output]
-    steps = _strides(node.in_shapes[0])
-    walk = [steps[axis] for axis in node.options["order"]]
-    return [_copy_call(node, node.inputs[0], node.out_shape, walk, _strides(node.out_shape), 0)]
-
-
-def _concatenation(graph: Graph, node: Node) -> list[Call]:
-    graph.values[node.output]
-    steps, axis = _strides(node.out_shape), node.options["axis"]
-    calls, at = [], 0
-    for index, shape in zip(node.inputs, node.in_shapes, strict=True):
-        calls.append(_copy_call(node, index, shape, _strides(shape), steps, at))
-        at += shape[axis] * steps[axis]
-    return calls
+    return [call]
 
 
 def _resize(graph: Graph, node: Node) -> list[Call]:
@@ -498,7 +561,7 @@ def _dequantize(graph: Graph, node: Node) -> list[Call]:
 
 _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "conv": _conv, "depthwise": _depthwise, "average_pool": _pool, "max_pool": _pool, "add": _add,
-    "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax, "pad": _pad,
-    "transpose": _transpose, "concatenation": _concatenation, "resize": _resize,
-    "quantize": _quantize, "dequantize": _dequantize,
+    "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax,
+    "resize": _resize, "quantize": _quantize, "dequantize": _dequantize, "constant": _constant,
+    "grouped": _grouped, **dict.fromkeys(MOVES, _move),
 }  # fmt: skip

@@ -80,6 +80,17 @@ struct mn_depthwise_any { /* any multiplier, any dilation */
     uint8_t rounding;
 };
 
+struct mn_grouped {
+    const int8_t *weights; /* [out channels][kernel rows][kernel columns][inputs of a group] */
+    const struct mn_channel *channels;
+    int16_t in_rows, in_columns, in_channels, out_rows, out_columns, out_channels;
+    int16_t group_inputs, group_outputs;
+    int16_t kernel_rows, kernel_columns, stride_rows, stride_columns;
+    int16_t pad_top, pad_left, dilation_rows, dilation_columns;
+    int8_t zero_point, min, max;
+    uint8_t rounding;
+};
+
 struct mn_pool {
     int16_t in_rows, in_columns, channels, out_rows, out_columns;
     int16_t kernel_rows, kernel_columns, stride_rows, stride_columns, pad_top, pad_left;
@@ -125,6 +136,7 @@ struct mn_softmax {
 
 void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch);
 void mn_depthwise_any(const struct mn_depthwise_any *d, const int8_t *in, int8_t *out);
+void mn_grouped(const struct mn_grouped *g, const int8_t *in, int8_t *out);
 void mn_average_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
 void mn_max_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
 void mn_add(const struct mn_add *p, const int8_t *left, const int8_t *right, int8_t *out);

@@ -57,7 +57,7 @@ def predict(model: tflite.Model) -> Arena:
     ends = [at + b.bytes for at, b in zip(memory.place(buffers), buffers, strict=True)]
     runtime = cost.RUNTIMES["tflm_cortex_m"]
     assert runtime is not None
-    persistent = runtime.fixed - _RECORDING + runtime.tensor * len(model.tensors)
+    persistent = runtime.fixed - _RECORDING + runtime.tensor * model.tensors_in_file
     for operator in model.operators:
         kind = operator.kind
         if kind in runtime.operator:
@@ -98,7 +98,7 @@ def _tensors(model: tflite.Model) -> list[tuple[str, int, int, int]]:
     sizes = {"float32": 4, "int32": 4, "int64": 8, "int16": 2}
     return [
         (t.name, t.size * sizes.get(t.dtype, 1), first[t.index], last[t.index])
-        for t in model.tensors
+        for t in model.tensors.values()
         if t.index in first
     ]
 

@@ -1,0 +1,175 @@
+"""Sums of products: convolutions of every kind, dense layers and products of matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from micronets_jax.compile import arithmetic
+from micronets_jax.compile.graph import Value
+from micronets_jax.compile.operators.builder import Builder, picture
+from micronets_jax.compile.operators.registry import reads
+from micronets_jax.tflite import Operator, Tensor, TFLiteError
+from micronets_jax.windows import Padding, output_size, pads
+
+
+def window(
+    operator: Operator, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]
+) -> dict[str, Any]:
+    """Stride, padding at the top and left, and output size."""
+    o = operator.options
+    stride = (o["stride_h"], o["stride_w"])
+    if min(*stride, *dilation, *kernel) < 1 or max(*stride, *dilation, *kernel) > 1 << 14:
+        raise TFLiteError(f"stride {stride}, kernel {kernel}, {dilation=}")
+    if o["padding"] not in (0, 1):
+        raise TFLiteError(f"unknown padding {o['padding']}")
+    padding: Padding = "SAME" if o["padding"] == 0 else "VALID"
+    out, before = [], []
+    for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+        out.append(output_size(n, k, s, padding, d))
+        before.append(pads(n, k, s, padding, d)[0])
+    if min(out) < 1:
+        raise TFLiteError("its kernel does not fit its input")
+    return {"stride": stride, "pads": tuple(before), "size": tuple(out)}
+
+
+def activation(operator: Operator, output: Value) -> dict[str, int]:
+    """The clamp of a fused activation."""
+    code = operator.options["activation"]
+    if code not in (0, 1, 2, 3):
+        raise TFLiteError(f"fused activation {code} is not supported")
+    low, high = arithmetic.activation_range(code, output.scale, output.zero_point)
+    return {"min": low, "max": high}
+
+
+def weights_of(b: Builder, operator: Operator, axis: int, ndim: int) -> tuple[Tensor, np.ndarray]:
+    """Constant weights with one scale, or one for each index of ``axis``."""
+    tensor, data = b.constant(operator, 1, "weights", ("int8", "int4"))
+    if data.ndim != ndim or data.size == 0:
+        raise TFLiteError(f"its weights have shape {list(data.shape)}")
+    q = tensor.quantization
+    if q is None:
+        raise TFLiteError("its weights have no scale")
+    if q.zero_points.any():
+        raise TFLiteError("its weights have a zero point other than 0")
+    if len(q.scales) > 1:
+        named = data.shape[q.axis] if 0 <= q.axis < ndim else 0
+        if not len(q.scales) == data.shape[axis] == named:
+            raise TFLiteError(
+                f"its weights have {len(q.scales)} scales along axis {q.axis}, which do not fit the"
+                f" shape {list(data.shape)}"
+            )
+    return tensor, data
+
+
+def bias_of(b: Builder, operator: Operator, channels: int, position: int = 2) -> np.ndarray:
+    """Biases, or zeros. What their tensor says of scales is not looked at: they are in the units
+    of the sums, input scale times weight scale."""
+    if len(operator.inputs) <= position or operator.inputs[position] == -1:
+        return np.zeros(channels, np.int64)
+    _, data = b.constant(operator, position, "bias", ("int32",))
+    if data.size != channels:
+        raise TFLiteError(f"{data.size} biases for {channels} channels")
+    return data.reshape(-1).astype(np.int64)
+
+
+def scales_of(
+    operator: Operator, value: Value, weights: Tensor, output: Value, channels: int
+) -> dict[str, np.ndarray]:
+    """Fixed-point factors from sums to outputs, one per channel."""
+    assert weights.quantization is not None
+    scales = weights.quantization.scales.astype(np.float64)
+    product = value.scale * scales
+    has_bias = len(operator.inputs) > 2 and operator.inputs[2] != -1
+    if operator.kind == "FULLY_CONNECTED" and len(scales) == 1 and not has_bias:
+        # only here the reference multiplies the two scales in single precision
+        product = (np.float32(value.scale) * scales.astype(np.float32)).astype(np.float64)
+    pairs = [arithmetic.quantize_multiplier(float(p / output.scale)) for p in product]
+    pairs = pairs if len(pairs) > 1 else pairs * channels
+    return {
+        "multiplier": np.array([m for m, _ in pairs], np.int64),
+        "exponent": np.array([e for _, e in pairs], np.int64),
+    }
+
+
+@reads(
+    "CONV_2D",
+    "weights int8 or int4, constant, with one scale or one per output channel; any stride, "
+    "dilation and number of groups",
+    inputs=2,
+)
+def conv_2d(b: Builder, operator: Operator) -> None:
+    value = b.input(operator)
+    tensor, weights = weights_of(b, operator, 0, 4)
+    batch, rows, columns, channels = picture(value)
+    count, kr, kc, depth = weights.shape
+    groups = channels // depth
+    if channels % depth or count % groups:
+        raise TFLiteError(f"{channels} input channels for weights {list(weights.shape)}")
+    dilation = (operator.options["dilation_h"], operator.options["dilation_w"])
+    made = window(operator, (rows, columns), (kr, kc), dilation)
+    output = b.output(operator, (batch, *made["size"], count))
+    kind = "conv"
+    if groups > 1:
+        kind = "grouped"
+        if depth == 1:  # one input channel for each output channel: depthwise
+            kind, weights = "depthwise", weights.transpose(3, 1, 2, 0)
+    b.add(
+        operator, kind, [value], output, batch * made["size"][0] * made["size"][1] * weights.size,
+        weights=weights, bias=bias_of(b, operator, count), kernel=(kr, kc), dilation=dilation,
+        batch=batch, **made, **scales_of(operator, value, tensor, output, count),
+        **activation(operator, output),
+    )  # fmt: skip
+
+
+@reads(
+    "DEPTHWISE_CONV_2D",
+    "weights int8 or int4, constant, with one scale or one per channel; any multiplier, stride and "
+    "dilation",
+    inputs=2,
+)
+def depthwise_conv_2d(b: Builder, operator: Operator) -> None:
+    value = b.input(operator)
+    tensor, weights = weights_of(b, operator, 3, 4)
+    batch, rows, columns, channels = picture(value)
+    one, kr, kc, count = weights.shape
+    if one != 1 or count % channels:
+        raise TFLiteError(f"weights {list(weights.shape)} for {channels} input channels")
+    dilation = (operator.options["dilation_h"], operator.options["dilation_w"])
+    made = window(operator, (rows, columns), (kr, kc), dilation)
+    output = b.output(operator, (batch, *made["size"], count))
+    kind = "depthwise"
+    if channels == 1:  # a stem with one input channel: an ordinary convolution
+        kind, weights = "conv", weights.transpose(3, 1, 2, 0)
+    b.add(
+        operator, kind, [value], output, batch * made["size"][0] * made["size"][1] * weights.size,
+        weights=weights, bias=bias_of(b, operator, count), kernel=(kr, kc), dilation=dilation,
+        batch=batch, **made, **scales_of(operator, value, tensor, output, count),
+        **activation(operator, output),
+    )  # fmt: skip
+
+
+@reads(
+    "FULLY_CONNECTED",
+    "weights int8 or int4, constant, with one scale or one per output",
+    inputs=2,
+)
+def fully_connected(b: Builder, operator: Operator) -> None:
+    value = b.input(operator)
+    tensor, weights = weights_of(b, operator, 0, 2)
+    if operator.options["weights_format"]:
+        raise TFLiteError("shuffled weights are not supported")
+    count, depth = weights.shape
+    if value.elements % depth:
+        raise TFLiteError(
+            f"weights {list(weights.shape)} do not fit an input of {list(value.shape)}"
+        )
+    batch = value.elements // depth
+    output = b.free_output(operator, batch * count)
+    b.add(
+        operator, "conv", [value], output, batch * weights.size,
+        weights=weights.reshape(count, 1, 1, depth), bias=bias_of(b, operator, count),
+        kernel=(1, 1), stride=(1, 1), dilation=(1, 1), pads=(0, 0), size=(1, batch), dense=True,
+        **scales_of(operator, value, tensor, output, count), **activation(operator, output),
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""The table of operators: one row for each operator of TensorFlow Lite that compiles.
+
+Invariant: everything that knows which operators there are asks this table: the builder, the refusals,
+``micronets operators`` and the documentation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from micronets_jax.compile.operators.builder import Builder
+    from micronets_jax.tflite import Operator
+
+Reader = Callable[["Builder", "Operator"], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One operator.
+
+    Attributes:
+        name: as TensorFlow Lite spells it.
+        family: the module it is read in.
+        limits: what of it compiles, in words.
+        read: adds what the operator computes to the builder's graph.
+        inputs: how many inputs, counted from the first, must be there.
+        outputs: how many outputs it has; 0 for any number.
+    """
+
+    name: str
+    family: str
+    limits: str
+    read: Reader
+    inputs: int
+    outputs: int
+
+
+ROWS: dict[str, Row] = {}
+
+
+def reads(
+    name: str, limits: str = "", inputs: int = 1, outputs: int = 1
+) -> Callable[[Reader], Reader]:
+    """Registers a reader under the name of its operator; the arguments are those of :class:`Row`."""
+
+    def register(read: Reader) -> Reader:
+        family = read.__module__.rsplit(".", 1)[-1]
+        ROWS[name] = Row(name, family, limits, read, inputs, outputs)
+        return read
+
+    return register
