@@ -180,3 +180,17 @@ def mcunet(resolution, first, blocks, last, classes=1000, seed=0) -> bytes:
     y = m.tensor([1, classes], scale=0.2, zero_point=0)
     m.operator("FULLY_CONNECTED", [pooled, w], [y], "FullyConnectedOptions")
     return m.build([image], [y])
+
+
+def litert(model: bytes, case: list[np.ndarray]) -> list[np.ndarray]:
+    """Outputs of LiteRT's reference kernels."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=model, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+    )
+    interpreter.allocate_tensors()
+    for end, x in zip(interpreter.get_input_details(), case, strict=True):
+        interpreter.set_tensor(end["index"], x)
+    interpreter.invoke()
+    return [interpreter.get_tensor(end["index"]) for end in interpreter.get_output_details()]

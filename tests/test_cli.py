@@ -1,6 +1,7 @@
 """The command line: one object with --json, one sentence and status 2 for bad input."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from micronets_jax import cli, emulator
+from micronets_jax.compile import operators
 
 
 @pytest.fixture
@@ -123,3 +125,15 @@ def test_the_zoo_as_table_and_json(capsys):
     networks = {row["name"]: row for row in json.loads(capsys.readouterr().out)["networks"]}
     row = networks["MicroNet-VWW-2"]
     assert row["weights"] == 85840 and row["published"]["mops"] == 5.3 and row["notes"]
+
+
+def test_operators_are_listed(capsys):
+    """`micronets operators` and the table of docs/compile.md come from the same rows."""
+    assert cli.main(["operators", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["operators"]
+    assert {"CONV_2D", "RESHAPE", "SOFTMAX"} <= {row["name"] for row in rows}
+    assert cli.main(["operators"]) == 0
+    assert capsys.readouterr().out.count("\n") == len(rows)
+    page = (pathlib.Path(__file__).parent.parent / "docs" / "compile.md").read_text()
+    written = page.partition("<!-- operators -->\n")[2].partition("\n<!-- end -->")[0]
+    assert written == operators.table()

@@ -64,17 +64,15 @@ def test_float_model_is_refused():
     w = m.tensor([2, 4], "float32", data=np.ones((2, 4), np.float32))
     y = m.tensor([1, 2], "float32")
     m.operator("FULLY_CONNECTED", [x, w], [y], "FullyConnectedOptions")
-    with pytest.raises(tflite.TFLiteError, match=r"operator 0 .FULLY_CONNECTED.*full integer"):
+    with pytest.raises(tflite.TFLiteError, match=r"full integer.*operator 0 .FULLY_CONNECTED"):
         compiler.compile_model(m.build([x], [y]))
 
 
 def test_unsupported_operator_is_named():
     m = fm.Models()
     x, y = m.tensor([1, 4], scale=0.1), m.tensor([1, 4], scale=0.1)
-    m.operator("TANH", [x], [y])
-    with pytest.raises(
-        tflite.TFLiteError, match=r"operator 0 .TANH. is not supported: use LOGISTIC"
-    ):
+    m.operator("GELU", [x], [y])
+    with pytest.raises(tflite.TFLiteError, match=r"operator 0 .GELU. is not supported: use ReLU6"):
         compiler.compile_model(m.build([x], [y]))
 
 
@@ -86,7 +84,7 @@ def test_dynamic_shapes_are_refused_but_an_open_batch_is_not():
     assert tflite.read(m.build([x], [y]))
     m.tensors[x].shapeSignature = [1, -1]
     with pytest.raises(tflite.TFLiteError, match="dynamic shape"):
-        tflite.read(m.build([x], [y]))
+        compiler.compile_model(m.build([x], [y]))
 
 
 @pytest.mark.parametrize("shape", [[1 << 20, 1 << 20], [1 << 30], [1] * 9, [0, 4]])

@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         help="flash to spend on weights stored as int16, where that saves most time",
     )  # fmt: skip
 
+    command("operators", _operators, "List the operators that compile, and their limits.")
+
     sub = command("firmware", _firmware, "Write a model as a complete program for a board.")
     sub.add_argument("model", help="a .tflite file")
     sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
@@ -153,6 +155,17 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.verify:
         text += f"; equal to TensorFlow Lite Micro on {result['verified_cases']} inputs"
     return result, text
+
+
+def _operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from micronets_jax.compile.operators import ROWS
+
+    rows = [ROWS[name] for name in sorted(ROWS)]
+    width = max(len(row.name) for row in rows)
+    return (
+        {"operators": [{"name": row.name, "limits": row.limits} for row in rows]},
+        "\n".join(f"{row.name:<{width}}  {row.limits}".rstrip() for row in rows),
+    )
 
 
 def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:

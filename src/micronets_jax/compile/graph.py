@@ -170,26 +170,29 @@ def _rows_and_columns(made: tuple[int, ...], seen: tuple[int, ...]) -> tuple | N
         return None
     if len(made) == 4:
         return (0, 1) if seen == made else None
-    return {(1, made[1]): (None, 0), (made[1], 1): (0, None)}.get(seen[1:3])
+    if seen[1:3] == (1, made[1]):
+        return (None, 0)
+    return (0, None) if seen[1:3] == (made[1], 1) else None
 
 
 def _fold_padding(graph: Graph) -> None:
     """Rows and columns of padding become the padding of the convolutions that read them: both pad
     with the zero point, so the sums are the same."""
     for pad in [node for node in graph.nodes if node.kind == "pad"]:
-        before, shape, source = pad.options["before"], pad.out_shape, pad.in_shapes[0]
+        before: list[int] | None = pad.options["before"]
+        shape, source = pad.out_shape, pad.in_shapes[0]
         readers = graph.consumers(pad.output)
+        if before is None or not _same_scale(graph, pad.inputs[0], pad.output):
+            continue
         spatial = (
-            before is not None
-            and len(before) == 4
+            len(before) == 4
             and before[0] == before[3] == 0
-            and _same_scale(graph, pad.inputs[0], pad.output)
             and (shape[0], shape[3]) == (source[0], source[3])
         )
         aliased = any(root == pad.output != alias for alias, root in graph.roots.items())
         if not spatial or aliased or pad.output in graph.outputs:
             continue
-        if not all(node.kind in ("conv", "depthwise") for node in readers):
+        if not all(node.kind in ("conv", "depthwise", "grouped") for node in readers):
             continue
         for node in readers:
             top, left = node.options["pads"]
@@ -198,7 +201,7 @@ def _fold_padding(graph: Graph) -> None:
         graph.nodes.remove(pad)
 
 
-_CLAMPING = ("conv", "depthwise", "average_pool", "max_pool", "add", "mul")
+_CLAMPING = ("conv", "depthwise", "grouped", "average_pool", "max_pool", "add", "mul")
 
 
 def _fold_tables(graph: Graph) -> None:

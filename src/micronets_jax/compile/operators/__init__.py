@@ -21,12 +21,14 @@ def build(model: Model) -> Graph:
     """Reads operators into nodes, in the file's order, then rewrites.
 
     Raises:
-        TFLiteError: what the file is instead of an int8 model, or all operators that are in the way,
-            by name and index, with what would help.
+        TFLiteError: what the file is instead of an int8 model, or all operators that are in the
+            way, by name and index, with what would help.
     """
     return rewrite(Builder(model).build())
 
 
-def table() -> list[tuple[str, str]]:
-    """Names of the supported operators and their limits, in order of the alphabet."""
-    return [(name, ROWS[name].limits) for name in sorted(ROWS)]
+def table() -> str:
+    """The supported operators with their limits, as a table in Markdown."""
+    lines = ["| operator | limits |", "|---|---|"]
+    lines += [f"| {name} | {ROWS[name].limits} |" for name in sorted(ROWS)]
+    return "\n".join(lines)

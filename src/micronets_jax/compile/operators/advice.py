@@ -30,8 +30,8 @@ _HELP = {
     "DIV": "int8 kernels do not divide; multiply by a constant reciprocal",
     "POW": "write x * x, which becomes MUL",
     "SQUARE": "write x * x, which becomes MUL",
-    "SQRT": "int8 kernels know RSQRT only; batch normalisation folds away, layer normalisation does "
-    "not: use keras.layers.BatchNormalization",
+    "SQRT": "int8 kernels know RSQRT only; batch normalisation folds away, layer normalisation "
+    "does not: use keras.layers.BatchNormalization",
     "LOG": "leave log-softmax whole (tf.nn.log_softmax), or take logits",
     "SIN": "compute it before the model, or keep a table",
     "COS": "compute it before the model, or keep a table",

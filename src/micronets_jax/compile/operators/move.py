@@ -1,8 +1,8 @@
 """Moves: operators that only put bytes elsewhere.
 
-Invariant: what a move does is said once, as a function of NumPy arrays. Applied to constants it folds
-them; applied to arrays of positions it says where every byte of the output comes from, and that is
-factored into strided copies.
+Invariant: what a move does is said once, as a function of NumPy arrays. Applied to constants it
+folds them; applied to arrays of positions it says where every byte of the output comes from, and
+that is factored into strided copies.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def _factor(positions: np.ndarray, at: int, steps: list[int], found: list[Copy])
         shape = [1] * positions.ndim
         shape[axis] = n
         affine = affine + (np.arange(n) * step).reshape(shape)
-    if first >= 0 and np.array_equal(affine, positions):
-        source = int(first) >> _SOURCE
+    source = int(first) >> _SOURCE
+    one = source == int(positions.min()) >> _SOURCE == int(positions.max()) >> _SOURCE
+    if first >= 0 and one and np.array_equal(affine, positions):
         found.append(
             Copy(source, positions.shape, walk, int(first) - (source << _SOURCE), list(steps), at)
         )
@@ -88,6 +89,7 @@ def _pieces(positions: np.ndarray, axis: int) -> list[slice]:
     alike = (inside == (slices[1:] >= 0)).all(axis=1)
     steps = np.diff(slices, axis=0)
     step = steps[np.arange(count - 1), np.argmax(inside, axis=1)]
+    alike &= np.abs(step) < 1 << (_SOURCE - 1)  # further apart are different inputs
     uniform = alike & ((steps == step[:, None]) | ~inside).all(axis=1)
     cuts, low = [0], 0
     for i in range(count - 1):  # between slices i and i + 1

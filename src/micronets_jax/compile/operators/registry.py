@@ -1,7 +1,7 @@
 """The table of operators: one row for each operator of TensorFlow Lite that compiles.
 
-Invariant: everything that knows which operators there are asks this table: the builder, the refusals,
-``micronets operators`` and the documentation.
+Invariant: everything that knows which operators there are asks this table: the builder, the
+refusals, ``micronets operators`` and the documentation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ROWS: dict[str, Row] = {}
 def reads(
     name: str, limits: str = "", inputs: int = 1, outputs: int = 1
 ) -> Callable[[Reader], Reader]:
-    """Registers a reader under the name of its operator; the arguments are those of :class:`Row`."""
+    """Registers a reader by the name of its operator; the arguments are those of :class:`Row`."""
 
     def register(read: Reader) -> Reader:
         family = read.__module__.rsplit(".", 1)[-1]
