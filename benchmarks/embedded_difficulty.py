@@ -50,7 +50,7 @@ class Options:
 def main(options: Options) -> None:
     """One row per width: accuracy on training (as augmented), validation and test clips."""
     dataset = data.speech_commands.load(options.source, size=options.size)
-    frontend, augmentation = data.MFCC(), data.SpeechAugmentation()
+    frontend, augmentation = data.MFCC(), data.augment.Speech()
     held_out = {
         split: (data.split_features(dataset, split, frontend), getattr(dataset, split).labels)
         for split in ("validation", "test")
@@ -80,7 +80,7 @@ def train(
     """Variables of a trained network, and its accuracy over the last epoch."""
     recipe, seed = options.train, options.seed
     fresh = supernet.init(jax.random.key(seed), network)
-    steps = examples.num_batches(recipe.batch_size) * recipe.epochs
+    steps = recipe.num_steps(examples.num_batches(recipe.batch_size))
     begin = training.init(fresh["params"], fresh["batch_stats"], recipe, steps)
     model = training.float_model(network)
     *_, (state, record) = training.fit(model, begin, examples, inputs, recipe, seed=seed)

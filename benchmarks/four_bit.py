@@ -105,7 +105,7 @@ def fitting(path: pathlib.Path, dataset: Dataset, shape: tuple[int, ...]) -> Net
 
 def compare(network: Network, dataset: Dataset, frontend: data.FrontEnd, options: Options) -> None:
     """One row for float, one for each choice of bits."""
-    augmentation = data.SpeechAugmentation()
+    augmentation = data.augment.Speech()
     features = data.split_features(dataset, "test", frontend)
     labels = dataset.test.labels
 
@@ -151,7 +151,7 @@ def last(
     recipe: Training,
 ) -> training.State:
     """The state after a whole recipe."""
-    steps = examples.num_batches(recipe.batch_size) * recipe.epochs
+    steps = recipe.num_steps(examples.num_batches(recipe.batch_size))
     begin = training.init(trainable, stats, recipe, steps)
     *_, (state, _) = training.fit(model, begin, examples, inputs, recipe, seed=seed)
     return state

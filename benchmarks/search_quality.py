@@ -300,7 +300,7 @@ def train(
     """
     recipe = plan.train
     fresh = supernet.init(jax.random.key(plan.seed + 1000 * again), subject)
-    total = examples.num_batches(recipe.batch_size) * recipe.epochs
+    total = recipe.num_steps(examples.num_batches(recipe.batch_size))
     state = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
     epochs = training.fit(
         training.float_model(subject),

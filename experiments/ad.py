@@ -99,7 +99,7 @@ def task(options: Options) -> Task:
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
-        augmentation=data.Mixup(options.mixup),
+        augmentation=data.augment.Mixup(options.mixup),
         space=DSCNN(
             frontend.shape,
             dataset.num_classes,

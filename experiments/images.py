@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from experiments.vww import Input, Space
 from micronets_jax import experiment
-from micronets_jax.recipes import FloatTraining, Limits, Search, Training
+from micronets_jax.recipes import FloatTraining, ImageAugmentation, Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -27,9 +27,8 @@ class Options(experiment.Options):
 
     data: str = ""
     """A folder of <class>/*.jpg or *.png, or of train/<class> and test/<class>."""
-    mirror: bool = True
-    """Whether a mirror image shows the same; not so for letters or signs."""
     input: Input = Input(size=(64, 64), colour=True)
+    augmentation: ImageAugmentation = ImageAugmentation()
     space: Space = Space()
 
 
@@ -71,7 +70,7 @@ def task(options: Options) -> Task:
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
-        augmentation=data.ImageAugmentation(mirror=options.mirror),
+        augmentation=data.augment.Images(options.augmentation),
         space=options.space.build(frontend.shape, dataset.num_classes),
         metric=metrics.accuracy,
     )

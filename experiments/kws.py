@@ -22,7 +22,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import FloatTraining, Limits, Search, Training
+from micronets_jax.recipes import FloatTraining, Limits, Search, SpeechAugmentation, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -48,6 +48,7 @@ class Options(experiment.Options):
     """embedded (synthesised words), tfds (Speech Commands), or a folder of <word>/*.wav."""
     words: tuple[str, ...] = ()
     """Words to tell apart in a folder; all other folders become the class unknown."""
+    augmentation: SpeechAugmentation = SpeechAugmentation()
     space: Space = Space()
 
 
@@ -104,7 +105,7 @@ def task(options: Options) -> Task:
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
-        augmentation=data.SpeechAugmentation(),
+        augmentation=data.augment.Speech(options.augmentation),
         space=DSCNN(frontend.shape, dataset.num_classes, space.max_width, strides=strides),
         metric=metrics.accuracy,
     )

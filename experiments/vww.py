@@ -20,7 +20,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import FloatTraining, Limits, Search, Training
+from micronets_jax.recipes import FloatTraining, ImageAugmentation, Limits, Search, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -71,6 +71,7 @@ class Options(experiment.Options):
     """embedded (rendered scenes), tfds (COCO 2014), a folder with person/ and not_person/, or one
     with COCO's archives."""
     input: Input = Input()
+    augmentation: ImageAugmentation = ImageAugmentation()
     space: Space = Space()
     teacher: float = 1.0
     """Width of the MobileNetV2 that teaches where train.distillation is above 0."""
@@ -129,7 +130,7 @@ def task(options: Options) -> Task:
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
-        augmentation=data.ImageAugmentation(),
+        augmentation=data.augment.Images(options.augmentation),
         space=options.space.build(frontend.shape, dataset.num_classes),
         metric=metrics.accuracy,
         teacher=zoo.mobilenet_v2(options.teacher, frontend.shape, dataset.num_classes),

@@ -192,3 +192,21 @@ def test_patches_are_thinned_shifted_and_complete():
 def test_impossible_patches_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         data.LogMelPatches(**wrong)
+
+
+def test_a_warp_moves_a_tone_along_the_mel_axis_and_keeps_the_band():
+    mfcc = data.MFCC()
+    t = np.arange(16_000) / 16_000
+    hz = np.array([400.0, 1000.0, 2000.0])
+    tones = jnp.asarray(0.1 * np.sin(2 * np.pi * hz[:, None] * t), jnp.float32)
+
+    def peak(warp):
+        warps = None if warp is None else jnp.full(3, warp)
+        mel = np.asarray(mfcc.mel(tones, warps)).mean(axis=1)
+        band = (mel * np.arange(1, 41)).sum(axis=1) / mel.sum(axis=1)
+        ends = 2595 * np.log10(1 + np.array([20.0, 4000.0]) / 700)
+        return 700 * (10 ** ((ends[0] + band * np.diff(ends) / 41) / 2595) - 1)
+
+    np.testing.assert_allclose(peak(1.0), peak(None), rtol=1e-4)
+    np.testing.assert_allclose(peak(1.2) / peak(None), 1.2, rtol=0.05)
+    np.testing.assert_allclose(peak(0.85) / peak(None), 0.85, rtol=0.05)

@@ -158,7 +158,7 @@ def test_visual_wake_words_to_the_end_with_a_teacher(tmp_path):
 @pytest.mark.slow
 def test_own_images_to_the_end_and_one_predicted(tmp_path):
     folder, out = photos(tmp_path / "photos"), tmp_path / "out"
-    words = ("--preset", "tiny", "--data", folder, "--no-mirror", "--workdir", out)
+    words = ("--preset", "tiny", "--data", folder, "--augmentation.no-mirror", "--workdir", out)
     status, _, error = command("images", tmp_path, *words)
     assert status == 0, error
     summary = finished(out)

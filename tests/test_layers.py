@@ -52,6 +52,17 @@ def test_convolutions_and_gradients_equal_xlas(kind, shape, stride, padding):
     chex.assert_trees_all_close(gradients, twins, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("steps", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("out", [3, 60])
+def test_convolutions_of_one_channel_narrow_or_wide_equal_xlas(out, steps, padding):
+    x, kernel = draws((2, 9, 6, 1), (5, 4, 1, out))
+    y, gradients = with_gradients(lambda *a: layers.conv(*a, steps, padding), x, kernel)
+    expected, twins = with_gradients(lambda *a: xla(*a, steps, padding, 1), x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(gradients, twins, rtol=1e-4, atol=1e-4)
+
+
 def test_depthwise_under_vmap_shares_its_kernel():
     x, kernel = draws((4, 2, 7, 5, 3), (3, 3, 1, 3))
     many = jax.vmap(lambda one: layers.depthwise(one, kernel, (2, 2), "SAME"))(x)

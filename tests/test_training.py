@@ -109,6 +109,42 @@ def test_items_made_ahead_are_the_same_and_no_more_than_one_ahead():
     assert seen == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("steps", "epochs", "per_epoch", "ends"),
+    [
+        (1000, 3, 7, [7, 14, 21]),  # epochs, where given
+        (30, 0, 10, [10, 20, 30]),
+        (35, 0, 10, [11, 23, 35]),  # no round is shorter than a pass
+        (5, 0, 10, [5]),  # less than a pass over many examples
+        (4000, 0, 1, list(range(100, 4001, 100))),  # many passes over few
+    ],
+)
+def test_lengths_in_steps_suit_few_examples_and_many(steps, epochs, per_epoch, ends):
+    recipe = Training(steps=steps, epochs=epochs)
+    assert training.rounds(recipe, per_epoch) == ends
+    assert recipe.num_steps(per_epoch) == ends[-1]
+
+
+def test_a_training_in_steps_continues_amid_a_pass():
+    recipe = Training(steps=15, batch_size=16)  # 6 batches a pass: rounds end at 7 and 15
+    model = training.float_model(NETWORK)
+
+    def run(state):
+        return list(training.fit(model, state, DATA, jittered, recipe, seed=3))
+
+    first = supernet.init(jax.random.key(0), NETWORK)
+    rounds = run(training.init(first["params"], first["batch_stats"], recipe, 15))
+    assert [(int(s.step), m["epoch"]) for s, m in rounds] == [(7, 2), (15, 3)]
+    again = run(rounds[0][0])
+    assert len(again) == 1 and again[0][1] == rounds[1][1]
+    chex.assert_trees_all_equal(again[0][0], rounds[1][0])
+    prepared = training.prepare(DATA, jittered, recipe, seed=3)
+    assert len(prepared) == 96 and len(prepared.steps) == 15
+    start = training.init(first["params"], first["batch_stats"], recipe, 15)
+    *_, (last, _) = training.fit(model, start, prepared, training.as_prepared, recipe, seed=3)
+    chex.assert_trees_all_equal(last, rounds[1][0])
+
+
 def test_weight_decay_acts_on_kernels_only():
     decayed = training.kernels_only(start().trainable)
     assert decayed["stem"] == {"kernel": True, "scale": False, "offset": False}

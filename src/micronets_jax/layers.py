@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -19,6 +20,10 @@ from micronets_jax.network import Activation
 from micronets_jax.windows import Padding, pads
 
 BATCH_NORM_EPSILON = 1e-3
+
+_BANDED = 64
+"""Products per copied value up to which a banded kernel is worth its zeros: a value that is copied
+alone takes about as long as that many that are multiplied."""
 
 Images = Float[Array, "batch rows columns channels"]
 Outputs = Float[Array, "batch new_rows new_columns out"]
@@ -86,6 +91,8 @@ def _windows(padded: Array, kernel_size: Steps, stride: Steps) -> list[Array]:
 
 def _conv_as_product(x: Array, kernel: Array, stride: Steps, padding: Padding) -> Array:
     kh, kw, channels, out = kernel.shape
+    if channels == 1 and x.shape[2] * out <= _BANDED * kw:
+        return _conv_as_banded_product(x, kernel, stride, padding)
     if (kh, kw) == (1, 1):
         patches = x[:, :: stride[0], :: stride[1]]
     else:
@@ -93,6 +100,27 @@ def _conv_as_product(x: Array, kernel: Array, stride: Steps, padding: Padding) -
         patches = jnp.concatenate(windows, axis=-1)
     flat = patches.reshape(-1, kh * kw * channels) @ kernel.reshape(-1, out)
     return flat.reshape(*patches.shape[:3], out)
+
+
+def _conv_as_banded_product(x: Array, kernel: Array, stride: Steps, padding: Padding) -> Array:
+    """The product over whole rows of one channel, all columns of the output at once.
+
+    Patches of one channel are gathered value by value, which for a narrow output takes longer than
+    multiplying. Whole rows are copied as they lie; the kernel becomes a matrix with its taps along
+    a band, and zeros beside it are multiplied in vain.
+    """
+    (kh, kw, _, out), columns = kernel.shape, x.shape[2]
+    before, after = pads(columns, kw, stride[1], padding)
+    new_columns = (columns + before + after - kw) // stride[1] + 1
+    tap = np.arange(columns)[:, None] + before - stride[1] * np.arange(new_columns)
+    place = (tap == np.arange(kw)[:, None, None]).astype(np.float32)  # [taps, columns, new columns]
+    band = jnp.einsum("jcq,ijo->icqo", place, kernel[:, :, 0])
+    rows = jnp.pad(x[..., 0], ((0, 0), pads(x.shape[1], kh, stride[0], padding), (0, 0)))
+    new_rows = (rows.shape[1] - kh) // stride[0] + 1
+    last = (new_rows - 1) * stride[0] + 1
+    stretches = jnp.concatenate([rows[:, i : i + last : stride[0]] for i in range(kh)], axis=-1)
+    flat = stretches.reshape(-1, kh * columns) @ band.reshape(kh * columns, -1)
+    return flat.reshape(len(x), new_rows, new_columns, out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -252,7 +252,7 @@ def _search(
         progress=display.stage("search"),
     )
     for state, record in epochs:
-        _keep(workdir, display, "search", state, record, settings.epochs)
+        _keep(workdir, display, "search", state, record, last=record["epoch"] == settings.epochs)
     found = decide(plan, state, halves, witness)
     workdir.write("network.json", network.to_json(found))
     return found, {"params": state.params, "batch_stats": state.batch_stats}
@@ -358,8 +358,8 @@ def _fit(
 ) -> training.State:
     """Train from what is kept of the stage, or from ``fresh`` variables and moments, to its end."""
     train = plan.dataset.train
-    total = train.num_batches(recipe.batch_size) * recipe.epochs
-    _, state = workdir.restore(stage, training.init(*fresh, recipe, total))
+    ends = training.rounds(recipe, train.num_batches(recipe.batch_size))
+    _, state = workdir.restore(stage, training.init(*fresh, recipe, ends[-1]))
     epochs = training.fit(
         model,
         state,
@@ -373,7 +373,7 @@ def _fit(
     )
     for state, record in epochs:
         record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
-        _keep(workdir, display, stage, state, record, recipe.epochs)
+        _keep(workdir, display, stage, state, record, last=int(state.step) == ends[-1])
     return state
 
 
@@ -556,12 +556,13 @@ def _keep(
     stage: str,
     state: Any,
     record: dict[str, int | float],
-    epochs: int,
+    *,
+    last: bool,
 ) -> None:
     # Metrics first: a record without its checkpoint is dropped on resuming, the other way round
     # it would be missing.
     workdir.log(stage, record)
-    workdir.save(stage, int(record["epoch"]), state, last=record["epoch"] == epochs)
+    workdir.save(stage, int(record["epoch"]), state, last=last)
     display.epoch(stage, record)
 
 

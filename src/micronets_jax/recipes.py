@@ -114,8 +114,10 @@ class Search:
 class Training:
     """How one network is trained, in float or quantised: a short warm-up, then a cosine."""
 
-    epochs: int = 40
-    """Passes over the training data."""
+    steps: int = 3000
+    """Batches in all, be they few passes over many examples or many over few."""
+    epochs: int = 0
+    """Above 0: passes over the training data, in place of steps."""
     batch_size: int = 64
     """Examples per step."""
     learning_rate: float = 0.01
@@ -129,12 +131,12 @@ class Training:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd: with Nesterov's momentum of 0.9, for rates far above 0.01."""
     distillation: float = 0.0
-    """Weight of a teacher's logits in the loss, where the task has a teacher."""
+    """Weight of a teacher's logits in the loss; the teacher, a larger network, is trained first."""
     distillation_temperature: float = 4.0
     """What divides logits before they are compared with the teacher's."""
 
     def __post_init__(self) -> None:
-        _at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        _at_least(1, steps=self.steps, batch_size=self.batch_size)
         _positive(
             learning_rate=self.learning_rate,
             distillation_temperature=self.distillation_temperature,
@@ -145,12 +147,96 @@ class Training:
             raise ValueError(f"optimizer={self.optimizer!r}: give adamw or sgd")
         _at_least(
             0,
+            epochs=self.epochs,
             final_learning_rate=self.final_learning_rate,
             weight_decay=self.weight_decay,
             label_smoothing=self.label_smoothing,
         )
         if self.label_smoothing >= 1:
             raise ValueError(f"label_smoothing={self.label_smoothing}: give a share below 1")
+
+    def num_steps(self, batches: int) -> int:
+        """Steps in all where a pass over the training data has this many batches."""
+        return self.epochs * batches or self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechAugmentation:
+    """How much clips are changed at each step of a search or a training; 0 leaves a change out."""
+
+    shift_ms: float = 100.0
+    """Most that a clip moves, either way."""
+    speed: float = 0.0
+    """Most that a clip is played faster or slower, pitch included, as a share of its speed."""
+    warp: float = 0.0
+    """Most that frequencies are stretched, as a share: the length of another vocal tract (VTLP,
+    Jaitly and Hinton, 2013)."""
+    loudness_db: float = 0.0
+    """Most that a clip is made louder or softer."""
+    noise: float = 0.8
+    """Share of clips that get background noise."""
+    noise_volume: float = 0.1
+    """Largest factor on that noise as it was recorded; 0 draws signal-to-noise ratios."""
+    snr_db: tuple[float, float] = (0.0, 30.0)
+    """Least and greatest signal-to-noise ratio, where these are drawn."""
+    room_s: float = 0.0
+    """Longest time in which the echo of a room falls by 60 dB."""
+    colour_db: float = 0.0
+    """How far the frequency responses of microphones and rooms lie from an even one: the standard
+    deviation of each of three smooth waves along the mel axis."""
+    time_masks: int = 1
+    """Stretches of time that are hidden (SpecAugment, Park et al., 2019)."""
+    time_mask_frames: int = 6
+    """Most frames of one."""
+    mel_masks: int = 0
+    """Stretches of the mel axis that are hidden."""
+    mel_mask_bands: int = 6
+    """Most bands of one."""
+    mixup: float = 0.0
+    """Of the Beta distribution by which clips and their labels are blended (Zhang et al., 2018)."""
+
+    def __post_init__(self) -> None:
+        numbers = {name: value for name, value in vars(self).items() if name != "snr_db"}
+        _at_least(0, **numbers)
+        _at_most(1, noise=self.noise)
+        _at_most(0.5, speed=self.speed, warp=self.warp)
+        if self.shift_ms > 1000:
+            raise ValueError(f"shift_ms={self.shift_ms}: a clip lasts 1000 ms; give less")
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db={self.snr_db}: give the least ratio first")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageAugmentation:
+    """How much pictures are changed at each step of a search or a training; 0 leaves a change
+    out."""
+
+    mirror: bool = True
+    """Whether half of the pictures are turned left to right; not so for letters or signs."""
+    shift: float = 0.1
+    """Most that a picture moves, as a share of its sides; its edges are repeated."""
+    zoom: float = 0.0
+    """Most that a picture is enlarged or reduced, as a share of its size."""
+    rotation: float = 0.0
+    """Most that a picture is turned, in degrees."""
+    brightness: float = 0.2
+    """Most that is added to all pixels, of the range from -1 to 1."""
+    contrast: float = 0.2
+    """Pixels are multiplied by at most 1 plus this, or divided by it."""
+    colour: float = 0.0
+    """Likewise the distances of red, green and blue from their mean, and each of them by itself."""
+    cutout: float = 0.0
+    """Longest side of a grey rectangle laid over a picture, as a share of the picture's (DeVries
+    and Taylor, 2017)."""
+    mixup: float = 0.0
+    """Of the Beta distribution by which pictures and their labels are blended (Zhang et al.,
+    2018)."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, **vars(self))
+        shares = ("shift", "zoom", "brightness", "contrast", "colour", "cutout")
+        _at_most(1, **{name: getattr(self, name) for name in shares})
+        _at_most(180, rotation=self.rotation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +291,12 @@ def _at_least(least: int, **values: int | float) -> None:
     for name, value in values.items():
         if not value >= least:
             raise ValueError(f"{name}={value}: must be at least {least}")
+
+
+def _at_most(most: int | float, **values: int | float) -> None:
+    for name, value in values.items():
+        if not value <= most:
+            raise ValueError(f"{name}={value}: must be at most {most}")
 
 
 def _positive(**values: int | float) -> None:

@@ -1,13 +1,15 @@
 """Training of one network: float, fine-tuned, distilled or quantisation-aware, by one loop.
 
 Invariant: a state and the seed determine everything that follows, so a run continued from any
-epoch's state ends with the same bits.
+round's state ends with the same bits.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterator
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -61,37 +63,35 @@ class Model(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Examples as a network sees them, epoch after epoch: made once, read by many trainings.
+    """Examples as a network sees them, step after step: made once, read by many trainings.
 
     Attributes:
-        epochs: per epoch its batches of inputs and targets, in order.
+        steps: inputs and targets of each.
+        per_epoch: steps of a whole pass over the examples.
     """
 
-    epochs: list[list[tuple[np.ndarray, np.ndarray]]]
+    steps: list[tuple[np.ndarray, np.ndarray]]
+    per_epoch: int
 
     def __len__(self) -> int:
-        return sum(len(labels) for _, labels in self.epochs[0])
+        return sum(len(labels) for _, labels in self.steps[: self.per_epoch])
 
     def num_batches(self, batch_size: int) -> int:
         """Batches of an epoch, of the size that was chosen when they were made."""
-        return len(self.epochs[0])
+        return self.per_epoch
 
     def batches(
         self, batch_size: int, seed: int, epoch: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of an epoch, in the order that was chosen when they were made."""
-        return iter(self.epochs[epoch])
+        return iter(self.steps[epoch * self.per_epoch : (epoch + 1) * self.per_epoch])
 
 
 def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, seed: int) -> Prepared:
     """What :func:`fit` would feed a network, computed ahead; fit it with :func:`as_prepared`."""
-    of_epoch = _batches(examples, inputs, recipe, seed)
-    return Prepared(
-        [
-            [(np.asarray(x), np.asarray(targets)) for x, targets in ahead(of_epoch(epoch))]
-            for epoch in range(recipe.epochs)
-        ]
-    )
+    seen = ahead(_batches(examples, inputs, recipe, seed))
+    steps = [(np.asarray(x), np.asarray(targets)) for x, targets in seen]
+    return Prepared(steps, examples.num_batches(recipe.batch_size))
 
 
 def _batches(
@@ -100,24 +100,42 @@ def _batches(
     recipe: recipes.Training,
     seed: int,
     mesh: jax.sharding.Mesh | None = None,
-) -> Callable[[int], Iterator[tuple[Array, Array]]]:
-    """What a network sees in an epoch, batch by batch: the ``inputs`` that a step would compute."""
+    first: int = 0,
+) -> Iterator[tuple[Array, Array]]:
+    """What a network sees from step ``first`` to the last: ``inputs`` as a step would compute."""
     compute, key = jax.jit(inputs), jax.random.key(seed)
-    num_batches = examples.num_batches(recipe.batch_size)
+    per_epoch = examples.num_batches(recipe.batch_size)
+    steps = range(first, recipe.num_steps(per_epoch))
+    epoch, skipped = divmod(first, per_epoch)
+    raw = itertools.chain.from_iterable(
+        examples.batches(recipe.batch_size, seed, number) for number in itertools.count(epoch)
+    )
+    for step, batch in zip(steps, itertools.islice(raw, skipped, None), strict=False):
+        placed = accelerators.place(batch, mesh, "data")
+        yield jax.block_until_ready(compute(jax.random.fold_in(key, step), *placed))
 
-    def of_epoch(epoch: int) -> Iterator[tuple[Array, Array]]:
-        batches = examples.batches(recipe.batch_size, seed, epoch)
-        for number, batch in enumerate(batches, epoch * num_batches):
-            placed = accelerators.place(batch, mesh, "data")
-            yield jax.block_until_ready(compute(jax.random.fold_in(key, number), *placed))
 
-    return of_epoch
+MOST_ROUNDS = 40
+"""Rounds of a training whose length is given in steps."""
+
+
+def rounds(recipe: recipes.Training, per_epoch: int) -> list[int]:
+    """The step at which each round of a training ends, after which its state is yielded.
+
+    A round is an epoch, or several where steps are given and passes over the data are short.
+
+    Args:
+        per_epoch: steps of an epoch.
+    """
+    total = recipe.num_steps(per_epoch)
+    count = recipe.epochs or min(max(total // per_epoch, 1), MOST_ROUNDS)
+    return [total * number // count for number in range(1, count + 1)]
 
 
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items, each made in a thread of its own while the one before it is in use.
 
     A step of a small network keeps one core busy, and so does the front end.
@@ -270,7 +288,10 @@ def fit(
     mesh: jax.sharding.Mesh | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[State, dict[str, int | float]]]:
-    """Train from ``state`` to the end of the recipe; yields the state and metrics of each epoch.
+    """Train from ``state`` to the end of the recipe; yields state and metrics of each round.
+
+    These say in which ``epoch`` the round ended. A round is an epoch or several, see
+    :func:`rounds`.
 
     Args:
         model: what is trained.
@@ -284,22 +305,27 @@ def fit(
         mesh: from ``accelerators.mesh``, over whose axis ``data`` examples are laid.
         progress: called now and then.
     """
-    num_batches = examples.num_batches(recipe.batch_size)
-    total = num_batches * recipe.epochs
+    per_epoch = examples.num_batches(recipe.batch_size)
+    total = recipe.num_steps(per_epoch)
     step = jax.jit(make_step(model, as_prepared, recipe, total, jax.random.key(seed), loss))
-    of_epoch = _batches(examples, inputs, recipe, seed, mesh)
     state = accelerators.place(state, mesh)
-    for epoch in range(int(state.step) // num_batches, recipe.epochs):
-        seen = []
-        for i, batch in enumerate(ahead(of_epoch(epoch)), 1):
-            state, metrics = step(state, *batch)
-            seen.append(metrics)
-            if progress and (i % 10 == 0 or i == num_batches):
-                value, accuracy = np.asarray(seen[-1])
-                done = epoch * num_batches + i
-                progress(done, total, {"loss": float(value), "accuracy": float(accuracy)})
-        value, accuracy = np.mean(np.asarray(seen), axis=0)
-        yield state, {"epoch": epoch + 1, "loss": float(value), "accuracy": float(accuracy)}
+    done = int(state.step)
+    with contextlib.closing(
+        ahead(_batches(examples, inputs, recipe, seed, mesh, first=done))
+    ) as batches:
+        for end in rounds(recipe, per_epoch):
+            seen = []
+            for batch in itertools.islice(batches, max(end - done, 0)):
+                state, metrics = step(state, *batch)
+                seen.append(metrics)
+                done += 1
+                if progress and (done % 10 == 0 or done == end):
+                    value, accuracy = np.asarray(seen[-1])
+                    progress(done, total, {"loss": float(value), "accuracy": float(accuracy)})
+            if seen:
+                value, accuracy = np.mean(np.asarray(seen), axis=0)
+                epoch = -(-end // per_epoch)
+                yield state, {"epoch": epoch, "loss": float(value), "accuracy": float(accuracy)}
 
 
 def predict(

@@ -24,7 +24,7 @@ from micronets_jax.data import (
     speech_commands,
     visual_wake_words,
 )
-from micronets_jax.data.augment import Augmentation, ImageAugmentation, Mixup, SpeechAugmentation
+from micronets_jax.data.augment import Augmentation
 from micronets_jax.data.dataset import GROUP, DataError, Dataset, Split
 from micronets_jax.data.frontends import MFCC, FrontEnd, LogMelPatches, Pixels
 from micronets_jax.data.recordings import SAMPLE_RATE, read_clip
@@ -37,11 +37,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "FrontEnd",
-    "ImageAugmentation",
     "LogMelPatches",
-    "Mixup",
     "Pixels",
-    "SpeechAugmentation",
     "Split",
     "augment",
     "class_folders",

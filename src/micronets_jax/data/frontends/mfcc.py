@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +94,48 @@ class MFCC:
         Raises:
             ValueError: the clips do not have ``num_samples`` samples.
         """
+        return self.cepstrum(self.mel(waveform))
+
+    def mel(
+        self,
+        waveform: Shaped[Array | np.ndarray, "*batch samples"],
+        warp: Float[Array, "*batch"] | None = None,
+    ) -> Float[Array, "*batch frames mels"]:
+        """Magnitudes of frames, summed by the triangles.
+
+        Args:
+            waveform: as of a call.
+            warp: what every frequency of a clip is multiplied by first, in (0.5, 1.4). Above 0.7
+                times the highest frequency the factor goes back to 1 at its end, so that the band
+                stays the band (Jaitly and Hinton, "Vocal Tract Length Perturbation", 2013).
+
+        Raises:
+            ValueError: the clips do not have ``num_samples`` samples.
+        """
+        tables = _tables(self)
+        spectrum = self._spectrum(waveform, tables)
+        if warp is None:
+            return _product(spectrum, tables.mel)
+        knee, factor = 0.7 * self.high_hz, warp[..., None]
+        slope = (self.high_hz - knee * factor) / (self.high_hz - knee)
+        moved = jnp.where(
+            tables.hz < knee,
+            tables.hz * factor,
+            self.high_hz - (self.high_hz - tables.hz) * slope,
+        )
+        return _product(
+            spectrum, _triangles(jnp, moved[..., None], self.num_mels, self.low_hz, self.high_hz)
+        )
+
+    def cepstrum(
+        self, mel: Float[Array, "*batch frames mels"]
+    ) -> Float[Array, "*batch frames coefficients 1"]:
+        """What a call gives, from magnitudes summed by triangles."""
+        log_mel = jnp.log(jnp.maximum(mel, self.log_floor))
+        return _product(log_mel, _tables(self).dct)[..., None]
+
+    def _spectrum(self, waveform: Array | np.ndarray, tables: _Tables) -> Array:
+        """Magnitudes [*batch, frames, bins] at the bins that any triangle reaches."""
         if waveform.shape[-1] != self.num_samples:
             raise ValueError(
                 f"waveform of shape {waveform.shape}: the front end reads clips of "
@@ -101,7 +143,6 @@ class MFCC:
             )
         x = jnp.asarray(waveform)
         x = x.astype(jnp.float32) / (32768 if jnp.issubdtype(x.dtype, jnp.integer) else 1)
-        cosine, sine, mel, dct = _tables(self)
         # A periodic Hann window is even about the middle of its frame, and a magnitude does not
         # depend on where time starts: seen from the middle, the cosine transform needs only the
         # even half of a frame and the sine transform only the odd half. These two products, over
@@ -117,22 +158,30 @@ class MFCC:
             before, after = frames[..., :half], frames[..., half:]
         # Mirrored, the first half begins one sample late; its own first sample has window 0.
         mirrored = jnp.roll(before[..., ::-1], 1, axis=-1).at[..., 0].set(0)
-        spectrum = jnp.sqrt(
-            jnp.square(_product(after + mirrored, cosine))
-            + jnp.square(_product(after - mirrored, sine))
+        return jnp.sqrt(
+            jnp.square(_product(after + mirrored, tables.cosine))
+            + jnp.square(_product(after - mirrored, tables.sine))
         )
-        log_mel = jnp.log(jnp.maximum(_product(spectrum, mel), self.log_floor))
-        return _product(log_mel, dct)[..., None]
 
 
-def _product(x: Array, table: np.ndarray) -> Array:
+def _product(x: Array, table: Array | np.ndarray) -> Array:
     # Accelerators would round the factors to bfloat16; features are the same on every platform.
     return jnp.matmul(x, table, precision=lax.Precision.HIGHEST)
 
 
+class _Tables(NamedTuple):
+    """Windowed cosines and sines [half frame, bins], the bins' frequencies, triangles [bins, mels],
+    DCT [mels, kept]."""
+
+    cosine: np.ndarray
+    sine: np.ndarray
+    hz: np.ndarray
+    mel: np.ndarray
+    dct: np.ndarray
+
+
 @functools.lru_cache(maxsize=8)
-def _tables(frontend: MFCC) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Windowed cosines and sines [half frame, bins], triangles [bins, mels], DCT [mels, kept]."""
+def _tables(frontend: MFCC) -> _Tables:
     triangles = mel_triangles(
         frontend.num_mels,
         frontend.fft_length,
@@ -147,9 +196,10 @@ def _tables(frontend: MFCC) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     mel = np.arange(frontend.num_mels)[:, None] + 0.5
     order = np.arange(frontend.num_coefficients)
     dct = np.sqrt(2 / frontend.num_mels) * np.cos(np.pi / frontend.num_mels * mel * order)
-    return (
+    return _Tables(
         (window * np.cos(angle)).astype(np.float32),
         (window * np.sin(angle)).astype(np.float32),
+        (bins * frontend.sample_rate / frontend.fft_length).astype(np.float32),
         triangles[bins].astype(np.float32),
         dct.astype(np.float32),
     )
@@ -162,14 +212,19 @@ def mel_triangles(
 
     Neighbours meet at half height *in mel*, the convention of TensorFlow's signal library.
     """
-
-    def to_mel(hz: Any) -> Any:
-        return 2595 * np.log10(1 + hz / 700)
-
-    edges = np.linspace(to_mel(low_hz), to_mel(high_hz), num_mels + 2)
-    bins = to_mel(np.arange(fft_length // 2 + 1) * sample_rate / fft_length)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
-    triangles = np.maximum(triangles, 0)
+    hz = np.arange(fft_length // 2 + 1)[:, None] * sample_rate / fft_length
+    triangles = _triangles(np, hz, num_mels, low_hz, high_hz)
     triangles[0] = 0  # a constant offset of the recording is no sound
     return triangles
+
+
+def _triangles(xp: Any, hz: Any, num_mels: int, low_hz: float, high_hz: float) -> Any:
+    """Weights of frequencies [..., 1] in the triangles, by NumPy or JAX: [..., mels]."""
+
+    def to_mel(hz: Any, xp: Any = np) -> Any:
+        return 2595 * xp.log10(1 + hz / 700)
+
+    edges = np.linspace(to_mel(low_hz), to_mel(high_hz), num_mels + 2)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    mel = to_mel(hz, xp)
+    return xp.maximum(xp.minimum((mel - low) / (centre - low), (high - mel) / (high - centre)), 0)

@@ -1,0 +1,32 @@
+"""What an augmentation is, and draws that several share."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from micronets_jax.data.dataset import Dataset
+from micronets_jax.data.frontends import FrontEnd
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """A frozen record of strengths that is a pure function."""
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        dataset: Dataset,
+        frontend: FrontEnd,
+        raw: Shaped[Array, "batch ..."],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Float[Array, "batch rows columns channels"], Shaped[Array, "batch ..."]]:
+        """Features of changed examples, and their targets: classes, or [batch, classes] shares."""
+        ...
+
+
+def either_way(key: Key[Array, ""], most: float, shape: tuple[int, ...]) -> Array:
+    """Draws between minus ``most`` and ``most``, all alike."""
+    return most * jax.random.uniform(key, shape, minval=-1.0)

@@ -1,0 +1,58 @@
+"""Blends of two examples and of their labels."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from micronets_jax.data.dataset import Dataset
+from micronets_jax.data.frontends import FrontEnd
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixup:
+    """Blends of two examples and of their labels (Zhang et al., 2018).
+
+    Attributes:
+        alpha: of the Beta distribution of shares: 0 blends nothing, 1 draws every share alike.
+    """
+
+    alpha: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0:
+            raise ValueError(f"alpha={self.alpha}: give 0 or more")
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        dataset: Dataset,
+        frontend: FrontEnd,
+        raw: Shaped[Array, "batch ..."],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Float[Array, "batch rows columns channels"], Float[Array, "batch classes"]]:
+        """Blended features and the share of each class in them, of its own at least a half."""
+        x, shares = frontend(raw), jax.nn.one_hot(labels, dataset.num_classes)
+        return (x, shares) if self.alpha == 0 else blended(key, self.alpha, x, shares)
+
+
+def blended(
+    key: Key[Array, ""],
+    alpha: float,
+    x: Float[Array, "batch rows columns channels"],
+    shares: Float[Array, "batch classes"],
+) -> tuple[Float[Array, "batch rows columns channels"], Float[Array, "batch classes"]]:
+    """Each example and its shares, blended with those of another: at least a half of its own."""
+    share_key, partner_key = jax.random.split(key)
+    share = jax.random.beta(share_key, alpha, alpha, (len(x),))
+    share = jnp.maximum(share, 1 - share)
+    partner = jax.random.permutation(partner_key, len(x))
+
+    def blend(a: Array) -> Array:
+        part = share.reshape(-1, *[1] * (a.ndim - 1))
+        return part * a + (1 - part) * a[partner]
+
+    return blend(x), blend(shares)

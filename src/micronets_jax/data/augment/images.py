@@ -1,0 +1,127 @@
+"""Pictures changed: where things are, how large, how bright, what is hidden."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+from micronets_jax import recipes
+from micronets_jax.data.augment.base import either_way
+from micronets_jax.data.augment.blends import blended
+from micronets_jax.data.dataset import Dataset
+from micronets_jax.data.frontends import FrontEnd
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Pictures mirrored, moved, enlarged, turned, in another light, partly hidden, then blended, as
+    strongly as the settings say."""
+
+    settings: recipes.ImageAugmentation = recipes.ImageAugmentation()
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        dataset: Dataset,
+        frontend: FrontEnd,
+        raw: Shaped[Array, "batch rows columns channels"],
+        labels: Int[Array, " batch"],
+    ) -> tuple[Float[Array, "batch rows columns channels"], Shaped[Array, "batch ..."]]:
+        """Features of changed pictures; the labels, or the share of each class in a blend."""
+        how = self.settings
+        turn, move, lit, hide, blend_key = jax.random.split(key, 5)
+        x = frontend(raw)
+        if how.mirror:
+            x = jnp.where(jax.random.bernoulli(turn, 0.5, (len(x), 1, 1, 1)), x[:, :, ::-1], x)
+        x = light(lit, how, moved(move, how, x))
+        if how.cutout:
+            x = cut_out(hide, x, how.cutout)
+        if not how.mixup:
+            return x, labels
+        return blended(blend_key, how.mixup, x, jax.nn.one_hot(labels, dataset.num_classes))
+
+
+def moved(
+    key: Key[Array, ""],
+    how: recipes.ImageAugmentation,
+    x: Float[Array, "batch rows columns channels"],
+) -> Float[Array, "batch rows columns channels"]:
+    """Each picture shifted, enlarged and turned about its middle; its edges are repeated.
+
+    Read between pixels along straight lines, unless it is only shifted, by whole pixels.
+    """
+    if not how.zoom and not how.rotation:
+        return shifted(key, x, how.shift)
+    shift_key, zoom_key, turn_key = jax.random.split(key, 3)
+    batch, rows, columns, channels = x.shape
+    offset = either_way(shift_key, how.shift, (batch, 2)) * jnp.array([rows, columns])
+    size = (1 + how.zoom) ** either_way(zoom_key, 1.0, (batch,))
+    angle = jnp.radians(either_way(turn_key, how.rotation, (batch,)))
+    cosine, sine = (f(angle)[:, None, None] / size[:, None, None] for f in (jnp.cos, jnp.sin))
+    down = jnp.arange(rows)[:, None] - (rows - 1) / 2
+    right = jnp.arange(columns) - (columns - 1) / 2
+    row = cosine * down - sine * right + (rows - 1) / 2 + offset[:, 0, None, None]
+    column = sine * down + cosine * right + (columns - 1) / 2 + offset[:, 1, None, None]
+    row, column = jnp.clip(row, 0, rows - 1), jnp.clip(column, 0, columns - 1)
+    top, left = (jnp.floor(place).astype(jnp.int32) for place in (row, column))
+    below, beside = jnp.minimum(top + 1, rows - 1), jnp.minimum(left + 1, columns - 1)
+    flat = x.reshape(batch, rows * columns, channels)
+
+    def at(i: Array, j: Array) -> Array:
+        return jax.vmap(lambda picture, place: picture[place])(flat, i * columns + j)
+
+    low, near = (row - top)[..., None], (column - left)[..., None]
+    upper = at(top, left) * (1 - near) + at(top, beside) * near
+    lower = at(below, left) * (1 - near) + at(below, beside) * near
+    return upper * (1 - low) + lower * low
+
+
+def shifted(
+    key: Key[Array, ""], x: Float[Array, "batch rows columns channels"], share: float
+) -> Float[Array, "batch rows columns channels"]:
+    """Each picture up or down, left or right, by up to this share of its sides; edges repeat."""
+    most = [round(share * side) for side in x.shape[1:3]]
+    if not any(most):
+        return x
+    row_key, column_key = jax.random.split(key)
+    padded = jnp.pad(x, ((0, 0), *((n, n) for n in most), (0, 0)), mode="edge")
+    starts = [
+        jax.random.randint(k, (len(x),), 0, 2 * n + 1)
+        for k, n in zip((row_key, column_key), most, strict=True)
+    ]
+    return jax.vmap(lambda one, i, j: jax.lax.dynamic_slice(one, (i, j, 0), x.shape[1:]))(
+        padded, *starts
+    )
+
+
+def light(
+    key: Key[Array, ""],
+    how: recipes.ImageAugmentation,
+    x: Float[Array, "batch rows columns channels"],
+) -> Float[Array, "batch rows columns channels"]:
+    """Pictures brighter or darker, of more or less contrast and colour; in [-1, 1]."""
+    light_key, spread_key, fade_key, tint_key = jax.random.split(key, 4)
+    each = (len(x), 1, 1, 1)
+    if how.colour and x.shape[-1] > 1:
+        grey = x.mean(axis=-1, keepdims=True)
+        x = grey + (x - grey) * (1 + how.colour) ** either_way(fade_key, 1.0, each)
+        x = x * (1 + how.colour) ** either_way(tint_key, 1.0, (len(x), 1, 1, x.shape[-1]))
+    factor = (1 + how.contrast) ** either_way(spread_key, 1.0, each)
+    return jnp.clip(x * factor + either_way(light_key, how.brightness, each), -1, 1)
+
+
+def cut_out(
+    key: Key[Array, ""], x: Float[Array, "batch rows columns channels"], longest: float
+) -> Float[Array, "batch rows columns channels"]:
+    """Each picture with a grey rectangle over it, its sides up to this share of the picture's."""
+    size_key, place_key = jax.random.split(key)
+    size = longest * jax.random.uniform(size_key, (len(x), 2, 1))
+    centre = jax.random.uniform(place_key, (len(x), 2, 1))
+    down, right = (
+        jnp.abs((jnp.arange(side) + 0.5) / side - centre[:, axis]) < size[:, axis] / 2
+        for axis, side in enumerate(x.shape[1:3])
+    )
+    return jnp.where((down[:, :, None] & right[:, None, :])[..., None], 0.0, x)
