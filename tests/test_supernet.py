@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from micronets_jax import derive, supernet
-from micronets_jax.spaces import DSCNN, MobileNetV2
+from micronets_jax.spaces import DSCNN, MCUNet, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
 
 RESIDUAL = MobileNetV2((20, 17, 1), 4, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), 32, 64)
+ELASTIC = MCUNet((20, 17, 1), 4, 0.25, depths=(1, 2), kernels=(3, 5, 7), expansions=(2, 3))
 SPACE = DSCNN((13, 6, 1), num_classes=4, max_width=40, stem_kernel=(3, 3), strides=(2, 1, 2))
 MEMBERS = [
     ((40, 40, 40, 40), (True, True, True)),
@@ -85,7 +86,28 @@ def test_a_decided_residual_network_is_the_one_cut_from_it(residual, seed):
     np.testing.assert_allclose(masked, own, atol=1e-4)
 
 
-@pytest.mark.parametrize("space", [SPACE, RESIDUAL])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_elastic_kernels_expansions_and_depth_are_the_network_cut_from_them(seed):
+    """Kernels are the centre of the largest, expansions its first channels, depth first blocks."""
+    rng = np.random.default_rng(seed)
+    variables = supernet.init(jax.random.key(seed), ELASTIC.supernetwork())
+    for name, params in variables["params"].items():
+        if name.endswith("_project"):
+            params["scale"] = jnp.ones_like(params["scale"])
+    x = jax.random.normal(jax.random.key(1), (8, *ELASTIC.input_shape))
+    choice = {
+        name: np.eye(options, dtype=np.float32)[rng.integers(0, options, taken)]
+        for name, (taken, options) in ELASTIC.options().items()
+    }
+    network = ELASTIC.decode(choice)
+    assert len({layer.kernel for layer in network if layer.kind == "depthwise"}) == 3
+    architecture = supernet.architecture(ELASTIC, choice)
+    masked, _ = forward(ELASTIC.supernetwork(), variables, x, architecture)
+    own, _ = forward(network, derive.weights(network, variables), x)
+    np.testing.assert_allclose(masked, own, atol=1e-4)
+
+
+@pytest.mark.parametrize("space", [SPACE, RESIDUAL, ELASTIC])
 def test_fresh_variables_are_those_that_flax_would_draw(space):
     network, key = space.supernetwork(), jax.random.key(7)
     fresh = supernet.init(key, network)

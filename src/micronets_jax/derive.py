@@ -1,6 +1,7 @@
 """From a supernet to a network of its own: sliced weights, fresh batch-norm moments.
 
-Invariant: where channels are cut, the first ones stay, as the masks of the supernet have it.
+Invariant: where channels are cut, the first ones stay, and of a kernel its centre, as the masks of
+the supernet have it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 
 from micronets_jax import supernet
 from micronets_jax.network import Network
+from micronets_jax.spaces.mobilenet_v2 import without_kernel
 
 Variables = dict[str, Any]
 
@@ -22,21 +24,33 @@ def weights(network: Network, variables: Variables) -> Variables:
     """The variables ``{"params", "batch_stats"}`` of a member, cut from its supernet's.
 
     Args:
-        network: concrete; its layers bear the supernet's names.
+        network: concrete; its layers bear the supernet's names, but for the size of a kernel.
         variables: of the supernet.
     """
+    origins = {without_kernel(name): name for name in variables["params"]}
     x = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.float32)
     shapes: Any = jax.eval_shape(supernet.Supernet(network).init, jax.random.key(0), x)
     return {
         collection: {
             name: {
-                leaf: variables[collection][name][leaf][tuple(slice(n) for n in shape.shape)]
+                leaf: _cut(variables[collection][origins[without_kernel(name)]][leaf], shape.shape)
                 for leaf, shape in leaves.items()
             }
             for name, leaves in layers.items()
         }
         for collection, layers in shapes.items()
     }
+
+
+def _cut(array: Array, shape: tuple[int, ...]) -> Array:
+    """The first channels; of a kernel [rows, columns, inputs, outputs] the centre."""
+    rows_and_columns = 2 if len(shape) == 4 else 0
+    return array[
+        tuple(
+            slice((full - n) // 2, (full + n) // 2) if axis < rows_and_columns else slice(n)
+            for axis, (full, n) in enumerate(zip(array.shape, shape, strict=True))
+        )
+    ]
 
 
 def recalibrate(

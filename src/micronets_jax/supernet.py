@@ -35,11 +35,12 @@ class Architecture(NamedTuple):
     """What a supernet needs to know of a choice.
 
     Attributes:
-        masks: by convolution with a width decision, weights in [0, 1] of its channels.
+        masks: by convolution with a width decision, weights in [0, 1] of its channels; by depthwise
+            one with a kernel decision, of the positions of its kernel.
         presence: by layer, 1 or the weight with which it takes part.
     """
 
-    masks: dict[str, Float[Array, " channels"]]
+    masks: dict[str, Float[Array, ...]]
     presence: dict[str, Float[Array, ""]]
 
 
@@ -111,12 +112,12 @@ class Supernet(nn.Module):
         train: bool,
     ) -> _Tensor:
         x = tensors[layer.inputs[0]]
+        mask = architecture.masks.get(layer.name) if architecture else None
         match layer.kind:
             case "conv":
-                y = self._convolve(layer, x.read(), train)
-                return _Tensor(y, architecture.masks.get(layer.name) if architecture else None)
+                return _Tensor(self._convolve(layer, x.read(), train), mask)
             case "depthwise":
-                return _Tensor(self._convolve(layer, x.value, train), x.mask)
+                return _Tensor(self._convolve(layer, x.value, train, mask), x.mask)
             case "avg_pool":
                 y = layers.avg_pool(x.value, layer.kernel, layer.stride, layer.padding)
                 return x._replace(value=y)
@@ -142,12 +143,16 @@ class Supernet(nn.Module):
         y = self._quantized(layer, layers.activate(x.read() + other.read(), layer.activation))
         return _Tensor(y, either(x.mask, other.mask), masked=True)
 
-    def _convolve(self, layer: Layer, x: Array, train: bool) -> Array:
+    def _convolve(
+        self, layer: Layer, x: Array, train: bool, positions: Array | None = None
+    ) -> Array:
         block = _Convolution(layer, name=layer.name)
-        kernel = functools.partial(self._kernel, layer)
+        kernel = functools.partial(self._kernel, layer, positions)
         return self._quantized(layer, block(x.astype(self.precision), kernel, train))
 
-    def _kernel(self, layer: Layer, kernel: Array) -> Array:
+    def _kernel(self, layer: Layer, positions: Array | None, kernel: Array) -> Array:
+        if positions is not None:
+            kernel = kernel * positions[:, :, None, None]
         return self._quantized_kernel(layer, kernel).astype(self.precision)
 
     def _quantized(self, layer: Layer, y: Array) -> Array:

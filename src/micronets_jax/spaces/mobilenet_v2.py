@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -189,6 +190,11 @@ def _block(
 def depthwise_name(block: str, kernel: int) -> str:
     """Of a block's depthwise convolution; the name says a kernel that is not 3x3."""
     return f"{block}_depthwise" if kernel == 3 else f"{block}_depthwise{kernel}x{kernel}"
+
+
+def without_kernel(name: str) -> str:
+    """The name that layers share which differ in their kernel alone; see :func:`depthwise_name`."""
+    return re.sub(r"_depthwise\d+x\d+$", "_depthwise", name)
 
 
 def _depthwise(

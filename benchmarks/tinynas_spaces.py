@@ -1,0 +1,121 @@
+"""Which space does TinyNAS choose, and is it the one that its paper chose?
+
+Of 108 spaces (9 widths, 12 resolutions) 1,000 members each are planned by TinyEngine's rule in
+320 KiB of memory and 1 MiB of flash; the ten spaces that MCUNet (Lin et al., NeurIPS 2020, figure
+3) lists are ranked by what fits. With ``--board`` the same for a board's own limits.
+
+    python -m benchmarks.tinynas_spaces --published mcunet.json --plot spaces.png
+    python -m benchmarks.tinynas_spaces --board STM32F746ZG
+
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import tyro
+
+from micronets_jax import budgets, devices, tinyengine
+from micronets_jax.network import Network
+from micronets_jax.spaces import MCUNet
+from micronets_jax.spaces.survey import RESOLUTIONS, SAMPLES, WIDTHS, Survey, best, survey, table
+
+PAPER_EXPANSIONS = (3, 4, 6)
+SRAM_BYTES, FLASH_BYTES = 320 * 1024, 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Survey TinyNAS's spaces."""
+
+    board: str | None = None
+    """Use this board's limits and our runtime; TinyEngine's rule and 320 KiB / 1 MiB otherwise."""
+    runtime: str = "tflm_cortex_m"
+    """Of the board."""
+    classes: int = 100
+    """Of the task; the paper's survey is of 100 classes of ImageNet."""
+    published: pathlib.Path | None = None
+    """A JSON file with the paper's ten best spaces, to be compared with."""
+    plot: pathlib.Path | None = None
+    """Where to draw the cumulative distributions of operations."""
+
+
+def within(network: Network) -> Any:
+    """Whether TinyEngine holds the network in 320 KiB and 1 MiB."""
+    sram, flash = tinyengine.sram_bytes(network), tinyengine.flash_bytes(network)
+    return (sram <= SRAM_BYTES) & (flash <= FLASH_BYTES)
+
+
+def main(options: Options) -> None:
+    """Print the best spaces, how they agree with the published ones, and the time it took."""
+    spaces = [
+        MCUNet((side, side, 3), options.classes, width, expansions=PAPER_EXPANSIONS)
+        for width in WIDTHS
+        for side in RESOLUTIONS
+    ]
+    fits: Callable[[Network], Any] = within
+    if options.board:
+        device = devices.device(options.board)
+        fits = budgets.Budget.of(device, runtime=options.runtime).fits
+    began, busy = time.monotonic(), time.process_time()
+    found = survey(spaces, fits)
+    seconds, busy = time.monotonic() - began, time.process_time() - busy
+    print(table(found))
+    print(f"best: {best(found)}")
+    print(f"{len(found)} spaces x {SAMPLES:,} members: {seconds:.1f} s ({busy:.1f} s of processor)")
+    if options.published:
+        compare(found, json.loads(options.published.read_text()))
+    if options.plot:
+        draw(found, options.plot)
+
+
+def compare(found: Sequence[Survey], paper: dict[str, Any]) -> None:
+    """Print the published spaces beside ours."""
+    listed = paper["tinynas"]["published_top10_imagenet100_320kB_1MB_mean_mmacs"]
+    ours = {str(one): one for one in found}
+    print(f"\n{'published':<12}{'mmacs':>8}{'mean':>8}{'top 20 %':>10}{'fit':>6}")
+    for name, mmacs in listed.items():
+        one = ours[name]
+        print(
+            f"{name:<12}{mmacs:>8.1f}{one.mean / 1e6:>8.1f}{one.reached_by(0.2) / 1e6:>10.1f}"
+            f"{one.share:>6.0%}"
+        )
+    for name, statistic in (
+        ("mean", lambda one: one.mean),
+        ("top 20 %", lambda one: one.reached_by(0.2)),
+    ):
+        values = [statistic(ours[name]) for name in listed]
+        order = scipy.stats.spearmanr(values, list(listed.values())).statistic
+        first = list(listed)[int(np.argmax(values))]
+        print(f"by {name}: first {first}, rank correlation {order:.2f}")
+
+
+def draw(found: Sequence[Survey], path: pathlib.Path) -> None:
+    """The cumulative distributions of the ten best spaces, as in the paper's figure 3."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for one in sorted(found, key=lambda one: -one.mean)[:10]:
+        kept = one.kept / 1e6
+        axes.step(
+            kept, np.arange(1, len(kept) + 1) / len(kept), label=f"{one}  {one.mean / 1e6:.1f}"
+        )
+    axes.set(xlabel="million multiply-accumulates", ylabel="share of members that fit", ylim=(0, 1))
+    axes.legend(title="space, mean", fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    print(f"drawn: {path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

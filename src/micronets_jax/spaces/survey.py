@@ -1,0 +1,167 @@
+"""Which width and resolution suit a board: TinyNAS's first stage.
+
+Invariant: nothing is trained. A space is judged by the members that fit: the more operations they
+have, the more accurate the best of them can be (Lin et al., "MCUNet", NeurIPS 2020, section 3.1).
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from micronets_jax import accelerators, cost
+from micronets_jax.decisions import Choice
+from micronets_jax.network import Network
+from micronets_jax.spaces.mcunet import MCUNet
+
+WIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+RESOLUTIONS = tuple(range(48, 225, 16))
+"""The paper's: 108 spaces."""
+
+SAMPLES = 1000
+"""Members drawn of each space, the paper's number."""
+
+FEWEST = 200
+"""Members of :data:`SAMPLES` that have to fit. Of fewer the mean is too uncertain (a fourteenth of
+their deviation and more), and an evolution would search among what is left over. (Ours.)"""
+
+AT_ONCE = 2
+"""Programs compiled side by side."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Survey:
+    """Members drawn of one space.
+
+    Attributes:
+        space: theirs.
+        macs: multiply-accumulates of each.
+        fits: whether it keeps all limits.
+    """
+
+    space: MCUNet
+    macs: Int[np.ndarray, " members"]
+    fits: Bool[np.ndarray, " members"]
+
+    @property
+    def kept(self) -> Int[np.ndarray, " fitting"]:
+        """Multiply-accumulates of those that fit, rising."""
+        return np.sort(self.macs[self.fits])
+
+    @property
+    def share(self) -> float:
+        """Of the members, how many fit."""
+        return float(self.fits.mean())
+
+    @property
+    def mean(self) -> float:
+        """Multiply-accumulates of those that fit, on average; 0 where none does."""
+        return float(self.kept.mean()) if self.fits.any() else 0.0
+
+    def above(self, macs: float) -> float:
+        """Of those that fit, the share with more multiply-accumulates."""
+        return float(np.mean(self.kept > macs)) if self.fits.any() else 0.0
+
+    def reached_by(self, share: float) -> float:
+        """Multiply-accumulates that this share of those that fit reaches; 0 where none fits."""
+        return float(np.quantile(self.kept, 1 - share)) if self.fits.any() else 0.0
+
+    def __str__(self) -> str:
+        return f"w{self.space.width:g}-r{self.space.input_shape[0]}"
+
+
+def members_of(space: MCUNet, count: int, seed: int) -> Choice:
+    """Uniform draws, int32 one-hot with ``count`` in front."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
+        for name, (taken, options) in space.options().items()
+    }
+
+
+def survey(
+    spaces: Sequence[MCUNet],
+    fits: Callable[[Network], Any],
+    count: int = SAMPLES,
+    seed: int = 0,
+) -> list[Survey]:
+    """Draw members of each space, cost each exactly.
+
+    Spaces that differ in width alone share a program and one call. All are asked about the same
+    draws, so that their differences owe less to chance.
+
+    Args:
+        spaces: in the order of the result.
+        fits: whether a network keeps all limits, of traced networks too: ``Budget.fits``.
+        count: members of each.
+        seed: of the draws.
+    """
+    groups = collections.defaultdict(list)
+    for space in spaces:
+        groups[dataclasses.replace(space, width=1.0), _wiring(space)].append(space)
+
+    def of_group(alike: list[MCUNet]) -> list[Survey]:
+        first, *_ = alike
+        drawn = members_of(first, count, seed)
+        widths = np.asarray([space.widths for space in alike], np.int32)
+
+        def one(choice: Choice, widths: Array) -> tuple[Array, Array]:
+            network = first.network(choice, widths)
+            return cost.macs(network), jnp.asarray(fits(network))
+
+        over_members = jax.vmap(one, in_axes=(0, None))
+        found = accelerators.once(jax.vmap(over_members, in_axes=(None, 0)), drawn, widths)
+        macs, fitting = (np.asarray(leaf) for leaf in found)
+        return [Survey(*row) for row in zip(alike, macs, fitting, strict=True)]
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        found = [one for group in pool.map(of_group, groups.values()) for one in group]
+    by_space = {one.space: one for one in found}
+    return [by_space[space] for space in spaces]
+
+
+def best(surveys: Sequence[Survey], fewest: int = FEWEST) -> Survey:
+    """The space whose fitting members have most operations on average.
+
+    Args:
+        surveys: from :func:`survey`.
+        fewest: members that have to fit.
+
+    Raises:
+        ValueError: too few members of every space fit.
+    """
+    enough = [one for one in surveys if int(one.fits.sum()) >= fewest]
+    if not enough:
+        most = max(surveys, key=lambda one: one.share)
+        raise ValueError(
+            f"the limits leave too few members of every space: of {len(most.fits):,} drawn at most "
+            f"{int(most.fits.sum())} fit, in {most}, and {fewest} are needed; raise the limits, or "
+            "offer narrower spaces or smaller pictures"
+        )
+    return max(enough, key=lambda one: one.mean)
+
+
+def table(surveys: Sequence[Survey], rows: int = 10) -> str:
+    """The best spaces as text: millions of multiply-accumulates of members that fit."""
+    lines = [f"{'space':<12}{'fit':>6}{'mean':>8}{'top 20 %':>10}"]
+    for one in sorted(surveys, key=lambda one: -one.mean)[:rows]:
+        lines.append(
+            f"{one!s:<12}{one.share:>6.0%}{one.mean / 1e6:>8.2f}{one.reached_by(0.2) / 1e6:>10.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _wiring(space: MCUNet) -> tuple[bool, ...]:
+    """Which stages begin with a sum, which widths decide."""
+    return tuple(
+        stage.stride == 1 and read == made
+        for stage, read, made in zip(space.stages, space.widths[1:], space.widths[2:], strict=False)
+    )
