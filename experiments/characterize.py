@@ -74,17 +74,16 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from micronets_jax import console
-    from micronets_jax.emulator import EmulatorError
     from micronets_jax.protocol import ProtocolError
     from micronets_jax.workdir import WorkdirError
 
-    with console.errors(EmulatorError, ProtocolError, WorkdirError, ValueError, OSError):
+    with console.errors(ProtocolError, WorkdirError, ValueError, OSError):
         run(options)
 
 
 def run(options: Options) -> dict[str, Any]:
     """Measure what is not measured yet, fit, print, write ``result.json`` and the plot."""
-    from micronets_jax import devices, emulator, protocol
+    from micronets_jax import devices, firmware, protocol
     from micronets_jax.firmware import tflm
     from micronets_jax.workdir import Workdir
 
@@ -107,7 +106,7 @@ def run(options: Options) -> dict[str, Any]:
             pass  # absent or busy: said before anything is written
     if options.runtime == "tflm":
         tflm.find()  # named and there, or a sentence that says what is missing
-    made = " and ".join(emulator.versions())
+    made = " and ".join(firmware.versions())
     name = f"characterize-{options.space}-{on.name}-{options.runtime}"
     identity = {k: getattr(options, k) for k in ("space", "runtime", "seed", "calibrate")}
     with Workdir(

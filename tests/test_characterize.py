@@ -13,7 +13,7 @@ import pytest
 from test_firmware import NoisyLine
 
 from experiments import characterize as command
-from micronets_jax import characterize, cost, emulator, firmware, latency, protocol
+from micronets_jax import characterize, cost, devices, firmware, latency, protocol
 from micronets_jax.network import output_sizes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -149,7 +149,7 @@ def quick(monkeypatch, tmp_path):
             yield i, "no room" if i == 2 else sample(options.space, i, "compiled", core)
 
     monkeypatch.setattr(command, "_measure", measure)
-    monkeypatch.setattr(emulator, "versions", lambda: ["qemu-system-arm 7.2"])
+    monkeypatch.setattr(firmware, "versions", lambda: ["qemu-system-arm 7.2"])
     return asked, ("--device", "mps2-an386", "--samples", "5", "--workdir", str(tmp_path / "run"))
 
 
@@ -214,8 +214,9 @@ def test_a_missing_or_old_emulator_is_named(monkeypatch, tmp_path, version, reas
             script.write_text(f"#!/bin/sh\necho '{version}'\n")
             script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if version else str(tmp_path))
-    with pytest.raises(emulator.EmulatorError, match=reason):
-        emulator.versions()
+    with pytest.raises(firmware.FirmwareError, match=reason):
+        firmware.versions()
+    assert not firmware.has_emulator()
 
 
 @pytest.mark.slow
@@ -247,7 +248,7 @@ class Desk:
         """Ends what runs, starts the new firmware, and resets it once it is there."""
         self.unplug()
         linked = firmware.link.build(folder)
-        command = firmware.execute.command(linked.elf, firmware.board("mps2-an386"))
+        command = firmware.execute.command(linked.elf, devices.device("mps2-an386"))
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.lines.append(NoisyLine(self.process, every=1201))
         self.port.unlink(missing_ok=True)
@@ -298,7 +299,7 @@ def test_boards_that_do_not_answer_end_a_run(monkeypatch, tmp_path, capsys):
 
     master, slave = os.openpty()
     monkeypatch.setattr(characterize, "calibrate", silent)
-    monkeypatch.setattr(emulator, "versions", lambda: ["qemu-system-arm 7.2.22"])
+    monkeypatch.setattr(firmware, "versions", lambda: ["qemu-system-arm 7.2.22"])
     words = ("--device", "STM32F446RE", "--calibrate", f"serial:{os.ttyname(slave)}")
     with pytest.raises(SystemExit) as stopped:
         command.main([*words, "--workdir", str(tmp_path / "run")])
@@ -317,7 +318,7 @@ def test_what_a_board_says_is_fitted(monkeypatch, tmp_path, capsys):
 
     master, slave = os.openpty()
     monkeypatch.setattr(characterize, "calibrate", told)
-    monkeypatch.setattr(emulator, "versions", lambda: ["qemu-system-arm 7.2.22"])
+    monkeypatch.setattr(firmware, "versions", lambda: ["qemu-system-arm 7.2.22"])
     words = ("--device", "STM32F446RE", "--calibrate", f"serial:{os.ttyname(slave)}")
     command.main([*words, "--samples", "4", "--workdir", str(tmp_path / "run")])
     os.close(master), os.close(slave)

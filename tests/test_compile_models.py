@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from micronets_jax import compile as compiler
-from micronets_jax import emulator, tflite
+from micronets_jax import firmware, tflite
 from micronets_jax.compile import verify
+from micronets_jax.firmware.inputs import noise
 
 pytestmark = pytest.mark.slow
 
@@ -27,11 +28,11 @@ def load(reference: pathlib.Path, name: str) -> bytes:
 
 
 @functools.lru_cache
-def emulated(reference: pathlib.Path, name: str, core: str, budget: int = 0) -> emulator.Run:
+def emulated(reference: pathlib.Path, name: str, core: str, budget: int = 0) -> firmware.Run:
     compiled = compiler.compile_model(load(reference, name), name, budget)
     with tempfile.TemporaryDirectory() as folder:
         compiler.write(compiled, folder)
-        return emulator.run(folder, core)
+        return firmware.run(folder, core=core)
 
 
 def tflm(reference: pathlib.Path) -> dict[str, list]:
@@ -125,10 +126,10 @@ def test_kernels_of_the_dsp_extension(kind, kernel, stride, activation, core, tm
         compiled = compiler.compile_model(model, f"m{seed}", 10_000 * (seed % 2))
         folder = tmp_path / str(seed)
         compiler.write(compiled, folder)
-        case = emulator.lcg_bytes(rows * columns * depth, seed).view(np.int8)
+        case = noise(rows * columns * depth, seed).view(np.int8)
         source = tmp_path / "x.npy"
         np.save(source, case.reshape(1, rows, columns, depth))
-        ran = emulator.run(folder, core, str(source), layers=False)
+        ran = firmware.run(folder, str(source), core=core)
         want = verify.Reference(model).run([[np.load(source)]], compiled.interface())
         np.testing.assert_array_equal(ran.outputs[0], want[0][0])
 
@@ -158,8 +159,8 @@ def test_other_kernels_on_cores(kind, core, tmp_path):
     model = m.build([x], [y])
     compiled = compiler.compile_model(model)
     compiler.write(compiled, tmp_path / "out")
-    ran = emulator.run(tmp_path / "out", core, "lcg:5", layers=False)
-    case = emulator.lcg_bytes(210, 5).view(np.int8).reshape(1, 5, 6, 7)
+    ran = firmware.run(tmp_path / "out", "lcg:5", core=core)
+    case = noise(210, 5).view(np.int8).reshape(1, 5, 6, 7)
     want = verify.Reference(model).run([[case]], compiled.interface())
     np.testing.assert_array_equal(ran.outputs[0], want[0][0])
 

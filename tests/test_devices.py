@@ -80,13 +80,3 @@ def test_names_in_any_case_and_unknown_ones():
     assert devices.device("MPS2-AN386").core == "cortex-m4"
     with pytest.raises(ValueError, match="'esp32' is unknown; known are STM32F446RE"):
         devices.device("esp32")
-
-
-def test_each_board_is_one_that_firmware_can_be_made_for():
-    from micronets_jax.firmware import boards
-
-    for name, on in devices.DEVICES.items():
-        board = boards.board(name)
-        assert (board.name, board.core, board.clock_hz) == (name, on.core, on.clock_mhz * 1_000_000)
-        assert (board.ram.bytes, board.flash.bytes) == (on.sram_bytes, on.flash_bytes)
-    assert set(boards.BOARDS) == set(devices.DEVICES)

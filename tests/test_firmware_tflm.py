@@ -7,7 +7,7 @@ import subprocess
 import flatbuffer_models as fm
 import pytest
 
-from micronets_jax import cli, firmware, tflite
+from micronets_jax import cli, devices, firmware, tflite
 from micronets_jax.firmware import arena, tflm
 
 slow = pytest.mark.slow
@@ -192,9 +192,9 @@ def test_a_library_that_is_named_must_be_for_the_board(tmp_path, monkeypatch):
     monkeypatch.setenv("TFLM_INCLUDE", str(INTERFACE))
     flags = ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16")
     monkeypatch.setenv("TFLM_LIBRARY", library(tmp_path, *flags))
-    tflm.check_named(firmware.board("STM32F746ZG"))
+    tflm.check_named(devices.device("STM32F746ZG"))
     with pytest.raises(firmware.FirmwareError, match="built for a cortex-m7; STM32F446RE has a"):
-        tflm.check_named(firmware.board("STM32F446RE"))
+        tflm.check_named(devices.device("STM32F446RE"))
 
 
 @slow

@@ -21,11 +21,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from micronets_jax import compile as compiler
 from micronets_jax import (
     cost,
     devices,
-    emulator,
     export,
     firmware,
     latency,
@@ -224,15 +222,8 @@ def measure(space: str, seed: int, index: int, core: str, runtime: str = "compil
     model = export.assemble(network, *random_weights(_weights_rng(seed, index), network))
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary) / "model"
-        if runtime == "compiled":
-            compiler.write(compiler.compile_model(model), folder)
-            ran = emulator.run(folder, core)
-        else:
-            device = next(
-                on.name for on in devices.DEVICES.values() if on.emulated and on.core == core
-            )
-            firmware.write(model, device, folder, runtime=runtime)
-            ran = firmware.run(folder, compare=False)
+        firmware.write(model, devices.emulated(core).name, folder, runtime=runtime)
+        ran = firmware.run(folder, compare=False)
     layers = Counter()
     for layer in ran.layers:
         layers[layer["name"]] += layer["instructions"]
@@ -278,7 +269,7 @@ def calibrate(
                 f"the board runs {said.get('model')!r} instead of {title!r}: it was not flashed, "
                 "or this is the port of another board"
             )
-        clock = firmware.board(device).clock_hz
+        clock = devices.device(device).clock_hz
         if said.get("ticks_hz") != str(clock):
             raise ValueError(
                 f"the board runs at {said.get('ticks_hz')} Hz ({said.get('clock')}), not at {clock}"

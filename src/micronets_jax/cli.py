@@ -11,9 +11,12 @@ import dataclasses
 import json
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from micronets_jax.tflite import TFLiteError
+
+if TYPE_CHECKING:
+    from micronets_jax.firmware import Run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    from micronets_jax.emulator import EmulatorError
+    from micronets_jax.devices import DeviceError
     from micronets_jax.firmware import FirmwareError
 
-    return (TFLiteError, EmulatorError, FirmwareError)
+    return (TFLiteError, DeviceError, FirmwareError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,7 +172,7 @@ def _operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from micronets_jax import firmware
+    from micronets_jax import devices, firmware
 
     prediction = firmware.write(
         _read(arguments.model), arguments.device, arguments.output, runtime=arguments.runtime,
@@ -177,14 +180,15 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         tflm_include=arguments.tflm_include, tflm_library=arguments.tflm_library,
         frontend=_read(arguments.frontend).decode(errors="replace") if arguments.frontend else None,
     )  # fmt: skip
-    board = firmware.board(arguments.device)
+    board = devices.device(arguments.device)
+    provenance = board.startup.provenance
     result: dict[str, Any] = {
-        "device": board.name, "provenance": board.provenance, "runtime": arguments.runtime,
+        "device": board.name, "provenance": provenance, "runtime": arguments.runtime,
         "output": str(arguments.output),
         "predicted": {"flash": prediction.flash_bytes, "ram": prediction.ram_bytes},
         "linked": None,
     }  # fmt: skip
-    head = f"{arguments.output}: {arguments.runtime} runtime for {board.name}, {board.provenance}"
+    head = f"{arguments.output}: {arguments.runtime} runtime for {board.name}, {provenance}"
     if not firmware.has_compiler():
         return result, (
             f"{head}\npredicted: flash {prediction.flash_bytes}, RAM {prediction.ram_bytes} bytes; "
@@ -196,15 +200,15 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from micronets_jax import emulator, firmware
+    from micronets_jax import devices, firmware
 
+    ran = firmware.run(arguments.folder, arguments.input, core=arguments.core)
     if firmware.is_firmware(arguments.folder):
-        return _run_firmware(arguments)
-    core = arguments.core or "cortex-m4"
-    ran = emulator.run(arguments.folder, core, arguments.input)
+        return _ran_firmware(ran)
+    core = devices.device(ran.device).core
     outputs = [output.reshape(-1).tolist() for output in ran.outputs]
     result = {
-        "core": ran.core, "instructions": ran.instructions, "arena_bytes": ran.arena_bytes,
+        "core": core, "instructions": ran.instructions, "arena_bytes": ran.arena_bytes,
         "stack_bytes": ran.stack_bytes, "code_bytes": ran.code_bytes,
         "weights_bytes": ran.weights_bytes, "output": outputs[0], "layers": ran.layers,
     }  # fmt: skip
@@ -212,7 +216,7 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         result["outputs"] = outputs
     lines = _layer_table(ran.layers)
     lines += [
-        f"{ran.core}: {ran.instructions} instructions",
+        f"{core}: {ran.instructions} instructions",
         f"arena {ran.arena_bytes}, stack {ran.stack_bytes}, code {ran.code_bytes}, "
         f"weights and tables {ran.weights_bytes} bytes",
         f"output {outputs[0][:32]}",
@@ -220,12 +224,7 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, "\n".join(lines)
 
 
-def _run_firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from micronets_jax import firmware
-
-    if arguments.core:
-        raise firmware.FirmwareError("--core is for compiled folders; a firmware has its board's")
-    ran = firmware.run(arguments.folder, arguments.input)
+def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str]:
     outputs = [output.reshape(-1).tolist() for output in ran.outputs]
     result = {
         **{
@@ -314,15 +313,15 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from micronets_jax import devices, firmware
+    from micronets_jax import devices
 
     boards = list(devices.DEVICES.values())
     result = {
         "devices": [
             {
-                **dataclasses.asdict(on),
+                **on.facts(),
                 "emulated": on.emulated,
-                "silicon": None if on.emulated else firmware.board(on.name).provenance,
+                "silicon": None if on.emulated else on.startup.provenance,
             }
             for on in boards
         ],
@@ -346,7 +345,7 @@ def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )
     lines += [f"{what}: {source}" for what, source in devices.PROVENANCE.items()]
     lines += [
-        f"{on.name}: firmware of this library has {firmware.board(on.name).provenance}"
+        f"{on.name}: firmware of this library has {on.startup.provenance}"
         for on in boards
         if not on.emulated
     ]

@@ -127,7 +127,7 @@ class Experiment(Generic[Given]):
         device = devices.device(options.device)
         if options.firmware and options.runtime == "tflm":
             if firmware.names_tflm():
-                firmware.tflm.check_named(firmware.board(device.name))
+                firmware.tflm.check_named(device)
             else:
                 print(
                     "TFLM_INCLUDE and TFLM_LIBRARY name no library: the firmware will be compiled C"

@@ -28,8 +28,8 @@ from micronets_jax import (
     cost,
     data,
     derive,
+    devices,
     dnas,
-    emulator,
     export,
     firmware,
     latency,
@@ -43,7 +43,6 @@ from micronets_jax import (
     supernet,
     training,
 )
-from micronets_jax import compile as compiler
 from micronets_jax.data import Augmentation, Dataset, FrontEnd
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
@@ -424,7 +423,7 @@ def _measure(
             "classes": list(dataset.class_names),
             **{name: len(getattr(dataset, name)) for name in ("train", "validation", "test")},
         },
-        "device": dataclasses.asdict(plan.device),
+        "device": plan.device.facts(),
         "runtime": plan.budget.runtime,
         "limits": {
             name: {"limit": limit, "used": used[name], "largest": most[name]}
@@ -470,13 +469,12 @@ def _instructions(
         return counted | {"measured": made.get("instructions", {}).get("emulated")}
     if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
         return counted
-    try:
-        emulator.versions()
-    except emulator.EmulatorError:
+    if not (firmware.has_compiler() and firmware.has_emulator()):
         return counted
-    with tempfile.TemporaryDirectory() as folder:
-        compiler.write(compiler.compile_model(model), pathlib.Path(folder) / "model")
-        ran = emulator.run(pathlib.Path(folder) / "model", core, layers=False)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary) / "firmware"
+        firmware.write(model, devices.emulated(core).name, folder)
+        ran = firmware.run(folder, compare=False)
     return counted | {"measured": ran.instructions}
 
 
@@ -512,7 +510,7 @@ def _firmware(
             title=str(plan.facts.get("experiment", "model")),
             frontend=text if firmware.can_hear(text) else None,
         )
-        facts["provenance"] = firmware.board(device.name).provenance
+        facts["provenance"] = device.startup.provenance
         facts["flash_bytes"] = {"predicted": sizes.flash_bytes, "linked": None}
         facts["ram_bytes"] = {"predicted": sizes.ram_bytes, "linked": None}
         facts["instructions"] = {"predicted": round(float(predicted)), "emulated": None}

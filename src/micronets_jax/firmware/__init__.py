@@ -11,26 +11,24 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from micronets_jax.firmware import boards, engine, execute, link, project, tflm
+from micronets_jax import devices
+from micronets_jax.firmware import engine, execute, link, project, tflm
 from micronets_jax.firmware import frontend as front_ends
-from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError, board
-from micronets_jax.firmware.execute import Run, has_emulator, is_firmware, run
+from micronets_jax.firmware.boards import FirmwareError
+from micronets_jax.firmware.execute import Run, is_firmware, run
 from micronets_jax.firmware.flash import Flashing, flash
 from micronets_jax.firmware.frontend import can_hear
-from micronets_jax.firmware.link import has_compiler
 from micronets_jax.firmware.project import RUNTIMES, Prediction
 from micronets_jax.firmware.tflm import names_tflm
+from micronets_jax.firmware.tools import has_compiler, has_emulator, versions
 
 __all__ = [
-    "BOARDS",
     "RUNTIMES",
-    "Board",
     "FirmwareError",
     "Fit",
     "Flashing",
     "Prediction",
     "Run",
-    "board",
     "can_hear",
     "check",
     "flash",
@@ -39,6 +37,7 @@ __all__ = [
     "is_firmware",
     "names_tflm",
     "run",
+    "versions",
     "write",
 ]
 
@@ -95,7 +94,7 @@ def write(
 
     Args:
         model: an int8 TFLite file.
-        device: of :data:`BOARDS`.
+        device: of ``devices.DEVICES``.
         folder: a new or empty one, or one that was written here before.
         runtime: of :data:`RUNTIMES`.
         title: names the model on the line and in the README.
@@ -105,11 +104,12 @@ def write(
         tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
 
     Raises:
-        FirmwareError: unknown board or runtime, a front end that does not belong to the model, or a
-            model that is too large for the board.
+        DeviceError: no such board.
+        FirmwareError: unknown runtime, a front end that does not belong to the model, or a model
+            that is too large for the board.
         TFLiteError: the model is not supported, or the folder holds something else.
     """
-    on = boards.board(device)
+    on = devices.device(device)
     if runtime not in RUNTIMES:
         raise FirmwareError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
     if runtime == "tflm":
@@ -130,7 +130,7 @@ def check(folder: str | pathlib.Path) -> Fit:
             says which and by how much.
     """
     manifest = execute.read_manifest(folder)
-    on = boards.board(manifest["device"])
+    on = devices.device(manifest["device"])
     linked = link.build(folder)
     predicted: dict[str, Any] = manifest["predicted"]
     return Fit(

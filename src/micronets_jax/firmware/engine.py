@@ -6,6 +6,7 @@ Invariant: an engine's sources do not depend on the board, only on its core and 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -57,6 +58,9 @@ def source(name: str) -> str:
         raise FirmwareError(f"the firmware's sources are not installed: {error}") from error
 
 
+OBJECTS = "model_"
+"""What the names of a compiled model's object files begin with."""
+
 STACK_BYTES = 2048
 """Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""
 
@@ -68,25 +72,51 @@ def compiled(model: bytes, title: str, flash_budget: int = 0) -> Engine:
         TFLiteError: the model is not supported.
     """
     built = compiler.compile_model(model, title, flash_budget)
-    keep = (".c", ".h")
+    return _of_c(built.files(), built.manifest())
+
+
+def written(folder: str | pathlib.Path) -> Engine:
+    """The C of a folder that ``micronets compile`` wrote, as it is there now.
+
+    Raises:
+        FirmwareError: the folder holds no compiled model, or its manifest is damaged.
+    """
+    path = pathlib.Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+        if manifest["format"] != 1:
+            raise KeyError(f"format {manifest['format']}, not 1")
+        sources = {p.name: p.read_text() for p in path.parent.iterdir() if p.suffix in (".c", ".h")}
+        return _of_c(sources, manifest)
+    except OSError as error:
+        raise FirmwareError(
+            f"{folder} is not a compiled model: cannot read {path.name} ({error.strerror})"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise FirmwareError(f"{path} is damaged: {error}; compile the model again") from error
+
+
+def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
+    """An engine of compiled sources by name, the rest of the folder left out, and its manifest."""
     files = {
         f"model/{name}": text
-        for name, text in built.files().items()
-        if name.endswith(keep) and not name.startswith("example/")
+        for name, text in sources.items()
+        if name.endswith((".c", ".h")) and not name.startswith("example/")
     }
     files |= {"compiled.c": source("compiled.c"), "marks.h": source("marks.h")}
-    weights, tables = built.constant_bytes
+    arena, layers = manifest["arena_bytes"], manifest["layers"]
+    constants = manifest["weights_bytes"] + manifest["tables_bytes"]
     objects = [
         name.replace("/", "_").removesuffix(".c") + ".o" for name in files if name.endswith(".c")
     ]
     return Engine(
         runtime="compiled",
         files=files,
-        interface=built.interface(),
-        layers=built.manifest()["layers"],
-        arena_bytes=built.arena_bytes,
-        flash={"kernels": built.code_bytes, "weights and tables": weights + tables},
-        ram={"arena": -(-built.arena_bytes // 8) * 8, "layer times": 8 * len(built.calls)},
+        interface=manifest["interface"],
+        layers=layers,
+        arena_bytes=arena,
+        flash={"kernels": manifest["code_bytes_predicted"], "weights and tables": constants},
+        ram={"arena": -(-arena // 8) * 8, "layer times": 8 * len(layers)},
         stack_bytes=STACK_BYTES,
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
     )

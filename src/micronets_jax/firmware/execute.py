@@ -1,4 +1,4 @@
-"""A firmware on an emulated core, or on a board behind a serial port, compared with this machine.
+"""A firmware or a compiled model on an emulated core, compared with this machine.
 
 Invariant: counts are deterministic in the emulator (one instruction per nanosecond, the clock
 restarted before every run), and a hang, a fault or a dead emulator is a sentence after a bounded
@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import select
 import shutil
 import subprocess
@@ -22,26 +21,35 @@ from typing import Any
 
 import numpy as np
 
-from micronets_jax import emulator, protocol
-from micronets_jax.firmware import boards, frontend, link, project
-from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError
+from micronets_jax import devices, protocol
+from micronets_jax.devices import Device
+from micronets_jax.firmware import engine, frontend, inputs, link, project, tools
+from micronets_jax.firmware.boards import FirmwareError
 
-QEMU = "qemu-system-arm"
-OLDEST_QEMU = (5, 0)  # the first with mps2-an386 and mps2-an500
 INSTRUCTIONS_PER_TICK = 40
+"""One instruction is a nanosecond, a tick of the emulated boards' 25 MHz is 40 of these."""
+
+BUILT_IN = "lcg:12345"
+"""What a firmware feeds its model when nobody speaks to it."""
+
+USUAL_CORE = "cortex-m4"
+"""The core for C that was compiled for none in particular."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One inference of a firmware.
+    """One inference of a firmware, or of a compiled model.
 
     Attributes:
-        device: the board whose firmware it is.
+        device: the board whose firmware it is; of a compiled model, the emulated one.
         machine: what it ran on, an emulated board or the board itself.
         instructions: of the model on an emulated core; core cycles on a real one.
         frontend_instructions: likewise of the front end over a clip, 0 without audio.
         stack_bytes: most of the stack that was ever in use, of ``stack_reserved`` bytes.
         arena_used: of ``arena_bytes``, as the engine says.
+        flash_bytes, ram_bytes: of the whole program, as linked.
+        code_bytes: of these, kernels and calls of a compiled model.
+        weights_bytes: likewise its weights and tables.
         outputs: of the model.
         layers: name, kind, MACs and instructions of each.
         differing_outputs: bytes of outputs that the interpreter on this machine gives differently
@@ -61,6 +69,8 @@ class Run:
     stack_reserved: int
     flash_bytes: int
     ram_bytes: int
+    code_bytes: int
+    weights_bytes: int
     outputs: list[np.ndarray]
     layers: list[dict[str, Any]]
     differing_outputs: int | None
@@ -91,7 +101,7 @@ def read_manifest(folder: str | pathlib.Path) -> dict[str, Any]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise FirmwareError(f"{path} is damaged: {error}; write the firmware again") from error
-    boards.board(manifest["device"])
+    devices.device(manifest["device"])
     return manifest
 
 
@@ -108,36 +118,36 @@ def run(
     folder: str | pathlib.Path,
     source: str | None = None,
     *,
+    core: str | None = None,
     seconds: float = 300.0,
     compare: bool = True,
 ) -> Run:
-    """Builds a firmware and runs it once on an emulated core, the board's own or its twin.
+    """Builds what a folder holds and runs it once on an emulated core.
 
     Args:
+        folder: a firmware, which runs on its own emulated board or on the twin of a real one; or a
+            compiled model, around which the firmware of an emulated board is put.
         source: ``FILE.npy``, ``FILE.npz``, ``FILE.wav`` (front end on the core), or ``lcg:SEED``.
+        core: of a compiled model, :data:`USUAL_CORE` if not given.
         seconds: after which a run counts as hung.
-        compare: with TensorFlow Lite Micro on this machine.
+        compare: with TensorFlow Lite Micro on this machine, where the folder holds the model.
 
     Raises:
+        DeviceError: no emulated board has the core.
         FirmwareError: a tool is missing or too old, the input does not fit, or the run failed.
     """
-    manifest = read_manifest(folder)
-    own = BOARDS[boards.board(manifest["device"]).name]
-    twin = boards.emulated_twin(own)
-    hearing, data, audio = None, None, None
-    if source is not None and source.lower().endswith(".wav"):
-        hearing = _hearing(folder, manifest, source)
-        audio = frontend.samples_of(pathlib.Path(source), hearing)
-    else:
-        data = _load(source or "lcg:12345", manifest)
-    _require_qemu()
     with tempfile.TemporaryDirectory() as temporary:
-        place = pathlib.Path(folder)
-        if twin is not own:
-            place = pathlib.Path(temporary) / "firmware"
-            shutil.copytree(folder, place, ignore=shutil.ignore_patterns("build"))
-            for name, text in project.board_files(twin, manifest["stack_bytes"]).items():
-                (place / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        place = _prepared(pathlib.Path(folder), core, pathlib.Path(temporary) / "firmware")
+        manifest = read_manifest(place)
+        own = devices.device(manifest["device"])
+        twin = devices.twin(own)
+        hearing, data, audio = None, None, None
+        if source is not None and source.lower().endswith(".wav"):
+            hearing = _hearing(place, manifest, source)
+            audio = frontend.samples_of(pathlib.Path(source), hearing)
+        else:
+            data = inputs.load(source or BUILT_IN, manifest["interface"])
+        tools.version(tools.EMULATOR)
         linked = link.build(place)
         try:
             with emulated(linked.elf, twin, seconds) as board:
@@ -147,7 +157,9 @@ def run(
             raise FirmwareError(_with_symbol(error, linked.elf)) from error
         except protocol.ProtocolError as error:
             raise FirmwareError(f"{folder} on {twin.name}: {error}") from error
-    outputs = _split(result.output, manifest)
+        model = place / "model.tflite"
+        reference = model.read_bytes() if compare and model.is_file() else None
+    outputs = inputs.split(result.output, manifest["interface"], "output")
     layers = [
         {**{key: layer[key] for key in ("name", "kind", "macs")}, "instructions": ticks}
         for layer, ticks in zip(
@@ -155,21 +167,41 @@ def run(
         )
     ]
     differing = steps = None
-    if compare:
-        model = (pathlib.Path(folder) / "model.tflite").read_bytes()
+    if reference is not None:
         read = result.features if data is None else data
-        differing = _differing(model, read, outputs, manifest)
+        differing = _differing(reference, read, outputs, manifest)
     if hearing is not None and audio is not None:
         e = manifest["interface"][0]
         wanted = frontend.features_of(audio, hearing, e["scale"], e["zero_point"]).astype(int)
         got = np.frombuffer(result.features, np.int8).astype(int)
         steps = int(np.abs(got - wanted.reshape(-1)).max())
+    code = {name: n for name, n in linked.flash.items() if name.startswith(engine.OBJECTS)}
+    weights = code.pop(f"{engine.OBJECTS}weights.o", 0)
     return Run(
         own.name, twin.name, manifest["runtime"], result.ticks * INSTRUCTIONS_PER_TICK,
         result.frontend_ticks * INSTRUCTIONS_PER_TICK, manifest["arena_bytes"], arena_used,
         result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
-        outputs, layers, differing, steps,
+        sum(code.values()), weights, outputs, layers, differing, steps,
     )  # fmt: skip
+
+
+def _prepared(folder: pathlib.Path, core: str | None, place: pathlib.Path) -> pathlib.Path:
+    """A firmware folder for an emulated board: the one that was given, or one made at ``place``."""
+    if not is_firmware(folder):
+        on = devices.emulated(core or USUAL_CORE)
+        project.write(project.plan(engine.written(folder), None, on, folder.name), place)
+        return place
+    if core is not None:
+        raise FirmwareError("--core is for compiled folders; a firmware has its board's")
+    manifest = read_manifest(folder)
+    own = devices.device(manifest["device"])
+    if own.emulated:
+        return folder
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns("build"))
+    twin = devices.twin(own)
+    for name, text in project.board_files(twin, manifest["stack_bytes"]).items():
+        (place / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return place
 
 
 def _hearing(
@@ -184,31 +216,13 @@ def _hearing(
     return frontend.build(path.read_text(), manifest["interface"])
 
 
-def _load(source: str, manifest: dict[str, Any]) -> bytes:
-    try:
-        return emulator.load_input(source, manifest)
-    except emulator.EmulatorError as error:
-        raise FirmwareError(str(error)) from error
-
-
-def _split(raw: bytes, manifest: dict[str, Any]) -> list[np.ndarray]:
-    outputs, at = [], 0
-    for e in (e for e in manifest["interface"] if e["way"] == "output"):
-        outputs.append(np.frombuffer(raw[at : at + e["bytes"]], e["dtype"]).reshape(e["shape"]))
-        at += e["bytes"]
-    return outputs
-
-
 def _differing(
     model: bytes, data: bytes, outputs: list[np.ndarray], manifest: dict[str, Any]
 ) -> int:
     """Bytes of outputs that differ from those of TensorFlow Lite Micro on this machine."""
     from micronets_jax.compile import verify
 
-    case, at = [], 0
-    for e in (e for e in manifest["interface"] if e["way"] == "input"):
-        case.append(np.frombuffer(data[at : at + e["bytes"]], e["dtype"]).reshape(e["shape"]))
-        at += e["bytes"]
+    case = inputs.split(data, manifest["interface"], "input")
     wanted = verify.Reference(model).run([case], manifest["interface"])[0]
     return sum(
         int(
@@ -240,16 +254,16 @@ class _Pipe:
                 data = data[os.write(self._in, data) :]
 
 
-def command(elf: pathlib.Path, board: Board, serial: str = "stdio") -> list[str]:
+def command(elf: pathlib.Path, board: Device, serial: str = "stdio") -> list[str]:
     """How qemu is started: one instruction per nanosecond, the serial port on ``serial``."""
     return [
-        QEMU, "-M", board.machine, "-display", "none", "-monitor", "none", "-serial", serial,
-        "-icount", "shift=0", "-kernel", str(elf),
+        tools.EMULATOR, "-M", board.startup.machine, "-display", "none", "-monitor", "none",
+        "-serial", serial, "-icount", "shift=0", "-kernel", str(elf),
     ]  # fmt: skip
 
 
 @contextlib.contextmanager
-def emulated(elf: pathlib.Path, board: Board, seconds: float) -> Iterator[protocol.Board]:
+def emulated(elf: pathlib.Path, board: Device, seconds: float) -> Iterator[protocol.Board]:
     """A firmware running in the emulator, ready to be asked; killed in the end."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -277,27 +291,6 @@ def emulated(elf: pathlib.Path, board: Board, seconds: float) -> Iterator[protoc
                 if pipe:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
-
-
-def has_emulator() -> bool:
-    """Whether this machine can run a firmware."""
-    return shutil.which(QEMU) is not None
-
-
-def _require_qemu() -> None:
-    if shutil.which(QEMU) is None:
-        raise FirmwareError(f"{QEMU} is not installed: install the Debian package {QEMU}")
-    try:
-        done = subprocess.run([QEMU, "--version"], capture_output=True, text=True, timeout=30)
-        found = re.search(r"version (\d+)\.(\d+)", done.stdout)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FirmwareError(f"{QEMU} does not start: {error}") from error
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
-    if version < OLDEST_QEMU:
-        raise FirmwareError(
-            f"{QEMU} is too old: {'.'.join(map(str, version))} came, "
-            f"{'.'.join(map(str, OLDEST_QEMU))} or newer is needed"
-        )
 
 
 def _with_symbol(fault: protocol.BoardFault, elf: pathlib.Path) -> str:

@@ -11,7 +11,8 @@ import shlex
 import shutil
 import subprocess
 
-from micronets_jax.firmware import boards, execute, link
+from micronets_jax import devices
+from micronets_jax.firmware import execute, link
 from micronets_jax.firmware.boards import FirmwareError
 
 FLASH_SECONDS = 180
@@ -32,13 +33,13 @@ def flash(folder: str | pathlib.Path) -> Flashing:
         FirmwareError: the board is an emulated one, the build fails, or the tool does.
     """
     manifest = execute.read_manifest(folder)
-    board = boards.board(manifest["device"])
-    if board.machine:
+    board = devices.device(manifest["device"])
+    if board.emulated:
         raise FirmwareError(f"{board.name} is an emulated board: use `micronets run {folder}`")
     build = pathlib.Path(folder) / "build"
     program = f"program {build / 'firmware.elf'} verify reset exit"
     commands = (
-        ["openocd", "-f", board.openocd, "-c", program],
+        ["openocd", "-f", board.startup.openocd, "-c", program],
         ["st-flash", "--reset", "write", str(build / "firmware.bin"), hex(board.flash.origin)],
     )  # fmt: skip
     printed = tuple(shlex.join(command) for command in commands)

@@ -10,13 +10,12 @@ import dataclasses
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 
+from micronets_jax.firmware import tools
 from micronets_jax.firmware.boards import FirmwareError
 
-COMPILER = "arm-none-eabi-gcc"
 LINK_SECONDS = 300
 
 
@@ -43,20 +42,13 @@ class Linked:
         return sum(self.ram.values())
 
 
-def has_compiler() -> bool:
-    """Whether this machine can link a firmware."""
-    return shutil.which(COMPILER) is not None and shutil.which("make") is not None
-
-
 def build(folder: str | pathlib.Path) -> Linked:
     """Runs the folder's Makefile.
 
     Raises:
         FirmwareError: a tool is missing, a memory overflows, or the build fails.
     """
-    for tool, package in ((COMPILER, "gcc-arm-none-eabi"), ("make", "make")):
-        if shutil.which(tool) is None:
-            raise FirmwareError(f"{tool} is not installed: install the Debian package {package}")
+    tools.require(tools.COMPILER, "make")
     folder = pathlib.Path(folder)
     jobs = f"-j{os.cpu_count() or 1}"
     try:

@@ -13,8 +13,10 @@ import re
 from collections.abc import Mapping
 
 from micronets_jax import compile as compiler
+from micronets_jax import devices
+from micronets_jax.devices import Device
 from micronets_jax.firmware import boards
-from micronets_jax.firmware.boards import BOARDS, Board, FirmwareError
+from micronets_jax.firmware.boards import FirmwareError
 from micronets_jax.firmware.engine import Engine, source
 from micronets_jax.firmware.frontend import FrontEnd
 
@@ -55,7 +57,7 @@ class Project:
         files: path in the folder -> content; ``manifest.json`` is one of them.
     """
 
-    board: Board
+    board: Device
     engine: Engine
     prediction: Prediction
     files: Mapping[str, str | bytes]
@@ -63,13 +65,20 @@ class Project:
 
 def plan(
     engine: Engine,
-    model: bytes,
-    board: Board,
+    model: bytes | None,
+    board: Device,
     title: str,
     hearing: FrontEnd | None = None,
     frontend_text: str = "",
 ) -> Project:
     """The files of a firmware, with the front end that the record describes if there is one.
+
+    Args:
+        engine: what computes the model.
+        model: its file, which runs are compared with; None where only its C is known.
+        board: on which.
+        title: names the model.
+        hearing, frontend_text: the front end, and the text of ``frontend.json``.
 
     Raises:
         FirmwareError: the model is too large for the board: which memory, by how much, and the
@@ -89,8 +98,9 @@ def plan(
         "config.h": _config(engine, title, hearing),
         "engine.mk": engine.makefile + ("ENGINE += frontend.o tables.o\n" if hearing else ""),
         "README.md": _readme(engine, board, title),
-        "model.tflite": model,
     }
+    if model is not None:
+        files["model.tflite"] = model
     if hearing:
         files |= {**hearing.files, "frontend.json": frontend_text}
     manifest = {
@@ -104,34 +114,38 @@ def plan(
     return Project(board, engine, prediction, files)
 
 
-def board_files(board: Board, stack_bytes: int) -> dict[str, str | bytes]:
+def board_files(board: Device, stack_bytes: int) -> dict[str, str | bytes]:
     """The files that differ between boards of the same core."""
     return {
         "board.h": boards.header(board),
-        "board.c": source(board.source),
+        "board.c": source(board.startup.source),
         "board.mk": f"# {board.name}\nCORE = {boards.CORE_FLAGS[board.core]}\n",
         "link.ld": boards.linker_script(board, stack_bytes),
     }
 
 
-def predict(engine: Engine, board: Board, hearing: FrontEnd | None = None) -> Prediction:
+def predict(engine: Engine, board: Device, hearing: FrontEnd | None = None) -> Prediction:
     """What an engine and everything around it take on a board."""
-    flash = {**engine.flash, "start-up, protocol, main": _BASE_FLASH[board.source][board.core]}
+    flash = {
+        **engine.flash,
+        "start-up, protocol, main": _BASE_FLASH[board.startup.source][board.core],
+    }
     stacks = engine.stack_bytes + boards.HANDLER_STACK_BYTES
     ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": _STATE_BYTES}
     if hearing:
         flash["front end"] = hearing.tables_bytes + hearing.code_bytes(board.core)
         ram["front end"] = hearing.ram_bytes
     ram["alignment"] = -sum(ram.values()) % 8
-    ram["clock"] = _CLOCK_BYTES[board.source]
+    ram["clock"] = _CLOCK_BYTES[board.startup.source]
     return Prediction(flash, ram)
 
 
-def _require_room(prediction: Prediction, board: Board) -> None:
+def _require_room(prediction: Prediction, board: Device) -> None:
     over = _excess(prediction, board)
     if not over:
         return
-    fits = [b for b in BOARDS.values() if not b.machine and not _excess(prediction, b)]
+    real = [on for on in devices.DEVICES.values() if not on.emulated]
+    fits = [on for on in real if not _excess(prediction, on)]
     nearest = min(fits, key=lambda b: (b.flash.bytes, b.ram.bytes), default=None)
     advice = (
         f"the nearest board that fits is {nearest.name}"
@@ -141,7 +155,7 @@ def _require_room(prediction: Prediction, board: Board) -> None:
     raise FirmwareError(f"the model is too large for {board.name}: {'; '.join(over)}; {advice}")
 
 
-def _excess(prediction: Prediction, board: Board) -> list[str]:
+def _excess(prediction: Prediction, board: Device) -> list[str]:
     return [
         f"{name} has {memory.bytes} bytes and {wanted} are needed, {wanted - memory.bytes} too many"
         for name, memory, wanted in (
@@ -176,12 +190,12 @@ def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
 """
 
 
-def _readme(engine: Engine, board: Board, title: str) -> str:
+def _readme(engine: Engine, board: Device, title: str) -> str:
     return f"""\
-`{title}` for {board.name} ({board.core}), runtime {engine.runtime}: {board.provenance}.
+`{title}` for {board.name} ({board.core}), runtime {engine.runtime}: {board.startup.provenance}.
 `make` builds `build/firmware.elf` with gcc-arm-none-eabi; `micronets flash .` flashes it.
 `micronets run .` runs it on an emulated {board.core}: instructions per layer, stack, outputs.
-On {board.port}, 115200 baud, it runs its built-in input unless a host speaks.
+On {board.startup.port}, 115200 baud, it runs its built-in input unless a host speaks.
 A host speaks as `protocol.h` says; `micronets_jax.protocol` is one.
 """
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from micronets_jax import tflite
+from micronets_jax.devices import Device
 from micronets_jax.firmware import arena, tflm_sizes
-from micronets_jax.firmware.boards import Board, FirmwareError
+from micronets_jax.firmware.boards import FirmwareError
 from micronets_jax.firmware.engine import Engine, source
 
 DOCUMENTED = (
@@ -80,7 +81,7 @@ def find(include: Sequence[str] = (), library: str | None = None) -> Library:
 
 
 def check_library(
-    library: Library, symbols: Collection[str], kinds: Sequence[str], board: Board
+    library: Library, symbols: Collection[str], kinds: Sequence[str], board: Device
 ) -> None:
     """Whether the library has the operators and is for the core, as far as binutils are here.
 
@@ -114,7 +115,7 @@ def check_library(
         )
 
 
-def check_named(board: Board) -> None:
+def check_named(board: Device) -> None:
     """Whether the library that the environment names is there and for the board's core.
 
     Raises:
@@ -161,7 +162,7 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
-def engine(model: bytes, board: Board, library: Library) -> Engine:
+def engine(model: bytes, board: Device, library: Library) -> Engine:
     """The model in TFLM's interpreter.
 
     Raises:
