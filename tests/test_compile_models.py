@@ -45,7 +45,8 @@ def tflm(reference: pathlib.Path) -> dict[str, list]:
 def test_bytes_on_this_machine(reference, name, budget):
     model = load(reference, name)
     compiled = compiler.compile_model(model, name, budget)
-    assert verify.verify(compiled, model, 6, ("-O1", *verify.SANITIZE)) == 10
+    verdict = verify.verify(compiled, model, 6, ("-O1", *verify.SANITIZE))
+    assert (verdict.cases, verdict.equal_to[0]) == (10, "TensorFlow Lite Micro")
 
 
 def test_a_wrong_layer_is_named(reference):
@@ -193,4 +194,5 @@ def test_exported_networks(name):
 
     model = export.to_tflite(NETWORKS[name], *trained(NETWORKS[name], seed=len(name)))
     compiled = compiler.compile_model(model)
-    assert verify.verify(compiled, model, 4, ("-O1", *verify.SANITIZE)) == 8
+    verdict = verify.verify(compiled, model, 4, ("-O1", *verify.SANITIZE))
+    assert (verdict.cases, verdict.equal_to[0]) == (8, "TensorFlow Lite Micro")

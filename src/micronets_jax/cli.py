@@ -57,7 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("compile", _compile, "Compile an int8 TFLite model to C.")
     sub.add_argument("model", help="a .tflite file")
     sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
-    sub.add_argument("--verify", action="store_true", help="build here and compare with TFLM")
+    sub.add_argument(
+        "--verify", action="store_true", help="build here and compare with TFLM and LiteRT"
+    )
+    sub.add_argument(
+        "--like", choices=("reference", "tflm"), default="reference",
+        help="who is right where TFLM and LiteRT's reference kernels differ (with --verify)",
+    )  # fmt: skip
     sub.add_argument(
         "--flash-budget", type=_bytes, default=0, metavar="BYTES",
         help="flash to spend on weights stored as int16, where that saves most time",
@@ -147,7 +153,9 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.verify:
         from micronets_jax.compile import verify
 
-        result["verified_cases"] = verify.verify(compiled, model)
+        verdict = verify.verify(compiled, model, like=arguments.like)
+        result["verified_cases"] = verdict.cases
+        result["equal_to"], result["notes"] = list(verdict.equal_to), list(verdict.notes)
     compiler.write(compiled, arguments.output)
     result["output"] = str(arguments.output)
     text = (
@@ -156,7 +164,8 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"{compiled.code_bytes} bytes"
     )
     if arguments.verify:
-        text += f"; equal to TensorFlow Lite Micro on {result['verified_cases']} inputs"
+        whom = " and ".join(verdict.equal_to) or "no interpreter as a whole"
+        text = "\n".join([f"{text}; equal to {whom} on {verdict.cases} inputs", *verdict.notes])
     return result, text
 
 
