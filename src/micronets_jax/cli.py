@@ -149,13 +149,15 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     compiled = compiler.compile_model(
         model, pathlib.Path(arguments.model).stem, arguments.flash_budget
     )
-    result = _summary(compiled)
+    result, said = _summary(compiled), []
     if arguments.verify:
         from micronets_jax.compile import verify
 
         verdict = verify.verify(compiled, model, like=arguments.like)
         result["verified_cases"] = verdict.cases
         result["equal_to"], result["notes"] = list(verdict.equal_to), list(verdict.notes)
+        whom = " and ".join(verdict.equal_to) or "no interpreter as a whole"
+        said = [f"equal to {whom} on {verdict.cases} inputs", *verdict.notes]
     compiler.write(compiled, arguments.output)
     result["output"] = str(arguments.output)
     text = (
@@ -163,10 +165,7 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"weights and tables {result['weights_bytes']} bytes, code about "
         f"{compiled.code_bytes} bytes"
     )
-    if arguments.verify:
-        whom = " and ".join(verdict.equal_to) or "no interpreter as a whole"
-        text = "\n".join([f"{text}; equal to {whom} on {verdict.cases} inputs", *verdict.notes])
-    return result, text
+    return result, "\n".join([text, *said])
 
 
 def _operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
