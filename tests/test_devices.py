@@ -75,6 +75,10 @@ def test_an_emulated_board_takes_a_cycle_for_an_instruction():
     assert all(on.cycles_per_instruction == 1 and on.latency_rows == 0 for on in emulated)
 
 
+def test_boards_may_be_static_arguments():
+    assert len({hash(on) for on in devices.DEVICES.values()}) == len(devices.DEVICES)
+
+
 def test_names_in_any_case_and_unknown_ones():
     assert devices.device("stm32f746zg").name == "STM32F746ZG"
     assert devices.device("MPS2-AN386").core == "cortex-m4"

@@ -43,7 +43,7 @@ class Startup:
     """
 
     source: str
-    numbers: Mapping[str, int]
+    numbers: Mapping[str, int] = dataclasses.field(hash=False)
     port: str
     machine: str = ""
     openocd: str = ""
