@@ -11,7 +11,6 @@ import pytest
 
 from micronets_jax import cli
 from micronets_jax.compile import operators
-from micronets_jax.firmware import inputs
 
 
 @pytest.fixture
@@ -85,14 +84,6 @@ def test_bad_folders_and_inputs(model, tmp_path, capsys):
     (out / "manifest.json").write_text("{")
     assert cli.main(["run", str(out)]) == 2
     assert "damaged" in capsys.readouterr().err
-
-
-def test_generator_of_inputs():
-    s, expected = 12345, []
-    for _ in range(3):
-        s = (s * 1664525 + 1013904223) % 2**32
-        expected.append(s >> 24)
-    assert inputs.noise(3, 12345).tolist() == expected
 
 
 def test_the_compile_path_stays_light():

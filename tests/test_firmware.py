@@ -378,10 +378,33 @@ def test_a_hang_ends(small, tmp_path):
 
 
 @slow
-def test_speaks_to_people_when_nobody_asks(small, tmp_path):
+def test_other_bytes_are_status_1(small, tmp_path, capsys):
+    firmware.write(small, "mps2-an386", tmp_path)
+    break_model(tmp_path, "for (int i = 0; i < MODEL_ARENA_BYTES; i++) ((int8_t *)arena)[i] = 0;")
+    assert cli.main(["run", str(tmp_path), "--json"]) == 1
+    ran = json.loads(capsys.readouterr().out)
+    assert ran["differing_outputs"] > 0
+    assert "bytes differ from TensorFlow Lite Micro on this machine: output 0" in ran["notes"][0]
+
+
+def with_float_ends() -> bytes:
+    m = fm.Models()
+    x, y = (m.tensor([1, 40], "float32") for _ in range(2))
+    q, r = m.tensor([1, 40], scale=0.03, zero_point=5), m.tensor([1, 40], scale=0.05)
+    m.operator("QUANTIZE", [x], [q], "QuantizeOptions")
+    m.operator("QUANTIZE", [q], [r], "QuantizeOptions")
+    m.operator("DEQUANTIZE", [r], [y], "DequantizeOptions")
+    return m.build([x], [y])
+
+
+@slow
+@pytest.mark.parametrize("floats", [False, True])
+def test_speaks_to_people_when_nobody_asks(floats, small, tmp_path):
     """Without a host it runs the built-in input, which is that of ``lcg:12345``."""
-    firmware.write(small, "mps2-an386", tmp_path, title="a model")
+    model = with_float_ends() if floats else small
+    firmware.write(model, "mps2-an386", tmp_path, title="a model")
     ran = firmware.run(tmp_path)
+    assert ran.differing_outputs == 0 and np.isfinite(ran.outputs[0]).all()
     board = devices.device("mps2-an386")
     process = subprocess.Popen(
         execute.command(tmp_path / "build" / "firmware.elf", board),
@@ -397,7 +420,8 @@ def test_speaks_to_people_when_nobody_asks(small, tmp_path):
     process.wait()
     assert lines["model"] == "a model"
     assert int(lines["ticks"]) * 40 == ran.instructions
-    assert [int(v) for v in lines["output"].split()] == ran.outputs[0].reshape(-1)[:64].tolist()
+    said = np.array([int(v) for v in lines["output"].split()], np.int8)
+    np.testing.assert_array_equal(said, ran.outputs[0].reshape(-1).view(np.int8)[: len(said)])
 
 
 class NoisyLine:

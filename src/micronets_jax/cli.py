@@ -1,7 +1,8 @@
 """The command line: words to calls, nothing else.
 
 Invariant: what the user got wrong is one sentence on standard error and exit status 2; with
-``--json`` standard output holds one object and nothing else.
+``--json`` standard output holds one object and nothing else. Outputs that are not what they must be
+are exit status 1.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        result, text = arguments.command(arguments)
+        result, text, *status = arguments.command(arguments)
     except _user_errors() as error:
         print(f"micronets {arguments.name}: {error}", file=sys.stderr)
         return 2
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         sys.stderr.close()
-    return 0
+    return status[0] if status else 0
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--input",
         default="lcg:12345",
-        metavar="FILE.npy|FILE.wav|lcg:SEED",
+        metavar="FILE.npy|FILE.npz|FILE.wav|lcg:SEED",
         help="what the model reads; audio if a firmware has a front end",
     )
 
@@ -207,7 +208,9 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, f"{head}\n{fit.table}\nit fits"
 
 
-def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _run(
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], str] | tuple[dict[str, Any], str, int]:
     from micronets_jax import devices, firmware
 
     ran = firmware.run(arguments.folder, arguments.input, core=arguments.core)
@@ -232,7 +235,7 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, "\n".join(lines)
 
 
-def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str]:
+def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:
     outputs = [output.reshape(-1).tolist() for output in ran.outputs]
     result = {
         **{
@@ -256,11 +259,9 @@ def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str]:
             else []
         ),
         f"output {outputs[0][:32]}",
-        "equal to TensorFlow Lite Micro on this machine"
-        if ran.differing_outputs == 0
-        else f"{ran.differing_outputs} bytes differ from TensorFlow Lite Micro on this machine",
+        *ran.notes,
     ]
-    return result, "\n".join(lines)
+    return result, "\n".join(lines), int(bool(ran.differing_outputs))
 
 
 def _flash(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:

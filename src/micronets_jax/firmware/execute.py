@@ -25,6 +25,7 @@ from micronets_jax import devices, protocol
 from micronets_jax.devices import Device
 from micronets_jax.firmware import engine, frontend, inputs, link, project, tools
 from micronets_jax.firmware.boards import FirmwareError
+from micronets_jax.tflite import TFLiteError
 
 INSTRUCTIONS_PER_TICK = 40
 """One instruction is a nanosecond, a tick of the emulated boards' 25 MHz is 40 of these."""
@@ -53,7 +54,8 @@ class Run:
         outputs: of the model.
         layers: name, kind, MACs and instructions of each.
         differing_outputs: bytes of outputs that the interpreter on this machine gives differently
-            for the same input; None where it was not asked.
+            for the same input, see :func:`verify.judge`; None where it was not asked, or failed.
+        notes: a sentence on that.
         feature_steps: largest difference of the front end on the board from the one in Python, in
             steps of the input's scale; None without audio.
     """
@@ -74,6 +76,7 @@ class Run:
     outputs: list[np.ndarray]
     layers: list[dict[str, Any]]
     differing_outputs: int | None
+    notes: tuple[str, ...]
     feature_steps: int | None
 
 
@@ -166,10 +169,10 @@ def run(
             manifest["layers"], (t * INSTRUCTIONS_PER_TICK for t in result.layer_ticks), strict=True
         )
     ]
-    differing = steps = None
+    differing, steps, notes = None, None, ()
     if reference is not None:
         read = result.features if data is None else data
-        differing = _differing(reference, read, outputs, manifest)
+        differing, notes = _differing(reference, read, outputs, manifest)
     if hearing is not None and audio is not None:
         e = manifest["interface"][0]
         wanted = frontend.features_of(audio, hearing, e["scale"], e["zero_point"]).astype(int)
@@ -181,7 +184,7 @@ def run(
         own.name, twin.name, manifest["runtime"], result.ticks * INSTRUCTIONS_PER_TICK,
         result.frontend_ticks * INSTRUCTIONS_PER_TICK, manifest["arena_bytes"], arena_used,
         result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
-        sum(code.values()), weights, outputs, layers, differing, steps,
+        sum(code.values()), weights, outputs, layers, differing, notes, steps,
     )  # fmt: skip
 
 
@@ -218,13 +221,21 @@ def _hearing(
 
 def _differing(
     model: bytes, data: bytes, outputs: list[np.ndarray], manifest: dict[str, Any]
-) -> int:
-    """Bytes of outputs that differ from those of TensorFlow Lite Micro on this machine."""
+) -> tuple[int | None, tuple[str, ...]]:
+    """Bytes of outputs that differ from those of TensorFlow Lite Micro on this machine, and notes.
+
+    None differ where TensorFlow Lite Micro itself stands alone, and None is the count where it
+    fails on the model; a note says so.
+    """
     from micronets_jax.compile import verify
 
     case = inputs.split(data, manifest["interface"], "input")
-    wanted = verify.Reference(model).run([case], manifest["interface"])[0]
-    return sum(
+    reference = verify.Reference(model)
+    try:
+        wanted = reference.run([case], manifest["interface"])[0]
+    except verify.InterpreterError as error:
+        return None, (f"not compared: {error}",)
+    count = sum(
         int(
             np.count_nonzero(
                 np.frombuffer(a.tobytes(), np.uint8) != np.frombuffer(b.tobytes(), np.uint8)
@@ -232,6 +243,12 @@ def _differing(
         )
         for a, b in zip(outputs, map(np.ascontiguousarray, wanted), strict=True)
     )
+    if count == 0:
+        return 0, (f"equal to {reference.name} on this machine",)
+    try:
+        return 0, verify.judged(model, [case], [outputs]).notes
+    except TFLiteError as error:
+        return count, (f"{count} bytes differ from {reference.name} on this machine: {error}",)
 
 
 # ---------------------------------------------------------------- the emulator

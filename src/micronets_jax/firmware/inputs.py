@@ -5,6 +5,7 @@ Invariant: the bytes are exactly those that the interface asks for, or a sentenc
 
 from __future__ import annotations
 
+import zipfile
 from typing import Any, cast
 
 import numpy as np
@@ -24,14 +25,30 @@ def noise(count: int, seed: int) -> np.ndarray:
     return out
 
 
+def generated(seed: int, interface: list[dict[str, Any]]) -> bytes:
+    """All inputs from :func:`noise`, finite numbers whatever their type: a byte of it is a byte of
+    an integer, or a float32 from -4 to 3.97, ``(byte - 128) / 32``."""
+    entries = [e for e in interface if e["way"] == "input"]
+    counts = [e["bytes"] // (4 if e["dtype"] == "float32" else 1) for e in entries]
+    parts = np.split(noise(sum(counts), seed), np.cumsum(counts)[:-1])
+    return b"".join(
+        ((part.astype(np.float32) - 128) / 32 if e["dtype"] == "float32" else part).tobytes()
+        for e, part in zip(entries, parts, strict=True)
+    )
+
+
 def load(source: str, interface: list[dict[str, Any]]) -> bytes:
     """All inputs of an interface, from ``lcg:SEED`` or a NumPy file.
 
     Args:
-        source: ``lcg:SEED``, ``FILE.npy``, or ``FILE.npz`` with one array per input by index.
+        source: ``lcg:SEED``, ``FILE.npy`` for a model of one input, or ``FILE.npz`` with an array
+            for each input under its name. A name may go without ``serving_default_`` before it and
+            ``:0`` after it; ``arr_0``, ``arr_1``, ..., as ``numpy.savez`` gives where no names are
+            given, are the inputs in the order of the model.
+        interface: of the manifest.
 
     Raises:
-        FirmwareError: no such file, or type or size do not fit the model.
+        FirmwareError: no such file, or names, types or sizes do not fit the model.
     """
     entries = [e for e in interface if e["way"] == "input"]
     if source.startswith("lcg:"):
@@ -39,27 +56,55 @@ def load(source: str, interface: list[dict[str, Any]]) -> bytes:
             seed = int(source[4:])
         except ValueError as error:
             raise FirmwareError(f"--input {source}: the seed is not an integer") from error
-        return noise(sum(e["bytes"] for e in entries), seed).tobytes()
+        return generated(seed, interface)
     try:
         loaded = cast(Any, np.load(source, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        named = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FirmwareError(f"--input {source}: not a readable NumPy file ({error})") from error
-    archive = hasattr(loaded, "files")
-    arrays = [loaded[name] for name in sorted(loaded.files)] if archive else [loaded]
-    if len(arrays) != len(entries):
+    if named is not None:
+        arrays = _by_name(named, entries, source)
+    elif len(entries) == 1:
+        arrays = [loaded]
+    else:
         raise FirmwareError(
-            f"--input {source} holds {len(arrays)} arrays; the model has {len(entries)} inputs "
-            "(use an .npz with one array per input)"
+            f"--input {source} is one array; the model has {len(entries)} inputs: give an .npz "
+            f"with arrays named {_names(entries)}"
         )
     parts = []
     for e, array in zip(entries, arrays, strict=True):
         if array.dtype.name != e["dtype"] or array.size * array.itemsize != e["bytes"]:
             raise FirmwareError(
                 f"--input {source}: {array.dtype.name} {list(array.shape)} came; input "
-                f"{e['index']} is {e['dtype']} {e['shape']}"
+                f"{e['index']} ({_short(e['name'])}) is {e['dtype']} {e['shape']}"
             )
         parts.append(np.ascontiguousarray(array).tobytes())
     return b"".join(parts)
+
+
+def _by_name(
+    named: dict[str, np.ndarray], entries: list[dict[str, Any]], source: str
+) -> list[np.ndarray]:
+    """The arrays in the order of the model's inputs."""
+    names = [e["name"] for e in entries]
+    orders = (names, [_short(name) for name in names], [f"arr_{i}" for i in range(len(names))])
+    for order in orders:
+        if len(set(order)) == len(order) and set(named) == set(order):
+            return [named[name] for name in order]
+    raise FirmwareError(
+        f"--input {source} holds arrays named {', '.join(sorted(named)) or 'nothing'}; the model's "
+        f"inputs are {_names(entries)}: name one array after each, or arr_0, arr_1, ... in this "
+        "order"
+    )
+
+
+def _names(entries: list[dict[str, Any]]) -> str:
+    return ", ".join(_short(e["name"]) for e in entries)
+
+
+def _short(name: str) -> str:
+    """The name without what TensorFlow's converter puts about it."""
+    return name.removeprefix("serving_default_").removesuffix(":0")
 
 
 def split(raw: bytes, interface: list[dict[str, Any]], way: str) -> list[np.ndarray]:

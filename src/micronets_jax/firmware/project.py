@@ -171,6 +171,9 @@ def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
         way: ", ".join(str(e["bytes"]) for e in engine.interface if e["way"] == way)
         for way in ("input", "output")
     }
+    floats = ", ".join(
+        str(int(e["dtype"] == "float32")) for e in engine.interface if e["way"] == "input"
+    )
     text = re.sub(r'[^ -~]|["\\?]', "_", title)[:60]
     return f"""\
 /* The model, for main.c and the engine. */
@@ -180,6 +183,7 @@ def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
 #define FIRMWARE_TITLE "{text}"
 #define FIRMWARE_RUNTIME "{engine.runtime}"
 #define FIRMWARE_INPUT_BYTES {sizes["input"]}
+#define FIRMWARE_INPUT_FLOATS {floats}
 #define FIRMWARE_OUTPUT_BYTES {sizes["output"]}
 #define FIRMWARE_LAYERS {len(engine.layers)}
 #define FIRMWARE_ARENA_BYTES {engine.arena_bytes}

@@ -14,6 +14,9 @@
 
 static const uint32_t input_bytes[] = {FIRMWARE_INPUT_BYTES};
 static const uint32_t output_bytes[] = {FIRMWARE_OUTPUT_BYTES};
+#if !FIRMWARE_AUDIO
+static const uint8_t input_floats[] = {FIRMWARE_INPUT_FLOATS};
+#endif
 #define INPUTS ((int)(sizeof input_bytes / sizeof *input_bytes))
 #define OUTPUTS ((int)(sizeof output_bytes / sizeof *output_bytes))
 
@@ -75,10 +78,11 @@ static void run(void)
     loaded = 0;
 }
 
-/* Noise from a generator of 32 bits: needs no flash, and a host can make the same. */
+/* Noise from a generator of 32 bits: needs no flash, and a host can make the same. A float is a byte
+ * of it as well, from -4 to 3.97, so that no input is infinite or not a number. */
 static void built_in(void)
 {
-    uint32_t state = 12345, total_bytes = total(input_bytes, INPUTS);
+    uint32_t state = 12345;
     done.frontend_ticks = 0;
 #if FIRMWARE_AUDIO
     frontend_restart();
@@ -89,14 +93,20 @@ static void built_in(void)
         frontend_feed(&sample, 1, engine_input(0));
     }
     done.frontend_ticks = frontend_ticks;
-    (void)total_bytes;
 #else
-    for (uint32_t at = 0; at < total_bytes; at++) {
-        uint8_t byte;
-        state = state * 1664525u + 1013904223u;
-        byte = (uint8_t)(state >> 24);
-        transfer(0, at, &byte, 1, 1);
-    }
+    for (int i = 0; i < INPUTS; i++)
+        for (uint32_t at = 0; at < input_bytes[i];) {
+            float number;
+            uint8_t byte;
+            state = state * 1664525u + 1013904223u;
+            byte = (uint8_t)(state >> 24);
+            number = (float)((int)byte - 128) / 32;
+            if (input_floats[i])
+                memcpy(part(0, i) + at, &number, sizeof number);
+            else
+                part(0, i)[at] = byte;
+            at += input_floats[i] ? (uint32_t)sizeof number : 1;
+        }
 #endif
     run();
 }
