@@ -78,7 +78,7 @@ def test_bad_folders_and_inputs(model, tmp_path, capsys):
         assert says in capsys.readouterr().err
     np.save(tmp_path / "x.npy", np.zeros(3, np.int8))
     assert cli.main(["run", str(out), "--input", str(tmp_path / "x.npy")]) == 2
-    assert "input 0 is int8" in capsys.readouterr().err
+    assert "input 0 (t0) is int8" in capsys.readouterr().err
     assert cli.main(["run", str(out), "--core", "z80"]) == 2
     assert "cortex-m4, cortex-m7" in capsys.readouterr().err
     (out / "manifest.json").write_text("{")
