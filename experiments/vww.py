@@ -73,8 +73,6 @@ class Options(experiment.Options):
     input: Input = Input()
     augmentation: ImageAugmentation = ImageAugmentation()
     space: Space = Space()
-    teacher: float = 1.0
-    """Width of the MobileNetV2 that teaches where train.distillation is above 0."""
 
 
 PAPER = FloatTraining(
@@ -110,6 +108,7 @@ PRESETS = {
     ),
     "paper": Options(
         preset="paper",
+        teacher=1.0,
         search=Search(epochs=200, batch_size=768),
         train=PAPER,
         quantize=dataclasses.replace(PAPER, epochs=20, learning_rate=0.002),
@@ -120,8 +119,8 @@ search's rates, which suit its own optimiser."""
 
 
 def task(options: Options) -> Task:
-    """Scenes, pixels, inverted bottlenecks, and MobileNetV2 itself to teach them."""
-    from micronets_jax import data, metrics, pipeline, zoo
+    """Scenes, pixels, inverted bottlenecks."""
+    from micronets_jax import data, metrics, pipeline
 
     frontend = data.Pixels(*options.input.size, channels=3 if options.input.colour else 1)
     dataset = data.visual_wake_words.load(
@@ -133,7 +132,6 @@ def task(options: Options) -> Task:
         augmentation=data.augment.Images(options.augmentation),
         space=options.space.build(frontend.shape, dataset.num_classes),
         metric=metrics.accuracy,
-        teacher=zoo.mobilenet_v2(options.teacher, frontend.shape, dataset.num_classes),
     )
 
 

@@ -146,7 +146,7 @@ def test_anomaly_detection_to_the_end(tmp_path):
 def test_visual_wake_words_to_the_end_with_a_teacher(tmp_path):
     out = tmp_path / "out"
     words = ("--preset", "tiny", "--train.epochs", "1", "--search.epochs", "1")
-    teacher = ("--train.distillation", "0.5", "--train.optimizer", "sgd", "--teacher", "0.1")
+    teacher = ("--train.distillation", "0.5", "--train.optimizer", "sgd", "--teacher", "0.5")
     status, _, error = command("vww", tmp_path, *words, *teacher, "--workdir", out)
     assert status == 0, error
     summary = finished(out)

@@ -53,6 +53,9 @@ class Options:
     """End with the firmware for the device, linked and emulated where the tools are installed."""
     predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Classify this file with the folder's model, and do nothing else."""
+    teacher: float = 2.0
+    """Widths of the teacher, as multiples of those of the largest network of the space; it is
+    trained first, where train.distillation or quantize.distillation is above 0."""
     search: Search = Search()
     train: FloatTraining = FloatTraining()
     quantize: Training = Training(epochs=6, learning_rate=0.0005)
@@ -124,6 +127,8 @@ class Experiment(Generic[Given]):
                 f"checkpoint-seconds={options.checkpoint_seconds:g}: give 0, which keeps every "
                 "epoch, or more"
             )
+        if not options.teacher > 0:
+            raise ValueError(f"teacher={options.teacher:g}: give multiples of widths, above 0")
         device = devices.device(options.device)
         if options.firmware and options.runtime == "tflm":
             if firmware.names_tflm():
@@ -147,6 +152,7 @@ class Experiment(Generic[Given]):
             train=options.train,
             quantize=options.quantize,
             seed=options.seed,
+            teacher=options.teacher,
             firmware=options.firmware,
             facts={
                 "experiment": self.name,

@@ -42,6 +42,7 @@ from micronets_jax import (
     selection,
     supernet,
     training,
+    zoo,
 )
 from micronets_jax.data import Augmentation, Dataset, FrontEnd
 from micronets_jax.decisions import Choice
@@ -76,7 +77,6 @@ class Task:
         augmentation: of training examples.
         space: what may be chosen.
         metric: what the result is judged by.
-        teacher: a network whose logits training may follow; trained in the run if it does.
         num_tflm: test examples at most for TensorFlow Lite Micro, whose portable kernels are slow.
     """
 
@@ -85,7 +85,6 @@ class Task:
     augmentation: Augmentation
     space: Space
     metric: metrics.Metric = metrics.accuracy
-    teacher: Network | None = None
     num_tflm: int = 1000
 
 
@@ -97,6 +96,8 @@ class Plan(Task):
         budget: what the result must fit.
         device: for whom.
         search, train, quantize: the recipes of the three stages that learn.
+        teacher: widths of the network whose logits these may follow, as multiples of those of the
+            largest network of the space.
         seed: of all that is random.
         firmware: whether the run ends with the firmware for the device.
         facts: what else the summary says of the run.
@@ -108,6 +109,7 @@ class Plan(Task):
     train: recipes.FloatTraining
     quantize: recipes.Training
     seed: int
+    teacher: float = 2.0
     firmware: bool = True
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -258,13 +260,14 @@ def _search(
 
 
 def _teacher(plan: Plan, workdir: Workdir, display: Display) -> Teacher | None:
-    """The task's teacher, trained as what it teaches will be; None where nobody listens to it."""
-    if plan.teacher is None or not max(plan.train.distillation, plan.quantize.distillation):
+    """A larger network, trained as what it teaches will be; None where nobody listens to it."""
+    if not max(plan.train.distillation, plan.quantize.distillation):
         return None
-    fresh = supernet.init(jax.random.key(plan.seed), plan.teacher)
+    larger = zoo.scaled(network.prune(plan.space.supernetwork()), plan.teacher)
+    fresh = supernet.init(jax.random.key(plan.seed), larger)
     recipe = dataclasses.replace(plan.train, distillation=0.0)
-    variables = _fit_float(plan, workdir, display, "teacher", plan.teacher, fresh, recipe, None)
-    model = supernet.Supernet(plan.teacher)
+    variables = _fit_float(plan, workdir, display, "teacher", larger, fresh, recipe, None)
+    model = supernet.Supernet(larger)
     return lambda x: jnp.asarray(model.apply(variables, x))
 
 
