@@ -64,8 +64,8 @@ PRESETS = {
         preset="quick",
         budget=Limits(mops=0.7),
         search=Search(epochs=15, batch_size=64, warmup=0.4, trial_epochs=10),
-        train=FloatTraining(epochs=20),
-        quantize=Training(epochs=4, learning_rate=0.0005),
+        train=FloatTraining(steps=1600),
+        quantize=Training(steps=320, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",

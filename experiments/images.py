@@ -46,8 +46,8 @@ PRESETS = {
         preset="quick",
         space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
         search=Search(epochs=10, batch_size=64, candidates=12, finalists=2, trial_epochs=3),
-        train=FloatTraining(epochs=25, batch_size=32),
-        quantize=Training(epochs=4, batch_size=32, learning_rate=0.0005),
+        train=FloatTraining(steps=6000, batch_size=32),
+        quantize=Training(steps=600, batch_size=32, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",

@@ -65,8 +65,8 @@ PRESETS = {
         preset="quick",
         budget=Limits(mops=1.2),
         search=Search(epochs=10, batch_size=64),
-        train=FloatTraining(epochs=25),
-        quantize=Training(epochs=4, learning_rate=0.0005),
+        train=FloatTraining(steps=4000),
+        quantize=Training(steps=300, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",

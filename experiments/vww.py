@@ -103,8 +103,8 @@ PRESETS = {
         search=Search(
             epochs=3, batch_size=64, start="even", candidates=12, finalists=4, trial_epochs=4
         ),
-        train=FloatTraining(epochs=10, batch_size=32),
-        quantize=Training(epochs=1, batch_size=64, learning_rate=0.0005),
+        train=FloatTraining(steps=5620, batch_size=32),
+        quantize=Training(steps=281, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",

@@ -58,7 +58,7 @@ class Options:
     trained first, where train.distillation or quantize.distillation is above 0."""
     search: Search = Search()
     train: FloatTraining = FloatTraining()
-    quantize: Training = Training(epochs=6, learning_rate=0.0005)
+    quantize: Training = Training(steps=500, learning_rate=0.0005)
 
 
 UNRECORDED = ("workdir", "resume", "predict", "accelerator", "checkpoint_seconds", "firmware")
