@@ -63,6 +63,7 @@ class Options:
 def main() -> None:
     """Print one row per number of architectures."""
     options = tyro.cli(Options, description=__doc__)
+    accelerators.keep_memory()
     print(f"computing on {accelerators.select(options.accelerator)}, {options.precision}")
     print(
         f"{'K':>4} {'mesh':>7} {'compile s':>9} {'steps/s':>8} {'arch/s':>8} {'Gop/device':>11} "

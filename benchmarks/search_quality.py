@@ -87,6 +87,7 @@ import tyro
 
 from experiments import ad, kws, vww
 from micronets_jax import (
+    accelerators,
     budgets,
     data,
     dnas,
@@ -202,6 +203,7 @@ class Options:
 def main() -> None:
     """Measure what is missing, then print the table."""
     options = tyro.cli(Options, description=__doc__)
+    accelerators.keep_memory()
     if not options.mops:
         options = dataclasses.replace(options, mops=TASKS[options.task].mops)
     options.folder.mkdir(parents=True, exist_ok=True)

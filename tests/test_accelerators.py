@@ -31,7 +31,7 @@ def test_what_runs_once_inside_a_program_is_a_part_of_it():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is set, no other")
 def test_memory_that_was_freed_is_used_again_without_being_mapped_again():
-    accelerators.select("auto")
+    accelerators.keep_memory()
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]

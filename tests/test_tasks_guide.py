@@ -14,13 +14,35 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_the_task_of_the_guide_runs_and_predicts(tmp_path):
+def guide() -> str:
     blocks = re.findall(
         r"^```python\n(.*?)^```", (ROOT / "docs" / "tasks.md").read_text(), re.M | re.S
     )
+    return "\n\n".join(blocks)
+
+
+def test_nothing_heavy_is_loaded_before_the_command_line_has_been_read(tmp_path):
+    (tmp_path / "digits.py").write_text(guide())
+    program = f"""
+import runpy, sys
+sys.argv = ["digits", "--help"]
+try:
+    runpy.run_path({str(tmp_path / "digits.py")!r}, run_name="__main__")
+except SystemExit as end:
+    print(end.code, sorted({{"jax", "sklearn", "tensorflow"}} & set(sys.modules)))
+"""
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+@pytest.mark.slow
+def test_the_task_of_the_guide_runs_and_predicts(tmp_path):
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "digits.py").write_text("\n\n".join(blocks))
+    (tmp_path / "experiments" / "digits.py").write_text(guide())
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "MICRONETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
 

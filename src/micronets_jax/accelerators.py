@@ -44,7 +44,7 @@ class AcceleratorError(RuntimeError):
 def select(accelerator: str) -> str:
     """Make JAX use ``cpu``, ``gpu`` or ``tpu``, or with ``auto`` the best there is.
 
-    Call before anything else uses JAX. The process keeps memory that it frees for its next use.
+    Call before anything else uses JAX.
 
     Returns:
         What computes, for people: ``"2 x cpu"``.
@@ -57,7 +57,6 @@ def select(accelerator: str) -> str:
             known = ", ".join(["auto", *PLATFORMS])
             raise AcceleratorError(f"accelerator={accelerator!r} is not known; choose from {known}")
         os.environ["JAX_PLATFORMS"] = PLATFORMS[accelerator]
-    _keep_memory()
     jax = importlib.import_module("jax")
     if accelerator != "auto":
         jax.config.update("jax_platforms", PLATFORMS[accelerator])
@@ -70,6 +69,20 @@ def select(accelerator: str) -> str:
             f"{_describe(jax.devices())}. It needs {INSTALL.get(accelerator, 'another machine')}"
         ) from error
     return _describe(devices)
+
+
+def keep_memory() -> None:
+    """Make the process keep what it frees for its next use; call it once, where a process begins.
+
+    Each program of XLA's allocates its buffers anew. To return them in between costs up to half of
+    a step, for every page must be mapped and cleared again. Where the C library has no such
+    settings nothing happens.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            for setting, value in MALLOPT.items():
+                mallopt(setting, value)
 
 
 def mesh(examples: int, samples: int = 1) -> Mesh | None:
@@ -119,17 +132,6 @@ def once(function: Callable[..., Any], *arguments: Any, static: Sequence[int] = 
     jax = importlib.import_module("jax")
     options = UNOPTIMISED if jax.default_backend() == "cpu" else None
     return jax.jit(function, static_argnums=static, compiler_options=options)(*arguments)
-
-
-def _keep_memory() -> None:
-    """Each program allocates its buffers anew. To return them in between costs up to half of a
-    step, for every page must be mapped and cleared again. Where the C library has no such settings
-    nothing happens."""
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):
-            mallopt = ctypes.CDLL(None).mallopt
-            for setting, value in MALLOPT.items():
-                mallopt(setting, value)
 
 
 def _traced(tree: Any) -> bool:

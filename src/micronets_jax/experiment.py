@@ -75,23 +75,28 @@ class Experiment(Generic[Given]):
         name: ``python -m experiments.NAME`` runs it.
         presets: options by preset; ``quick`` must be among them.
         task: data, front end, augmentation, space and metric for options; imports what it needs.
+        frontends: registers front ends of one's own, which files of finished runs name; called once
+            the command line has been read, so it may import what it needs.
     """
 
     name: str
     presets: Mapping[str, Given]
     task: Callable[[Given], Task]
+    frontends: Callable[[], object] = lambda: None
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Do what the command line says; ends the process with status 2 on a mistake."""
         arguments = sys.argv[1:] if arguments is None else arguments
         options = self.parse(arguments)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        from micronets_jax import console
+        from micronets_jax import accelerators, console
         from micronets_jax.accelerators import AcceleratorError
         from micronets_jax.data import DataError
         from micronets_jax.firmware import FirmwareError
         from micronets_jax.workdir import WorkdirError
 
+        accelerators.keep_memory()
+        self.frontends()
         with console.errors(AcceleratorError, ValueError, OSError):
             if options.predict is not None:
                 return self.predict(options.predict, self.folder(options))

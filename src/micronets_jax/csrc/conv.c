@@ -137,6 +137,15 @@ MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, i
  * the registers that the loop needs. The 13 instructions of a STEP do 16 multiplications. The
  * pointer that ends the loop stays on the stack. Stack: 0 end of x, 4 x, 8 out, 12 channel,
  * 16 channels left, 20 bytes between pixels. */
+MN_AT(mn_conv, weights, 0);
+MN_AT(mn_conv, channels, 4);
+MN_AT(mn_conv, out_channels, 8);
+MN_AT(mn_channel, bias, 0);
+MN_AT(mn_channel, multiplier, 4);
+MN_AT(mn_channel, offset, 8);
+MN_AT(mn_channel, shift, 12);
+typedef char mn_channel_size_moved[sizeof(struct mn_channel) == 16 ? 1 : -1];
+
 #define MULTIPLY                                                                                   \
     "smlad r4, r2, lr, r4\n\t"                                                                     \
     "smlad r8, r2, r12, r8\n\t"                                                                    \

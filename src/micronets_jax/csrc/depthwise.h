@@ -28,25 +28,41 @@ MN_NOINLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in,
 }
 
 #if MN_DSP
-/* What the assembly below needs for one channel; offsets are written out there. */
+/* What the assembly below needs for one channel; it reads members by their offsets. */
 struct mn_rows {
-    const int16_t *x;       /* 0: first word of the current row of windows */
-    int32_t row_bytes;      /* 4: from one row of windows to the next */
-    int8_t *out;            /* 8 */
-    int32_t out_row_step;   /* 12 */
-    int32_t pitch;          /* 16: bytes of one row of the plane */
-    const int32_t *weights; /* 20: pairs, see below */
-    int32_t multiplier;     /* 24 */
-    int32_t offset;         /* 28 */
-    int32_t shift;          /* 32 */
-    int32_t step;           /* 36: between the outputs of a pair, set by the loop */
-    int32_t bias;           /* 40 */
-    int32_t pairs_bytes;    /* 44: of the plane that whole pairs of outputs advance over */
-    int32_t odd;            /* 48: whether a single output follows the pairs */
-    int32_t rows;           /* 52 */
-    int32_t column_step;    /* 56 */
-    const int16_t *end;     /* 60: set by the loop */
+    const int16_t *x;  /* first word of the current row of windows */
+    int32_t row_bytes; /* from one row of windows to the next */
+    int8_t *out;
+    int32_t out_row_step;
+    int32_t pitch;          /* bytes of one row of the plane */
+    const int32_t *weights; /* pairs, see below */
+    int32_t multiplier;
+    int32_t offset;
+    int32_t shift;
+    int32_t step; /* between the outputs of a pair, set by the loop */
+    int32_t bias;
+    int32_t pairs_bytes; /* of the plane that whole pairs of outputs advance over */
+    int32_t odd;         /* whether a single output follows the pairs */
+    int32_t rows;
+    int32_t column_step;
+    const int16_t *end; /* set by the loop */
 };
+MN_AT(mn_rows, x, 0);
+MN_AT(mn_rows, row_bytes, 4);
+MN_AT(mn_rows, out, 8);
+MN_AT(mn_rows, out_row_step, 12);
+MN_AT(mn_rows, pitch, 16);
+MN_AT(mn_rows, weights, 20);
+MN_AT(mn_rows, multiplier, 24);
+MN_AT(mn_rows, offset, 28);
+MN_AT(mn_rows, shift, 32);
+MN_AT(mn_rows, step, 36);
+MN_AT(mn_rows, bias, 40);
+MN_AT(mn_rows, pairs_bytes, 44);
+MN_AT(mn_rows, odd, 48);
+MN_AT(mn_rows, rows, 52);
+MN_AT(mn_rows, column_step, 56);
+MN_AT(mn_rows, end, 60);
 
 /* Weights of one row as overlapping pairs (0,1) (1,2) (2,3) ..., so that outputs at even and at odd
  * columns both read whole words of the plane. */

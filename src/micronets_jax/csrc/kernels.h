@@ -6,6 +6,7 @@
 #ifndef MN_KERNELS_H
 #define MN_KERNELS_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -36,6 +37,10 @@ struct mn_channel {
     int32_t offset;
     int32_t shift;
 };
+
+/* The assembly reads members by their offsets: where one has moved, this does not compile. */
+#define MN_AT(type, member, offset)                                                                \
+    typedef char type##_##member##_moved[offsetof(struct type, member) == (offset) ? 1 : -1]
 
 enum mn_rounding {
     MN_POSITIVE, /* no output below the zero point survives the clamp */
