@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
 from micronets_jax.compile import verify
+from micronets_jax.compile.copies import positions
 from micronets_jax.compile.operators import move
 
 Q = {"scale": 0.1, "zero_point": -7}
@@ -217,7 +218,7 @@ def test_copies_are_the_function(seed):
     rng = np.random.default_rng(seed)
     shape = tuple(int(n) for n in rng.integers(1, 5, 3))
     sizes = [int(np.prod(shape))] * 2
-    arrays = [np.arange(n).reshape(shape) + (i << move._SOURCE) for i, n in enumerate(sizes)]
+    arrays = [np.arange(n).reshape(shape) + (i << move.SOURCE) for i, n in enumerate(sizes)]
     x = np.concatenate(arrays, axis=int(rng.integers(3))) if rng.random() < 0.5 else arrays[0]
     for _ in range(int(rng.integers(1, 4))):
         chosen = int(rng.integers(5))
@@ -239,11 +240,12 @@ def test_copies_are_the_function(seed):
         return
     inputs = [rng.integers(0, 100, n) for n in sizes]
     flat = np.concatenate(inputs)
-    source, place = x.reshape(-1) >> move._SOURCE, x.reshape(-1) & ((1 << move._SOURCE) - 1)
+    source, place = x.reshape(-1) >> move.SOURCE, x.reshape(-1) & ((1 << move.SOURCE) - 1)
     want = np.where(
         x.reshape(-1) < 0, -1, flat[np.minimum(source * sizes[0] + place, len(flat) - 1)]
     )
     np.testing.assert_array_equal(execute(found, inputs, np.full(x.size, -1)), want)
+    np.testing.assert_array_equal(positions(found, x.size), np.maximum(x.reshape(-1), -1))
 
 
 def test_a_slice_is_one_copy_and_a_reshape_none():

@@ -130,6 +130,8 @@ def _read(path: str) -> bytes:
 
 
 def _summary(compiled) -> dict[str, Any]:
+    from micronets_jax.compile import report
+
     weights, tables = compiled.constant_bytes
     return {
         "model": compiled.title,
@@ -138,6 +140,7 @@ def _summary(compiled) -> dict[str, Any]:
         "arena_bound_bytes": compiled.plan.bound,
         "weights_bytes": weights + tables,
         "code_bytes_predicted": compiled.code_bytes,
+        "folding": report.folding(compiled.graph.foldings),
         "inputs": [e for e in compiled.interface() if e["way"] == "input"],
         "outputs": [e for e in compiled.interface() if e["way"] == "output"],
     }
@@ -145,6 +148,7 @@ def _summary(compiled) -> dict[str, Any]:
 
 def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from micronets_jax import compile as compiler
+    from micronets_jax.compile import report
 
     model = _read(arguments.model)
     compiled = compiler.compile_model(
@@ -166,6 +170,8 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"weights and tables {result['weights_bytes']} bytes, code about "
         f"{compiled.code_bytes} bytes"
     )
+    for line in report.folding_lines(compiled.graph.foldings)[-1:]:
+        text += f"; {line} (micronets inspect says where)"
     return result, "\n".join([text, *said])
 
 
@@ -290,6 +296,7 @@ def _layer_table(layers: list[dict[str, Any]]) -> list[str]:
 
 def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from micronets_jax import compile as compiler
+    from micronets_jax.compile import report
 
     compiled = compiler.compile_model(_read(arguments.model), pathlib.Path(arguments.model).stem)
     result = _summary(compiled)
@@ -313,6 +320,7 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"{layer['name'][:40]:<40} {layer['kind']:<13} {shape:<18} {layer['macs']:>10}  "
             f"{layer['live_bytes']:>8} {bar}"
         )
+    lines += report.folding_lines(compiled.graph.foldings)
     lines.append(
         f"{compiled.macs} MACs; arena {compiled.arena_bytes} bytes (bound {compiled.plan.bound}; "
         f"tensors may share bytes); weights and tables {result['weights_bytes']} bytes; code about "

@@ -449,8 +449,8 @@ def _quantization(buffer: _Flatbuffer, table: int, label: str) -> Quantization |
     axis = buffer.value(at, 6, "i", 0)
     if len(zero_points) != len(scales):
         raise TFLiteError(f"{label}: {len(scales)} scales but {len(zero_points)} zero points")
-    if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise TFLiteError(f"{label}: a scale is not a positive number")
+    if not np.isfinite(scales).all():
+        raise TFLiteError(f"{label}: a scale is not a finite number")
     if (np.abs(zero_points) > 1 << 31).any():
         raise TFLiteError(f"{label}: a zero point is out of range")
     return Quantization(scales, zero_points, axis)

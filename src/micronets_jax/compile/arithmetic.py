@@ -55,6 +55,18 @@ def scale(x: int, multiplier: int, exponent: int) -> int:
     return divide_by_power(high_multiply(x << left, multiplier), right)
 
 
+def scale_array(
+    x: np.ndarray, multiplier: np.ndarray | int, exponent: np.ndarray | int
+) -> np.ndarray:
+    """:func:`scale` of int64 arrays; what a shift to the left takes beyond 32 bits wraps, as in
+    registers."""
+    left, right = np.maximum(exponent, 0), np.maximum(-exponent, 0)
+    wrapped = ((x << left) + (1 << 31)) % (1 << 32) - (1 << 31)
+    high = (wrapped * multiplier + (1 << 30)) >> 31
+    half = np.where(right > 0, (1 << right) >> 1, 0)
+    return (high + half - ((right > 0) & (high < 0))) >> right
+
+
 def saturate(x: int, bits: int) -> int:
     return max(-(1 << (bits - 1)), min((1 << (bits - 1)) - 1, x))
 

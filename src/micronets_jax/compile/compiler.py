@@ -107,6 +107,7 @@ class Compiled:
             "tables_bytes": tables,
             "code_bytes_predicted": self.code_bytes,
             "macs": self.macs,
+            "folding": report.folding(self.graph.foldings),
             "interface": self.interface(),
             "layers": [
                 {

@@ -62,7 +62,7 @@ def struct_bytes(name: str, table: dict[str, list[Field]]) -> tuple[int, int]:
 def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tuple[int, int]:
     """Bytes of weights (with biases and scales) and of tables (parameters and the like)."""
     table = structs()
-    weights = sum(data.nbytes for data in operands.values())
+    weights = sum(-(-data.nbytes // 4) * 4 for data in operands.values())
     tables = 0
     seen: set[bytes] = set()
     for call in calls:
@@ -71,10 +71,11 @@ def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tu
             if key in seen:
                 continue
             seen.add(key)
+            size = -(-array.nbytes // 4) * 4  # every array starts at a word
             if call.kind in ("conv", "depthwise"):
-                weights += array.nbytes
+                weights += size
             else:
-                tables += array.nbytes
+                tables += size
         if call.struct:
             tables += struct_bytes(call.struct, table)[0]
     return weights, tables

@@ -85,14 +85,44 @@ class Node:
     out_shape: tuple[int, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Folding:
+    """What is left of a layer with weights: ``constant`` of its output ``channels`` never change,
+    ``unread`` others are used by nobody."""
+
+    operator: int
+    name: str
+    channels: int
+    constant: int
+    unread: int
+    weights: int
+    weights_left: int
+    macs: int
+    macs_left: int
+
+    @property
+    def folded(self) -> bool:
+        return self.weights_left < self.weights or self.constant + self.unread > 0
+
+
 @dataclasses.dataclass
 class Graph:
+    """A model as nodes in an order that can be executed.
+
+    Attributes:
+        roots: tensor -> the tensor that holds its bytes.
+        kept: tensor -> which channels of the file's tensor are stored, where some are not.
+        foldings: one per layer with weights, once constants have been folded.
+    """
+
     values: dict[int, Value]
     nodes: list[Node]
     inputs: list[int]
     outputs: list[int]
-    roots: dict[int, int]  # tensor index -> tensor that holds its bytes
+    roots: dict[int, int]
     model: Model
+    kept: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    foldings: list[Folding] = dataclasses.field(default_factory=list)
 
     def consumers(self, tensor: int) -> list[Node]:
         return [node for node in self.nodes if tensor in node.inputs]

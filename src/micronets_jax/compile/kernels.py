@@ -110,38 +110,40 @@ def _int16(node: Node, **fields: int) -> dict[str, int]:
 
 # Requantisation ---------------------------------------------------------------------------------
 
-POSITIVE, SIGNED, WIDE = "MN_POSITIVE", "MN_SIGNED", "MN_WIDE"
-CHANNEL = np.dtype([("bias", "<i4"), ("multiplier", "<i4"), ("offset", "<i4"), ("shift", "<i4")])
+POSITIVE, SIGNED, MIXED = "MN_POSITIVE", "MN_SIGNED", "MN_MIXED"
+CHANNEL = np.dtype(
+    [("bias", "<i4"), ("multiplier", "<i4"), ("offset", "<i4"), ("shift", "<i2"), ("wide", "<i2")]
+)
 
 
-def _channels(graph: Graph, node: Node, weights: np.ndarray) -> tuple[np.ndarray, str]:
-    """Table of one row per channel (padded to an even number) and the rounding that suits all.
+def _channels(graph: Graph, node: Node) -> tuple[np.ndarray, str]:
+    """Table of one row per channel (padded to an even number) and the rounding of the layer.
 
-    Args:
-        weights: [channels, ...].
-    """
-    o = node.options
-    zero_in = graph.values[node.inputs[0]].zero_point
-    zero_out = graph.values[node.output].zero_point
-    flat = weights.reshape(len(weights), -1).astype(np.int64)
-    bias = o["bias"] - zero_in * flat.sum(axis=1)
-    largest = np.abs(bias) + 128 * np.abs(flat).sum(axis=1)
-    if largest.max() >= 1 << 31:
-        raise TFLiteError(f"operator {node.operator} ({node.name}): its sums exceed 32 bits")
+    A channel is wide where two folded constants cannot stand for the reference's two roundings:
+    a scale of 1/2 and more, a negative one, or sums beyond 30 bits."""
+    o, zero_out = node.options, graph.values[node.output].zero_point
+    weights, sums, reach = o["weights"].astype(np.int64), o["sums"], o["reach"]
+    axes = (0, 1, 2) if node.kind == "depthwise" else (1, 2, 3)
+    bias = o["bias"] - graph.values[node.inputs[0]].zero_point * weights.sum(axis=axes)
     shift = -o["exponent"]
     usual = np.clip(shift, 1, 30)
     offset = (1 << (usual - 1)) + zero_out * (1 << usual)
-    fits = (shift >= 1) & (shift <= 30) & (largest < 1 << 30)
-    fits &= largest + np.abs(offset) + 2 < 1 << 31
-    if fits.all():
-        rounding = POSITIVE if o["min"] >= zero_out else SIGNED
-    else:
-        rounding, offset = WIDE, np.full_like(bias, zero_out)
+    largest = np.maximum(np.abs(sums.low), np.abs(sums.high))
+    wide = (shift < 1) | (shift > 30) | (largest >= 1 << 30) | (o["multiplier"] < 0)
+    wide |= largest + np.abs(offset) + 2 >= 1 << 31
+    wide |= np.abs(bias) + 128 * np.abs(weights).sum(axis=axes) >= 1 << 31
+    rounding = MIXED if (wide & ~reach.constant).any() else SIGNED
+    if rounding == SIGNED and o["min"] >= zero_out:
+        rounding = POSITIVE
     table = np.zeros(len(bias) + len(bias) % 2, CHANNEL)
-    for name, column in (
-        ("bias", bias), ("multiplier", o["multiplier"]), ("offset", offset), ("shift", shift),
-    ):  # fmt: skip
-        table[name][: len(bias)] = column
+    for name, column, constant in (
+        ("bias", (bias + (1 << 31)) % (1 << 32) - (1 << 31), 0),  # wraps as sums do
+        ("multiplier", o["multiplier"], 0),
+        ("offset", np.where(wide, zero_out, offset), 2 * reach.low),
+        ("shift", shift, 1),
+        ("wide", wide, 0),
+    ):
+        table[name][: len(bias)] = np.where(reach.constant, constant, column)
     return table, rounding
 
 
@@ -174,7 +176,7 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
     o, weights = node.options, node.options["weights"]
     value = graph.values[node.inputs[0]]
     count, (kr, kc), depth = len(weights), o["kernel"], weights.shape[3]
-    table, rounding = _channels(graph, node, weights)
+    table, rounding = _channels(graph, node)
     # Of a dense layer every row of inputs is a pixel.
     size = o["size"] if o.get("dense") else node.in_shapes[0][1:3]
     window = _window(node, size)
@@ -218,7 +220,7 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
     rows, columns, depth = node.in_shapes[0][1:]
     weights = o["weights"][0]  # [kernel rows, kernel columns, channels]
     count = weights.shape[2]
-    table, rounding = _channels(graph, node, np.moveaxis(weights, 2, 0))
+    table, rounding = _channels(graph, node)
     if count != depth or o["dilation"] != (1, 1):
         return [_depthwise_any(graph, node, weights, table, rounding)]
     steps_in, steps_out = (columns * depth, depth), (o["size"][1] * depth, depth)
@@ -229,8 +231,7 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
         weights = weights.transpose(0, 2, 1)
     size, kernel, stride = walked.window.out, walked.window.kernel, walked.window.stride
     clamp = int(o["min"] > -128 or o["max"] < 127)
-    fast = walked.fast and rounding != WIDE
-    macro = "MN_DEPTHWISE_FAST" if fast else "MN_DEPTHWISE"
+    macro = "MN_DEPTHWISE_FAST" if walked.fast else "MN_DEPTHWISE"
     name = "depthwise_{}x{}_s{}{}_{}{}".format(
         *kernel, *stride, rounding[3:].lower(), "_clamp" if clamp else ""
     )
@@ -284,7 +285,7 @@ def _depthwise_any(
 def _grouped(graph: Graph, node: Node) -> list[Call]:
     o, weights = node.options, node.options["weights"]
     rows, columns, depth = node.in_shapes[0][1:]
-    table, rounding = _channels(graph, node, weights)
+    table, rounding = _channels(graph, node)
     fields = {
         "weights": np.ascontiguousarray(weights).reshape(-1),
         "channels": table,

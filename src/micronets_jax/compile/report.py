@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import typing
 from typing import Any
 
+from micronets_jax.compile.graph import Folding
 from micronets_jax.compile.planner import ALIGN
 
 if typing.TYPE_CHECKING:
@@ -141,6 +143,43 @@ def memory(compiled: Compiled) -> dict[str, Any]:
             for buffer, address in zip(plan.buffers, plan.addresses, strict=True)
         ],
     }  # fmt: skip
+
+
+def folding(foldings: list[Folding]) -> dict[str, Any]:
+    """What constants left of the operations and weights, in all and layer by layer (those that
+    lost something)."""
+    fields = ("macs", "macs_left", "weights", "weights_left")
+    return {
+        **{field: sum(getattr(f, field) for f in foldings) for field in fields},
+        "layers": [dataclasses.asdict(f) for f in foldings if f.folded],
+    }
+
+
+def folding_lines(foldings: list[Folding]) -> list[str]:
+    """One sentence per layer that lost something, and one for all; none where nothing was lost."""
+    lines = []
+    for f in foldings:
+        if f.folded:
+            parts = [f"{f.unread} are read by nobody"] if f.unread else []
+            if f.constant:
+                which = f"{f.constant} of {f.channels} channels of this layer are constant"
+                parts = [which, *(part.replace(" are", " more are") for part in parts)]
+            idle = _share(f.weights - f.weights_left, f.weights)
+            what = " and ".join(parts) or "some of what this layer reads is constant or unused"
+            lines.append(
+                f"{f.name} (operator {f.operator}): {what}; {idle} of its weights do nothing"
+            )
+    if lines:
+        total = folding(foldings)
+        lines.append(
+            f"constants are folded: {_share(total['macs_left'], total['macs'])} of the operations "
+            f"and {_share(total['weights_left'], total['weights'])} of the weights remain"
+        )
+    return lines
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.1f} %"
 
 
 def memory_svg(compiled: Compiled) -> str:

@@ -326,6 +326,14 @@ class Layer:
         return self.text
 
 
+def _stored(
+    compiled: compiler.Compiled, tensors: dict[int, np.ndarray]
+) -> dict[int, np.ndarray]:
+    """Tensors of an interpreter without the channels that were folded away."""
+    kept = compiled.graph.kept
+    return {i: x[..., kept[i]] if i in kept else x for i, x in tensors.items()}
+
+
 def _first_layer(
     host: Host, references: tuple[Reference, Reference], case: list[np.ndarray], which: int
 ) -> Layer:
@@ -334,11 +342,11 @@ def _first_layer(
     arenas = host.trace(case)
     indices = [call.output for call in compiled.calls]
     try:
-        theirs = references[which].tensors(case, indices)
+        theirs = _stored(compiled, references[which].tensors(case, indices))
     except InterpreterError as error:
         return Layer(f"its layers cannot be seen: {error}", "", np.inf, False)
     try:
-        others = references[1 - which].tensors(case, indices)
+        others = _stored(compiled, references[1 - which].tensors(case, indices))
     except InterpreterError:
         others = {}
     for step, (call, arena) in enumerate(zip(compiled.calls, arenas, strict=True)):

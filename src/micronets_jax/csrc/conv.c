@@ -111,24 +111,21 @@ MN_NOINLINE void lay(const struct mn_conv *c, const int8_t *in, int row, int col
     }
 }
 
-/* Any scale, any compiler: `lanes` pixels, one output channel at a time. */
-MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+/* Any scale, any compiler: `lanes` pixels of output channel `o`. */
+MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, int o, int8_t *out)
 {
-    const int words = 2 * c->quads;
-    for (int o = 0; o < c->out_channels; o++) {
-        const int at = (o >> 1) * 4 * words;
-        const int8_t *narrow = (const int8_t *)c->weights + at + (o & 1);
-        const int16_t *wide = (const int16_t *)c->weights + at + 2 * (o & 1);
-        for (int lane = 0; lane < lanes; lane++) {
-            int32_t acc = c->channels[o].bias;
-            for (int word = 0; word < words; word++) {
-                const int16_t *pair = x + 2 * (word * lanes + lane);
-                acc += pair[0] * (c->wide ? wide[4 * word] : narrow[4 * word]);
-                acc += pair[1] * (c->wide ? wide[4 * word + 1] : narrow[4 * word + 2]);
-            }
-            out[lane * c->out_channels + o] =
-                (int8_t)mn_requantize(acc, &c->channels[o], c->rounding);
+    const int words = 2 * c->quads, at = (o >> 1) * 4 * words;
+    const int8_t *narrow = (const int8_t *)c->weights + at + (o & 1);
+    const int16_t *wide = (const int16_t *)c->weights + at + 2 * (o & 1);
+    for (int lane = 0; lane < lanes; lane++) {
+        uint32_t acc = (uint32_t)c->channels[o].bias;
+        for (int word = 0; word < words; word++) {
+            const int16_t *pair = x + 2 * (word * lanes + lane);
+            acc += (uint32_t)(pair[0] * (c->wide ? wide[4 * word] : narrow[4 * word]));
+            acc += (uint32_t)(pair[1] * (c->wide ? wide[4 * word + 1] : narrow[4 * word + 2]));
         }
+        out[lane * c->out_channels + o] =
+            (int8_t)mn_requantize((int32_t)acc, &c->channels[o], c->rounding);
     }
 }
 
@@ -279,16 +276,18 @@ static void product1(const int16_t *x, const struct mn_conv *c, int8_t *out)
 static void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
 {
 #if MN_DSP
-    if (c->rounding == MN_WIDE)
-        product(x, lanes, c, out);
-    else if (lanes == 1)
+    if (lanes == 1)
         product1(x, c, out);
     else if (c->rounding == MN_POSITIVE)
         (c->wide ? product4_wide_positive : product4_positive)(x, x + 16 * c->quads, out, c);
     else
         (c->wide ? product4_wide_signed : product4_signed)(x, x + 16 * c->quads, out, c);
+    for (int o = 0; c->rounding == MN_MIXED && o < c->out_channels; o++)
+        if (c->channels[o].wide)
+            product(x, lanes, c, o, out);
 #else
-    product(x, lanes, c, out);
+    for (int o = 0; o < c->out_channels; o++)
+        product(x, lanes, c, o, out);
 #endif
     if (c->min > -128 || c->max < 127)
         for (int i = 0; i < lanes * c->out_channels; i++)

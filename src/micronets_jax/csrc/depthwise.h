@@ -171,6 +171,8 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
     "lsls r1, r1, #1\n\t"                                                                          \
     "smmlar r1, r1, r2, r3\n\t"
 
+#define MN_ROUND_PAIR_MN_MIXED MN_ROUND_PAIR_MN_SIGNED
+
 /* All outputs of a channel. A row ends, if its length is odd, with a pair of step 0, whose second
  * output is written first and then overwritten. */
 #define MN_DEPTHWISE_ROWS(name, K, S, ADVANCE, ROUNDING)                                           \
@@ -246,11 +248,12 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *p
         for (int column = 0; column < d->out_columns; column++) {
             const int16_t *window = plane + column * sc;
             const int8_t *w = weights;
-            int32_t acc = channel->bias;
+            uint32_t acc = (uint32_t)channel->bias;
             for (int k = 0; k < kr; k++, window += pitch)
                 for (int i = 0; i < kc; i++)
-                    acc += window[i] * *w++;
-            out[column * d->out_column_step] = (int8_t)mn_requantize(acc, channel, rounding);
+                    acc += (uint32_t)(window[i] * *w++);
+            out[column * d->out_column_step] =
+                (int8_t)mn_requantize((int32_t)acc, channel, rounding);
         }
 }
 
@@ -297,7 +300,9 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *p
                            d->out_column_step,                                                     \
                            0};                                                                     \
     mn_pair_weights(weights, pairs, kr, kc);                                                       \
-    name##_rows(&rows);
+    name##_rows(&rows);                                                                            \
+    if (rounding == MN_MIXED && channel->wide)                                                     \
+        MN_CHANNEL_C(name, kr, kc, sr, sc, rounding)
 #define MN_ADVANCE_1 "4"
 #define MN_ADVANCE_2 "8"
 #define MN_DEPTHWISE_FAST(name, kr, kc, sr, sc, rounding, clamp)                                   \

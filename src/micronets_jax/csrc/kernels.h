@@ -30,12 +30,17 @@
  * where `offset` holds half of the last divisor and the output's zero point shifted left. This is
  * the reference's double rounding exactly: the second rounding is half away from zero, which the
  * -1 accounts for. Where outputs below the zero point are clamped to it (ReLU), the sign of a
- * negative accumulator cannot show and MN_POSITIVE leaves the correction out. */
+ * negative accumulator cannot show and MN_POSITIVE leaves the correction out.
+ *
+ * A `wide` channel (scale of 1/2 and more, negative scale, sums beyond 30 bits) takes the
+ * reference's steps one by one instead: `offset` is the plain zero point and `shift` the
+ * reference's exponent with its sign turned. Assembly loads `shift` and `wide` as one word, of
+ * which shifts by a register use the lowest byte. */
 struct mn_channel {
     int32_t bias; /* the input's zero point is folded in */
     int32_t multiplier;
     int32_t offset;
-    int32_t shift;
+    int16_t shift, wide;
 };
 
 /* The assembly reads members by their offsets: where one has moved, this does not compile. */
@@ -45,8 +50,7 @@ struct mn_channel {
 enum mn_rounding {
     MN_POSITIVE, /* no output below the zero point survives the clamp */
     MN_SIGNED,
-    MN_WIDE /* scale of 1/2 and more, or sums beyond 30 bits: `offset` is the plain zero point and
-               `shift` is the reference's exponent with its sign turned */
+    MN_MIXED /* some channels are wide, the others signed */
 };
 
 struct mn_conv {
@@ -236,10 +240,9 @@ MN_INLINE int32_t mn_scale_wide(int32_t x, int32_t multiplier, int32_t shift)
 {
     const int32_t left = shift < 0 ? -shift : 0, right = shift < 0 ? 0 : shift;
     const int64_t product = (int64_t)mn_shl(x, left) * multiplier;
-    const int32_t high = (int32_t)((product + ((int64_t)1 << 30)) >> 31);
-    const int32_t half = right > 0 ? (int32_t)((uint32_t)1 << (right - 1)) : 0;
-    const int64_t sum = (int64_t)high + half - (right > 0 && high < 0 ? 1 : 0);
-    return (int32_t)(sum >> right);
+    const int64_t high = (product + ((int64_t)1 << 30)) >> 31;
+    const int64_t half = right > 0 ? (int64_t)1 << (right - 1) : 0;
+    return (int32_t)((high + half - (right > 0 && high < 0 ? 1 : 0)) >> right);
 }
 
 MN_INLINE int8_t mn_clamp(int32_t x, int32_t min, int32_t max)
@@ -251,14 +254,14 @@ MN_INLINE int8_t mn_clamp(int32_t x, int32_t min, int32_t max)
 MN_INLINE int32_t mn_requantize(int32_t acc, const struct mn_channel *channel, int rounding)
 {
     int32_t y;
-    if (rounding == MN_WIDE) {
+    if (rounding == MN_MIXED && channel->wide) {
         y = mn_scale_wide(acc, channel->multiplier, channel->shift);
         return mn_saturate(y < -512 ? -512 + channel->offset
                            : y > 512 ? 512 + channel->offset
                                      : y + channel->offset);
     }
     y = mn_scale(acc, channel->multiplier, channel->offset);
-    if (rounding == MN_SIGNED)
+    if (rounding != MN_POSITIVE)
         y += acc >> 31;
     return mn_saturate(y >> channel->shift);
 }

@@ -5,6 +5,7 @@ supported, and its reader. A reader adds nodes that compute what TensorFlow Lite
 refuses in words.
 """
 
+from micronets_jax.compile import constants
 from micronets_jax.compile.graph import Graph, rewrite
 from micronets_jax.compile.operators import (  # noqa: F401  (readers register their rows)
     convolution,
@@ -18,13 +19,13 @@ from micronets_jax.tflite import Model
 
 
 def build(model: Model) -> Graph:
-    """Reads operators into nodes, in the file's order, then rewrites.
+    """Reads operators into nodes, in the file's order, then rewrites and folds constants.
 
     Raises:
         TFLiteError: what the file is instead of an int8 model, or all operators that are in the
             way, by name and index, with what would help.
     """
-    return rewrite(Builder(model).build())
+    return constants.fold(rewrite(Builder(model).build()))
 
 
 def table() -> str:

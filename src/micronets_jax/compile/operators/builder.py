@@ -236,6 +236,11 @@ def affine(tensor: Tensor) -> tuple[float, int]:
     q = tensor.quantization
     if q is None or len(q.scales) != 1:
         raise TFLiteError(f"{tensor.label} has no single scale and zero point; {FULL_INTEGER}")
+    if q.scale <= 0:
+        raise TFLiteError(
+            f"{tensor.label} has scale {q.scale:g}; activations need one above 0: calibrate with "
+            "data that reach this tensor"
+        )
     low, high = (0, 255) if tensor.dtype == "uint8" else (-128, 127)
     if not low <= q.zero_point <= high:
         raise TFLiteError(f"{tensor.label} has zero point {q.zero_point}, outside of its type")

@@ -13,95 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from micronets_jax.compile.graph import Copy, Value
+from micronets_jax.compile.copies import MAX_COPIES, SOURCE, copies
+from micronets_jax.compile.graph import Value
 from micronets_jax.compile.operators.builder import MAX_FOLDED, Builder, picture, same_quantization
 from micronets_jax.compile.operators.registry import reads
 from micronets_jax.tflite import Operator, TFLiteError
 
-MAX_COPIES = 256
-_SOURCE = 40  # bits of a position; above them stands which input it is in
-
 Move = Callable[[list[np.ndarray], Any], np.ndarray]
 """Arrays of the inputs and what padding holds -> the output, of the output's size and order."""
-
-
-def copies(positions: np.ndarray) -> list[Copy]:
-    """The strided copies that fill an output.
-
-    Args:
-        positions: for each element of the output, in any number of dimensions, its position in an
-            input plus the input's number shifted left by 40; negative where nothing is copied.
-
-    Raises:
-        TFLiteError: there is too little order in it.
-    """
-    found: list[Copy] = []
-    steps = [int(s) for s in np.cumprod([1, *positions.shape[:0:-1]])[::-1]]
-    _factor(positions, 0, steps, found)
-    return found
-
-
-def _factor(positions: np.ndarray, at: int, steps: list[int], found: list[Copy]) -> None:
-    taken = positions >= 0
-    if not taken.any():
-        return
-    for axis in range(positions.ndim):  # the box of what is copied
-        used = np.flatnonzero(taken.any(axis=tuple(a for a in range(taken.ndim) if a != axis)))
-        box = slice(int(used[0]), int(used[-1]) + 1)
-        at += box.start * steps[axis]
-        index = (slice(None),) * axis + (box,)
-        positions, taken = positions[index], taken[index]
-    first = positions[(0,) * positions.ndim]
-    walk = [
-        int(np.take(positions, 1, axis)[(0,) * (positions.ndim - 1)] - first) if n > 1 else 0
-        for axis, n in enumerate(positions.shape)
-    ]
-    affine = np.full((1,) * positions.ndim, first)
-    for axis, (n, step) in enumerate(zip(positions.shape, walk, strict=True)):
-        shape = [1] * positions.ndim
-        shape[axis] = n
-        affine = affine + (np.arange(n) * step).reshape(shape)
-    source = int(first) >> _SOURCE
-    one = source == int(positions.min()) >> _SOURCE == int(positions.max()) >> _SOURCE
-    if first >= 0 and one and np.array_equal(affine, positions):
-        found.append(
-            Copy(source, positions.shape, walk, int(first) - (source << _SOURCE), list(steps), at)
-        )
-        if len(found) > MAX_COPIES:
-            raise TFLiteError(f"it would take more than {MAX_COPIES} copies")
-        return
-    axis, pieces = min(
-        ((axis, _pieces(positions, axis)) for axis in range(positions.ndim)),
-        key=lambda cut: len(cut[1]) if len(cut[1]) > 1 else positions.size + 1,
-    )
-    for piece in pieces:
-        index = (slice(None),) * axis + (piece,)
-        inner = [*steps[:axis], steps[axis] * piece.step, *steps[axis + 1 :]]
-        _factor(positions[index], at + piece.start * steps[axis], inner, found)
-
-
-def _pieces(positions: np.ndarray, axis: int) -> list[slice]:
-    """The fewest parts of an axis within each of which a slice follows from the one before it by
-    one constant step: neighbours, or every p-th slice."""
-    count = positions.shape[axis]
-    slices = np.moveaxis(positions, axis, 0).reshape(count, -1)
-    inside = slices[:-1] >= 0
-    alike = (inside == (slices[1:] >= 0)).all(axis=1)
-    steps = np.diff(slices, axis=0)
-    step = steps[np.arange(count - 1), np.argmax(inside, axis=1)]
-    alike &= np.abs(step) < 1 << (_SOURCE - 1)  # further apart are different inputs
-    uniform = alike & ((steps == step[:, None]) | ~inside).all(axis=1)
-    cuts, low = [0], 0
-    for i in range(count - 1):  # between slices i and i + 1
-        if not uniform[i] or (i > low and step[i] != step[low]):
-            low = i + 1
-            cuts.append(low)
-    pieces = [slice(a, e, 1) for a, e in zip(cuts, [*cuts[1:], count], strict=True)]
-    if uniform.all():
-        for p in range(2, min(len(pieces), count // 2)):
-            if np.array_equal(step[p:], step[:-p]):
-                return [slice(i, count, p) for i in range(p)]
-    return pieces
 
 
 def value_of(b: Builder, operator: Operator, position: int) -> Value:
@@ -132,7 +51,7 @@ def move(
         return
     values = [value_of(b, operator, i) for i in positions]
     made = function(
-        [np.arange(v.elements).reshape(v.shape) + (i << _SOURCE) for i, v in enumerate(values)], -1
+        [np.arange(v.elements).reshape(v.shape) + (i << SOURCE) for i, v in enumerate(values)], -1
     )
     if made.size == 0:
         raise TFLiteError("its output is empty")
