@@ -181,7 +181,7 @@ def arena(built: graph.Graph, calls: list[kernels.Call]):
         planner.share(place[tensor], place[call.output], step, order)
         for step, call in enumerate(calls)
         for tensor, order in call.orders.items()
-        if last[tensor] == step == first[call.output]
+        if last.get(tensor) == step == first[call.output]
     ]
     return buffers, sharings, tensors, owners
 

@@ -160,10 +160,16 @@ def folding_lines(foldings: list[Folding]) -> list[str]:
     lines = []
     for f in foldings:
         if f.folded:
-            parts = [f"{f.unread} are read by nobody"] if f.unread else []
+            parts = []
             if f.constant:
-                which = f"{f.constant} of {f.channels} channels of this layer are constant"
-                parts = [which, *(part.replace(" are", " more are") for part in parts)]
+                parts = [f"{f.constant} of {f.channels} channels of this layer are constant"]
+            if f.unread:
+                more = (
+                    f" more {'is' if f.unread == 1 else 'are'}"
+                    if parts
+                    else (f" of {f.channels} channels of this layer are")
+                )
+                parts.append(f"{f.unread}{more} read by nobody")
             idle = _share(f.weights - f.weights_left, f.weights)
             what = " and ".join(parts) or "some of what this layer reads is constant or unused"
             lines.append(
