@@ -326,9 +326,7 @@ class Layer:
         return self.text
 
 
-def _stored(
-    compiled: compiler.Compiled, tensors: dict[int, np.ndarray]
-) -> dict[int, np.ndarray]:
+def _stored(compiled: compiler.Compiled, tensors: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
     """Tensors of an interpreter without the channels that were folded away."""
     kept = compiled.graph.kept
     return {i: x[..., kept[i]] if i in kept else x for i, x in tensors.items()}
