@@ -79,14 +79,14 @@ class Models:
 
 def convolution(
     rng, shape, channels, kernel, stride=(1, 1), padding=0, activation=0, dilation=(1, 1),
-    depthwise=False, per_channel=True, bias=True, bits=8, gain=1.0,
+    depthwise=False, per_channel=True, bias=True, bits=8, gain=1.0, groups=1,
 ):  # fmt: skip
-    """A model of one CONV_2D (``channels`` outputs) or DEPTHWISE_CONV_2D (``channels`` = its
-    multiplier), with scales drawn so that outputs use their range about ``gain`` times."""
+    """A model of one CONV_2D (``channels`` outputs, in ``groups``) or DEPTHWISE_CONV_2D (of the
+    multiplier ``channels``), with scales drawn so that outputs use their range ``gain`` times."""
     m = Models()
     in_scale, in_zero = float(rng.uniform(0.005, 0.1)), int(rng.integers(-128, 128))
     x = m.tensor(shape, scale=in_scale, zero_point=in_zero)
-    depth = shape[3]
+    depth = shape[3] // groups
     count = depth * channels if depthwise else channels
     top = 8 if bits == 4 else 128
     if depthwise:
@@ -112,7 +112,7 @@ def convolution(
         span = int(min(1 << 20, 30 * out_scale / (in_scale * scales.min()) + 1))
         b = rng.integers(-span, span + 1, count).astype(np.int32)
         inputs.append(m.tensor([count], "int32", in_scale * scales, 0, b))
-    y = m.tensor([1, *size, count], scale=out_scale, zero_point=out_zero)
+    y = m.tensor([shape[0], *size, count], scale=out_scale, zero_point=out_zero)
     common = {
         "padding": padding, "strideH": stride[0], "strideW": stride[1],
         "fusedActivationFunction": activation, "dilationHFactor": dilation[0],

@@ -54,6 +54,25 @@ def test_convolution(data):
 
 @drawn
 @given(st.data())
+def test_groups_and_batches(data):
+    """Grouped, depthwise written as grouped, and several pictures at a time."""
+    draw = data.draw
+    groups = draw(st.sampled_from([1, 2, 3]))
+    depth = groups * draw(st.integers(1, 3))
+    kernel = (draw(kernels), draw(kernels))
+    shape = (draw(st.integers(1, 3)), draw(sizes) + kernel[0], draw(sizes) + kernel[1], depth)
+    depthwise = groups == 1 and draw(st.booleans())
+    model = fm.convolution(
+        np.random.default_rng(draw(seeds)), shape, groups * draw(st.integers(1, 3)), kernel,
+        stride=(draw(strides), draw(strides)), padding=draw(st.integers(0, 1)),
+        activation=draw(st.sampled_from([0, 1, 3])), per_channel=draw(st.booleans()),
+        gain=draw(st.sampled_from([0.5, 1, 1e4])), groups=groups, depthwise=depthwise,
+    )  # fmt: skip
+    check(model)
+
+
+@drawn
+@given(st.data())
 def test_dilated_convolution(data):
     draw = data.draw
     dilation = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
@@ -116,14 +135,15 @@ def test_pooling(seed, kind, data):
     kernel, stride, padding = (
         (draw(kernels), draw(kernels)), (draw(strides), draw(strides)), draw(st.integers(0, 1)),
     )  # fmt: skip
-    shape = (1, draw(sizes) + kernel[0], draw(sizes) + kernel[1], draw(st.integers(1, 6)))
+    batch = draw(st.integers(1, 2))
+    shape = (batch, draw(sizes) + kernel[0], draw(sizes) + kernel[1], draw(st.integers(1, 6)))
     if padding:
         size = [(n - k) // s + 1 for n, k, s in zip(shape[1:3], kernel, stride, strict=True)]
     else:
         size = [-(-n // s) for n, s in zip(shape[1:3], stride, strict=True)]
     m = fm.Models()
     q = affine(rng)
-    x, y = m.tensor(shape, **q), m.tensor([1, *size, shape[3]], **q)
+    x, y = m.tensor(shape, **q), m.tensor([batch, *size, shape[3]], **q)
     m.operator(
         kind, [x], [y], "Pool2DOptions", padding=padding, strideH=stride[0], strideW=stride[1],
         filterHeight=kernel[0], filterWidth=kernel[1],
@@ -140,33 +160,45 @@ SHAPES = st.sampled_from(
 )  # fmt: skip
 
 
-@drawn
+@settings(drawn, max_examples=40)
 @given(
     seeds,
-    st.sampled_from(["ADD", "SUB", "MUL"]),
+    st.sampled_from(
+        ["ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "PRELU", "SQUARED_DIFFERENCE", "DIV"]
+    ),
     SHAPES,
-    st.sampled_from(["two", "same", "constant"]),
+    st.sampled_from(["two", "same", "constant", "single"]),
 )
 def test_binary(seed, kind, shapes, operands):
     rng = np.random.default_rng(seed)
     m = fm.Models()
     q = [affine(rng) for _ in range(3)]
-    if rng.random() < 0.5:
+    plain = kind in ("ADD", "SUB", "MUL", "PRELU")
+    if plain and rng.random() < 0.5:
         q[1]["scale"] *= float(2.0 ** rng.integers(-20, 4))
-    if rng.random() < 0.3:
+    if plain and rng.random() < 0.3:
         q[2]["scale"] *= float(2.0 ** rng.integers(0, 9))
     a = m.tensor(shapes[0], **q[0])
     if operands == "same":
         shapes = (shapes[0], shapes[0])
         b = a
     else:
-        data = rng.integers(-128, 128, shapes[1], np.int8) if operands == "constant" else None
+        if operands == "single":
+            shapes = (shapes[0], ())
+        if kind == "DIV":  # away from where the reference's shifts are undefined: see its row
+            operands = "constant" if operands == "two" else operands
+            q[1]["zero_point"], q[2]["scale"] = -128, q[0]["scale"] / q[1]["scale"] / 200
+        low = -127 if kind == "DIV" else -128
+        data = None if operands == "two" else rng.integers(low, 128, shapes[1], np.int8)
         b = m.tensor(shapes[1], **q[1], data=data)
     y = m.tensor(np.broadcast_shapes(*shapes), **q[2])
-    m.operator(
-        kind, [a, b], [y], kind.title() + "Options",
-        fusedActivationFunction=int(rng.choice([0, 1, 3])),
-    )  # fmt: skip
+    activation = {"fusedActivationFunction": int(rng.choice([0, 1, 3]))}
+    options = {"MAXIMUM": "MaximumMinimum", "MINIMUM": "MaximumMinimum", "PRELU": ""}.get(
+        kind, "".join(word.title() for word in kind.split("_"))
+    )
+    if kind not in ("ADD", "SUB", "MUL", "DIV"):
+        activation = {}
+    m.operator(kind, [a, b], [y], *([options + "Options"] if options else []), **activation)
     check(m.build([a] if operands != "two" else [a, b], [y]))
 
 
@@ -187,20 +219,34 @@ def test_reductions(seed, kind, axes):
 
 
 @pytest.mark.parametrize("scale", [0.003, 0.05, 0.4])
-@pytest.mark.parametrize("kind", ["RELU", "RELU6", "LOGISTIC", "HARD_SWISH", "QUANTIZE", "SOFTMAX"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "RELU", "RELU6", "LOGISTIC", "HARD_SWISH", "QUANTIZE", "SOFTMAX", "TANH", "ELU", "ABS",
+        "LEAKY_RELU", "RSQRT", "RELU6 to another scale", "LEAKY_RELU falling",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("zero", [-128, -5, 100])
 def test_functions_of_one_byte(kind, scale, zero):
     """All 256 bytes, so the tables are checked whole."""
+    kind, _, how = kind.partition(" ")
+    if kind == "RSQRT":
+        zero = -128  # the interpreter stops at the root of a negative number
     m = fm.Models()
     x = m.tensor([1, 256], scale=scale, zero_point=zero)
     out = {
         "LOGISTIC": {"scale": 1 / 256, "zero_point": -128},
         "SOFTMAX": {"scale": 1 / 256, "zero_point": -128},
-        "RELU6": {"scale": scale, "zero_point": zero},
+        "RELU6": {"scale": scale * (0.9 if how else 1), "zero_point": zero},
+        "TANH": {"scale": 1 / 128, "zero_point": 0},
+        "LEAKY_RELU": {"scale": scale * 0.8, "zero_point": zero // 2},
+        "ELU": {"scale": scale * 0.9, "zero_point": zero // 2},
     }.get(kind, {"scale": scale * 0.7, "zero_point": -128})
     y = m.tensor([1, 256], **out)
     if kind == "SOFTMAX":
         m.operator(kind, [x], [y], "SoftmaxOptions", beta=1.0)
+    elif kind == "LEAKY_RELU":
+        m.operator(kind, [x], [y], "LeakyReluOptions", alpha=-0.3 if how else 0.2)
     else:
         m.operator(kind, [x], [y], *(["QuantizeOptions"] if kind == "QUANTIZE" else []))
     model = m.build([x], [y])

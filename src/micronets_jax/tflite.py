@@ -176,6 +176,7 @@ _OPTIONS: dict[str, dict[str, tuple[int, str, Any]]] = {
     "ADD": _ACTIVATION,
     "SUB": _ACTIVATION,
     "MUL": _ACTIVATION,
+    "DIV": _ACTIVATION,
     "CONCATENATION": {"axis": (0, "i", 0), "activation": (1, "b", 0)},
     "SOFTMAX": {"beta": (0, "f", 0.0)},
     "RESIZE_NEAREST_NEIGHBOR": {"align_corners": (0, "b", 0), "half_pixel_centers": (1, "b", 0)},

@@ -112,7 +112,7 @@ def requantize_table(
 
 
 def relu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
-    multiplier, exponent = quantize_multiplier(float(np.float32(in_scale) / np.float32(out_scale)))
+    multiplier, exponent = quantize_multiplier(in_scale / out_scale)
     low = max(-128, out_zero)
     return table_of(
         lambda x: min(127, max(low, out_zero + scale(x - in_zero, multiplier, exponent)))
@@ -137,6 +137,74 @@ def logistic_table(in_scale: float, in_zero: int) -> Table:
         if x >= radius:
             return 127
         return saturate(divide_by_power(_logistic(scale(x, multiplier, left)), 23) - 128, 8)
+
+    return table_of(function)
+
+
+def tanh_table(in_scale: float, in_zero: int) -> Table:
+    """The output's scale is 1/128, its zero point 0."""
+    fraction, left = math.frexp(in_scale * (1 << 27))
+    multiplier = round_away(fraction * (1 << 31))
+    radius = math.floor(15 * (1 << 27) / 2.0**left)
+
+    def function(x: int) -> int:
+        x -= in_zero
+        if abs(x) >= radius:
+            return 127 if x > 0 else -128
+        return saturate(divide_by_power(_tanh(scale(x, multiplier, left)), 24), 8)
+
+    return table_of(function)
+
+
+def leaky_relu_table(
+    in_scale: float, in_zero: int, out_scale: float, out_zero: int, alpha: float
+) -> Table:
+    multiplier, exponent = quantize_multiplier(in_scale / out_scale)
+    slope = in_scale * alpha / out_scale
+    slope_multiplier, slope_exponent = quantize_multiplier(abs(slope))
+
+    def function(x: int) -> int:
+        x -= in_zero
+        if x >= 0:
+            return saturate(out_zero + scale(x, multiplier, exponent), 8)
+        y = scale(x, slope_multiplier, slope_exponent)
+        return saturate(out_zero + (-y if slope < 0 else y), 8)
+
+    return table_of(function)
+
+
+def elu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    """The reference makes this table in single precision."""
+    f = np.float32
+    inverse = f(1) / f(out_scale)
+
+    def function(byte: int) -> int:
+        x = f(in_scale) * f(byte - in_zero)
+        y = f(math.exp(x)) - f(1) if x < 0 else x
+        return saturate(int(f(round_away(float(y * inverse))) + f(out_zero)), 8)
+
+    return table_of(function)
+
+
+def abs_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    multiplier, exponent = quantize_multiplier(in_scale / out_scale)
+    if in_scale == out_scale:
+        return table_of(lambda x: saturate(abs(x - in_zero) + out_zero, 8))
+    return table_of(lambda x: saturate(scale(abs(x - in_zero), multiplier, exponent) + out_zero, 8))
+
+
+def rsqrt_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    """Where the input is negative, for which there is no root, it is as at zero: the largest."""
+    f = np.float32
+    real = 1.0 / float(f(np.sqrt(f(in_scale))) * f(out_scale))
+    multiplier, exponent = quantize_multiplier(real)
+
+    def function(x: int) -> int:
+        if x <= in_zero:
+            return 127
+        root, shift = inverse_square_root(x - in_zero)
+        y = scale(scale(1, root, 20 - shift), multiplier, exponent - 20)
+        return saturate(y + out_zero, 8)
 
     return table_of(function)
 
@@ -205,6 +273,58 @@ def exp_on_negative(x: int, integer_bits: int) -> int:
     return INT32_MAX if x == 0 else result
 
 
+def _tanh(x: int) -> int:
+    """tanh(x) in Q0.31 for x in Q4.27."""
+    if x == 0:
+        return 0
+    # (1 - e) / (1 + e) for e = exp(-2 |x|): twice the reciprocal of 1 + e, less one
+    y = _newton_reciprocal(exp_on_negative(-abs(x), 5))
+    positive = saturate((y - (1 << 29)) << 2, 32)
+    return positive if x > 0 else -positive
+
+
+def inverse_square_root(x: int) -> tuple[int, int]:
+    """1 / sqrt(x) as ``root / 2^31 / 2^shift`` for an integer x, by Newton's method in Q3.28."""
+    if x <= 1:
+        return INT32_MAX, 0
+    shift = 11
+    while x >= 1 << 29:
+        x, shift = x // 4, shift + 1
+    pairs = (31 - x.bit_length()) // 2 - 1
+    shift -= pairs
+    x <<= 2 * pairs
+    half = divide_by_power(x >> 1, 1)
+    y = 1 << 28
+    for _ in range(5):
+        cube = _rescale(high_multiply(high_multiply(y, y), y), 6)
+        y = _rescale(high_multiply((1 << 28) + (1 << 27), y) - high_multiply(half, cube), 3)
+    root = high_multiply(y, 1518500250)
+    return (root << -shift, 0) if shift < 0 else (root, shift)
+
+
+def _rescale(x: int, bits: int) -> int:
+    return saturate(x << bits, 32)
+
+
+def reciprocal(x: int) -> int:
+    """2^k / x in Q0.31 for an integer x and the k that brings it into (1/2, 1]. Of 0 it is what the
+    reference's Newton steps end at, with k = -1."""
+    headroom = 32 - x.bit_length()
+    return _reciprocal_of_one_plus((x << headroom) - (1 << 31))
+
+
+def quotient(x: int, y: int, multiplier: int, exponent: int) -> int:
+    """x / y * multiplier / 2^31 * 2^exponent."""
+    if x == 0:
+        return 0
+    if y < 0:
+        x, y = -x, -y
+    headroom = 31 - x.bit_length() if x > 0 else 32 - (-2 * x - 1).bit_length()
+    right = -exponent + y.bit_length() - 1 + headroom
+    wide = high_multiply(x << headroom, reciprocal(y))
+    return 0 if right > 31 else divide_by_power(high_multiply(wide, multiplier), right)
+
+
 def _logistic(x: int) -> int:
     """1 / (1 + exp(-x)) in Q0.31 for x in Q4.27."""
     if x == 0:
@@ -214,9 +334,14 @@ def _logistic(x: int) -> int:
 
 
 def _reciprocal_of_one_plus(x: int) -> int:
-    """1 / (1 + x) for x in [0, 1), Q0.31, by three Newton steps in Q2.29."""
+    """1 / (1 + x) for x in [0, 1), Q0.31."""
+    return saturate(_newton_reciprocal(x) << 1, 32)
+
+
+def _newton_reciprocal(x: int) -> int:
+    """2 / (1 + x) for x in [0, 1) in Q0.31, by three Newton steps in Q2.29."""
     half_denominator = (x + INT32_MAX + 1) >> 1
     y = 1515870810 + high_multiply(half_denominator, -1010580540)
     for _ in range(3):
         y += saturate(high_multiply(y, (1 << 29) - high_multiply(half_denominator, y)) << 2, 32)
-    return saturate(y << 1, 32)
+    return y

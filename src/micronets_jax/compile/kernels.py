@@ -423,6 +423,23 @@ def _mul(graph: Graph, node: Node) -> list[Call]:
     return [call]
 
 
+def _pairs(graph: Graph, node: Node) -> list[Call]:
+    left, right = (graph.values[i] for i in node.inputs)
+    shapes, in_order = _broadcast(graph, node)
+    scales = [*node.options["scales"], *[(0, 0)] * 3][:3]
+    fields = {
+        "reciprocals": node.options.get("reciprocals", "0"),
+        "left_zero_point": left.zero_point, "right_zero_point": right.zero_point,
+        "zero_point": graph.values[node.output].zero_point,
+        "multipliers": [m for m, _ in scales], "shifts": [-e for _, e in scales], **shapes,
+        "min": node.options.get("min", -128), "max": node.options.get("max", 127),
+    }  # fmt: skip
+    call = _call(node, f"mn_{node.kind}", "pairs.c", struct="mn_pairs", fields=fields)
+    order = elementwise(graph.values[node.output].elements)
+    call.orders = {index: order for index in in_order}
+    return [call]
+
+
 def _reduce(graph: Graph, node: Node) -> list[Call]:
     o, value = node.options, graph.values[node.inputs[0]]
     shape = node.in_shapes[0]
@@ -564,5 +581,7 @@ _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "conv": _conv, "depthwise": _depthwise, "average_pool": _pool, "max_pool": _pool, "add": _add,
     "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax,
     "resize": _resize, "quantize": _quantize, "dequantize": _dequantize, "constant": _constant,
-    "grouped": _grouped, **dict.fromkeys(MOVES, _move),
+    "grouped": _grouped,
+    **dict.fromkeys(("maximum", "minimum", "prelu", "squared_difference", "quotient"), _pairs),
+    **dict.fromkeys(MOVES, _move),
 }  # fmt: skip

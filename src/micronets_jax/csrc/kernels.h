@@ -124,6 +124,13 @@ struct mn_mul {
     int8_t min, max;
 };
 
+struct mn_pairs { /* what of it a function needs */
+    const int32_t *reciprocals; /* of right + 128 */
+    int32_t left_zero_point, right_zero_point, zero_point, multipliers[3], shifts[3];
+    int32_t dims[4], left_steps[4], right_steps[4];
+    int8_t min, max;
+};
+
 struct mn_reduce {
     int32_t zero_point_sum, multiplier, shift, zero_point;
     int32_t kept[4], kept_steps[4], reduced[4], reduced_steps[4];
@@ -150,6 +157,12 @@ void mn_average_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
 void mn_max_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
 void mn_add(const struct mn_add *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_mul(const struct mn_mul *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_maximum(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_minimum(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_prelu(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_squared_difference(const struct mn_pairs *p, const int8_t *left, const int8_t *right,
+                           int8_t *out);
+void mn_quotient(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_reduce(const struct mn_reduce *p, const int8_t *in, int8_t *out);
 void mn_softmax(const struct mn_softmax *p, const int8_t *in, int8_t *out);
 void mn_copy(const struct mn_copy *p, const int8_t *in, int8_t *out);

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from micronets_jax.compile import arithmetic
 from micronets_jax.compile.graph import Value
-from micronets_jax.compile.operators.builder import FULL_INTEGER, Builder
+from micronets_jax.compile.operators.builder import FULL_INTEGER, MAX_FOLDED, Builder
 from micronets_jax.compile.operators.convolution import activation
 from micronets_jax.compile.operators.registry import reads
 from micronets_jax.tflite import Operator, TFLiteError
@@ -23,42 +24,58 @@ def table(
     """Adds a function of one byte; ``make`` gives its 256 outputs from input and output."""
     value = b.input(operator, 0, types[0])
     output = b.output(operator, value.shape, types[1])
-    b.add(operator, "table", [value], output, table=make(value, output))
+    try:
+        made = make(value, output)
+    except ValueError as error:
+        raise TFLiteError(str(error)) from error
+    b.add(operator, "table", [value], output, table=made)
 
 
-def _function(
-    name: str, make: Callable[[Value, Value], arithmetic.Table], limits: str = ""
-) -> None:
-    reads(name, limits)(lambda b, operator: table(b, operator, make))
+def _function(name: str, make: Callable[..., arithmetic.Table], limits: str = "") -> None:
+    """A function of scale and zero point, of input and output."""
+
+    @reads(name, limits)
+    def read(b: Builder, operator: Operator) -> None:
+        table(b, operator, lambda x, y: make(x.scale, x.zero_point, y.scale, y.zero_point))
 
 
-_function("RELU", lambda x, y: arithmetic.relu_table(x.scale, x.zero_point, y.scale, y.zero_point))
+def _to_unit(zero_point: int, make: Callable[[float, int], arithmetic.Table]):
+    """A function whose output scale is a convention, which the reference takes for granted."""
+
+    def checked(in_scale: float, in_zero: int, _: float, out_zero: int) -> arithmetic.Table:
+        if out_zero != zero_point:
+            raise TFLiteError(f"its output needs zero point {zero_point}, not {out_zero}")
+        return make(in_scale, in_zero)
+
+    return checked
+
+
+_function("RELU", arithmetic.relu_table)
 _function(
-    "RELU6",
-    lambda x, y: arithmetic.relu6_table(x.scale, x.zero_point),
-    "clamps in the scale of its input, as TensorFlow Lite Micro does",
+    "RELU6", lambda scale, zero, *_: arithmetic.relu6_table(scale, zero),
+    "clamps bytes in the scale of its input, whatever the output's",
+)  # fmt: skip
+_function(
+    "LOGISTIC", _to_unit(-128, arithmetic.logistic_table), "output scale 1/256, zero point -128"
 )
+_function("TANH", _to_unit(0, arithmetic.tanh_table), "output scale 1/128, zero point 0")
+_function("HARD_SWISH", arithmetic.hard_swish_table, "output scale at least 1/128 of the input's")
+_function("ELU", arithmetic.elu_table)
+_function("ABS", arithmetic.abs_table)
+_function("RSQRT", arithmetic.rsqrt_table, "of negative inputs, which have no root, 127")
 
 
-@reads("LOGISTIC", "output zero point -128")
-def logistic(b: Builder, operator: Operator) -> None:
-    def make(x: Value, y: Value) -> arithmetic.Table:
-        if y.zero_point != -128:
-            raise TFLiteError("its output needs scale 1/256, zero point -128")
-        return arithmetic.logistic_table(x.scale, x.zero_point)
-
-    table(b, operator, make)
-
-
-@reads("HARD_SWISH", "output scale at least 1/128 of the input's")
-def hard_swish(b: Builder, operator: Operator) -> None:
-    def make(x: Value, y: Value) -> arithmetic.Table:
-        try:
-            return arithmetic.hard_swish_table(x.scale, x.zero_point, y.scale, y.zero_point)
-        except ValueError as error:
-            raise TFLiteError(str(error)) from error
-
-    table(b, operator, make)
+@reads("LEAKY_RELU")
+def leaky_relu(b: Builder, operator: Operator) -> None:
+    alpha = operator.options["alpha"]
+    if not np.isfinite(alpha):
+        raise TFLiteError(f"alpha is {alpha}")
+    table(
+        b, operator,
+        lambda x, y: arithmetic.leaky_relu_table(
+            x.scale, x.zero_point, y.scale, y.zero_point, alpha
+        ),
+    )  # fmt: skip
 
 
 @reads("QUANTIZE", "between int8, uint8 and, at an input of the model, float32")
@@ -107,8 +124,53 @@ def folded(b: Builder, operator: Operator, function: Callable[..., np.ndarray]) 
     return True
 
 
-def operands(b: Builder, operator: Operator) -> tuple[Value, Value, Value]:
-    """Both inputs, of which one may be constant, and the output they broadcast to."""
+def pair(
+    b: Builder, operator: Operator, kind: str, function: Callable[[int, int], int],
+    operands: tuple[Value, Value, Value], **options: Any,
+) -> None:  # fmt: skip
+    """Adds a function of two bytes: a table where one is the same constant everywhere, or both are
+    the same tensor; a constant where both are known.
+
+    Args:
+        function: the output byte, before its clamp to ``options``' min and max, of two bytes.
+        operands: what :func:`operands_of` gives.
+        options: of the node, if it remains one.
+    """
+    left, right, output = operands
+    low, high = options.get("min", -128), options.get("max", 127)
+
+    def clamped(x: int, y: int) -> int:
+        return max(low, min(high, function(x, y)))
+
+    if left.data is not None and right.data is not None:
+        if output.elements > MAX_FOLDED:
+            raise TFLiteError(f"more than {MAX_FOLDED} constants")
+        pairs = np.broadcast_arrays(left.data, right.data)
+        known = np.array(
+            [clamped(int(x), int(y)) for x, y in zip(*(p.flat for p in pairs), strict=True)]
+        )
+        del b.values[output.tensor]
+        b.fold(operator, known.astype(np.int8).reshape(output.shape))
+    elif left.tensor == right.tensor:
+        made = arithmetic.table_of(lambda x: clamped(x, x))
+        b.add(operator, "table", [left], output, table=made)
+    elif (y := _single(right)) is not None and left.elements == output.elements:
+        made = arithmetic.table_of(lambda x: clamped(x, y))
+        b.add(operator, "table", [left], output, table=made)
+    elif (x := _single(left)) is not None and right.elements == output.elements:
+        made = arithmetic.table_of(lambda y: clamped(x, y))
+        b.add(operator, "table", [right], output, table=made)
+    else:
+        b.add(operator, kind, [left, right], output, **options)
+
+
+def _single(value: Value) -> int | None:
+    """The byte of a constant that has one element."""
+    return None if value.data is None or value.elements > 1 else int(value.data.reshape(-1)[0])
+
+
+def operands_of(b: Builder, operator: Operator) -> tuple[Value, Value, Value]:
+    """Both inputs, either of which may be constant, and the output they broadcast to."""
     left, right = b.input(operator), b.input(operator, 1)
     try:
         shape = np.broadcast_shapes(left.shape, right.shape)
@@ -123,7 +185,7 @@ def add(b: Builder, operator: Operator) -> None:
     subtract = operator.kind == "SUB"
     if folded(b, operator, np.subtract if subtract else np.add):
         return
-    left, right, output = operands(b, operator)
+    left, right, output = operands_of(b, operator)
     # the reference computes SUB's scales in single precision and ADD's in double
     real = np.float32 if subtract else np.float64
     twice = real(2) * real(max(left.scale, right.scale))
@@ -136,8 +198,15 @@ def add(b: Builder, operator: Operator) -> None:
     }
     if scales["result"][1] >= 0:
         raise TFLiteError("its scales are out of proportion")
-    b.add(
-        operator, "add", [left, right], output, subtract=subtract, **scales,
+
+    def function(x: int, y: int) -> int:
+        x = arithmetic.scale((x - left.zero_point) << 20, *scales["left"])
+        y = arithmetic.scale((y - right.zero_point) << 20, *scales["right"])
+        result = arithmetic.scale(x - y if subtract else x + y, *scales["result"])
+        return result + output.zero_point
+
+    pair(
+        b, operator, "add", function, (left, right, output), subtract=subtract, **scales,
         **activation(operator, output),
     )  # fmt: skip
 
@@ -146,6 +215,112 @@ def add(b: Builder, operator: Operator) -> None:
 def mul(b: Builder, operator: Operator) -> None:
     if folded(b, operator, np.multiply):
         return
-    left, right, output = operands(b, operator)
-    multiplier = arithmetic.quantize_multiplier(left.scale * right.scale / output.scale)
-    b.add(operator, "mul", [left, right], output, result=multiplier, **activation(operator, output))
+    left, right, output = operands_of(b, operator)
+    result = arithmetic.quantize_multiplier(left.scale * right.scale / output.scale)
+
+    def function(x: int, y: int) -> int:
+        product = (x - left.zero_point) * (y - right.zero_point)
+        return arithmetic.scale(product, *result) + output.zero_point
+
+    pair(
+        b, operator, "mul", function, (left, right, output), result=result,
+        **activation(operator, output),
+    )  # fmt: skip
+
+
+@reads("MAXIMUM", "with broadcasting; bytes are compared, whatever their scales", inputs=2)
+@reads("MINIMUM", "with broadcasting; bytes are compared, whatever their scales", inputs=2)
+def extreme(b: Builder, operator: Operator) -> None:
+    largest = operator.kind == "MAXIMUM"
+    if not folded(b, operator, np.maximum if largest else np.minimum):
+        pair(
+            b, operator, operator.kind.lower(), max if largest else min, operands_of(b, operator),
+            scales=[],
+        )  # fmt: skip
+
+
+@reads("PRELU", "with broadcasting", inputs=2)
+def prelu(b: Builder, operator: Operator) -> None:
+    left, right, output = operands_of(b, operator)
+    scales = [
+        arithmetic.quantize_multiplier(left.scale / output.scale),
+        arithmetic.quantize_multiplier(left.scale * right.scale / output.scale),
+    ]
+
+    def function(x: int, slope: int) -> int:
+        x -= left.zero_point
+        if x >= 0:
+            return output.zero_point + arithmetic.scale(x, *scales[0])
+        return output.zero_point + arithmetic.scale(x * (slope - right.zero_point), *scales[1])
+
+    pair(b, operator, "prelu", function, (left, right, output), scales=scales)
+
+
+@reads("SQUARED_DIFFERENCE", "with broadcasting", inputs=2)
+def squared_difference(b: Builder, operator: Operator) -> None:
+    left, right, output = operands_of(b, operator)
+    twice = 2.0 * max(left.scale, right.scale)
+    scales = [
+        arithmetic.quantize_multiplier(left.scale / twice),
+        arithmetic.quantize_multiplier(right.scale / twice),
+        arithmetic.quantize_multiplier(
+            twice * twice / float(np.float32(1 << 14) * np.float32(output.scale))
+        ),
+    ]
+
+    def function(x: int, y: int) -> int:
+        x = arithmetic.scale((x - left.zero_point) << 7, *scales[0])
+        y = arithmetic.scale((y - right.zero_point) << 7, *scales[1])
+        return output.zero_point + arithmetic.scale((x - y) ** 2, *scales[2])
+
+    pair(b, operator, "squared_difference", function, (left, right, output), scales=scales)
+
+
+@reads(
+    "DIV",
+    "with broadcasting; where the reference shifts by more than 31 bits (tiny quotients, division "
+    "by zero), which C leaves open, it is what the formula says",
+    inputs=2,
+)
+def div(b: Builder, operator: Operator) -> None:
+    if folded(b, operator, lambda x, y: np.trunc(x / np.where(y, y, 1)).astype(x.dtype)):
+        return
+    left, right, output = operands_of(b, operator)
+    result = arithmetic.quantize_multiplier(left.scale / (right.scale * output.scale))
+
+    def function(x: int, y: int) -> int:
+        return output.zero_point + arithmetic.quotient(
+            x - left.zero_point, y - right.zero_point, *result
+        )
+
+    divisors = np.abs(np.arange(-128, 128) - right.zero_point)
+    reciprocals = [arithmetic.reciprocal(int(d)) for d in divisors]
+    pair(
+        b, operator, "quotient", function, (left, right, output), scales=[result],
+        reciprocals=np.array(reciprocals, np.int32), **activation(operator, output),
+    )  # fmt: skip
+
+
+@reads("FLOOR_DIV", "of integer constants, which compute shapes", inputs=2)
+def floor_div(b: Builder, operator: Operator) -> None:
+    if not folded(b, operator, lambda x, y: np.floor_divide(x, np.where(y, y, 1))):
+        raise TFLiteError("only integer constants are divided so; use DIV")
+
+
+@reads("FLOOR_MOD", "of integer constants, which compute shapes", inputs=2)
+def floor_mod(b: Builder, operator: Operator) -> None:
+    if not folded(b, operator, lambda x, y: np.mod(x, np.where(y, y, 1))):
+        raise TFLiteError("only integer constants are divided so")
+
+
+@reads("REDUCE_PROD", "of integer constants, which compute shapes", inputs=2)
+def reduce_prod(b: Builder, operator: Operator) -> None:
+    def product(x: np.ndarray, axes: np.ndarray) -> np.ndarray:
+        return np.asarray(np.prod(x, axis=tuple(int(a) for a in axes.reshape(-1)), dtype=x.dtype))
+
+    try:
+        done = folded(b, operator, product)
+    except np.exceptions.AxisError as error:
+        raise TFLiteError(str(error)) from error
+    if not done:
+        raise TFLiteError("only integer constants are multiplied so")
