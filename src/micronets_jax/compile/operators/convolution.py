@@ -74,17 +74,10 @@ def bias_of(b: Builder, operator: Operator, channels: int, position: int = 2) ->
     return data.reshape(-1).astype(np.int64)
 
 
-def scales_of(
-    operator: Operator, value: Value, weights: Tensor, output: Value, channels: int
-) -> dict[str, np.ndarray]:
+def scales_of(value: Value, weights: Tensor, output: Value, channels: int) -> dict[str, np.ndarray]:
     """Fixed-point factors from sums to outputs, one per channel."""
     assert weights.quantization is not None
-    scales = weights.quantization.scales.astype(np.float64)
-    product = value.scale * scales
-    has_bias = len(operator.inputs) > 2 and operator.inputs[2] != -1
-    if operator.kind == "FULLY_CONNECTED" and len(scales) == 1 and not has_bias:
-        # only here the reference multiplies the two scales in single precision
-        product = (np.float32(value.scale) * scales.astype(np.float32)).astype(np.float64)
+    product = value.scale * weights.quantization.scales.astype(np.float64)
     pairs = [arithmetic.quantize_multiplier(float(p / output.scale)) for p in product]
     pairs = pairs if len(pairs) > 1 else pairs * channels
     return {
@@ -118,7 +111,7 @@ def conv_2d(b: Builder, operator: Operator) -> None:
     b.add(
         operator, kind, [value], output, batch * made["size"][0] * made["size"][1] * weights.size,
         weights=weights, bias=bias_of(b, operator, count), kernel=(kr, kc), dilation=dilation,
-        batch=batch, **made, **scales_of(operator, value, tensor, output, count),
+        batch=batch, **made, **scales_of(value, tensor, output, count),
         **activation(operator, output),
     )  # fmt: skip
 
@@ -145,7 +138,7 @@ def depthwise_conv_2d(b: Builder, operator: Operator) -> None:
     b.add(
         operator, kind, [value], output, batch * made["size"][0] * made["size"][1] * weights.size,
         weights=weights, bias=bias_of(b, operator, count), kernel=(kr, kc), dilation=dilation,
-        batch=batch, **made, **scales_of(operator, value, tensor, output, count),
+        batch=batch, **made, **scales_of(value, tensor, output, count),
         **activation(operator, output),
     )  # fmt: skip
 
@@ -171,5 +164,5 @@ def fully_connected(b: Builder, operator: Operator) -> None:
         operator, "conv", [value], output, batch * weights.size,
         weights=weights.reshape(count, 1, 1, depth), bias=bias_of(b, operator, count),
         kernel=(1, 1), stride=(1, 1), dilation=(1, 1), pads=(0, 0), size=(1, batch), dense=True,
-        **scales_of(operator, value, tensor, output, count), **activation(operator, output),
+        **scales_of(value, tensor, output, count), **activation(operator, output),
     )  # fmt: skip

@@ -186,15 +186,11 @@ def add(b: Builder, operator: Operator) -> None:
     if folded(b, operator, np.subtract if subtract else np.add):
         return
     left, right, output = operands_of(b, operator)
-    # the reference computes SUB's scales in single precision and ADD's in double
-    real = np.float32 if subtract else np.float64
-    twice = real(2) * real(max(left.scale, right.scale))
+    twice = 2 * max(left.scale, right.scale)
     scales = {
-        "left": arithmetic.quantize_multiplier(float(real(left.scale) / twice)),
-        "right": arithmetic.quantize_multiplier(float(real(right.scale) / twice)),
-        "result": arithmetic.quantize_multiplier(
-            float(twice / (real(1 << 20) * real(output.scale)))
-        ),
+        "left": arithmetic.quantize_multiplier(left.scale / twice),
+        "right": arithmetic.quantize_multiplier(right.scale / twice),
+        "result": arithmetic.quantize_multiplier(twice / ((1 << 20) * output.scale)),
     }
     if scales["result"][1] >= 0:
         raise TFLiteError("its scales are out of proportion")
