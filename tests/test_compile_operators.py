@@ -218,6 +218,82 @@ def test_reductions(seed, kind, axes):
     check(m.build([x], [y]))
 
 
+@drawn
+@given(
+    seeds, st.sampled_from(["REDUCE_MAX", "REDUCE_MIN"]), st.sets(st.integers(-4, 3), min_size=1)
+)
+def test_extremes(seed, kind, axes):
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n) for n in rng.integers(1, 7, 4))
+    keep = bool(rng.integers(2))
+    reduced = {a % 4 for a in axes}
+    size = [1 if i in reduced else n for i, n in enumerate(shape) if keep or i not in reduced]
+    m, q = fm.Models(), affine(rng)
+    x, y = m.tensor(shape, **q), m.tensor(size, **q)
+    a = m.tensor([len(axes)], "int32", data=np.array(sorted(axes), np.int32))
+    m.operator(kind, [x, a], [y], "ReducerOptions", keepDims=keep)
+    check(m.build([x], [y]))
+
+
+@drawn
+@given(seeds, st.sampled_from(["ARG_MAX", "ARG_MIN"]), st.integers(-3, 2))
+def test_positions_of_extremes(seed, kind, axis):
+    rng = np.random.default_rng(seed)
+    shape = [int(n) for n in rng.integers(1, 9, 3)]
+    m = fm.Models()
+    x = m.tensor(shape, **affine(rng))
+    y = m.tensor([n for i, n in enumerate(shape) if i != axis % 3], "int32")
+    a = m.tensor([1], "int32", data=np.array([axis], np.int32))
+    m.operator(kind, [x, a], [y], kind.title().replace("_", "") + "Options", outputType=2)
+    check(m.build([x], [y]))
+
+
+@drawn
+@given(seeds, st.sampled_from(["LOG_SOFTMAX", "L2_NORMALIZATION"]))
+def test_rows(seed, kind):
+    rng = np.random.default_rng(seed)
+    shape = [int(n) for n in rng.integers(1, [3, 3, 40])]
+    m = fm.Models()
+    x = m.tensor(
+        shape, scale=float(rng.uniform(0.01, 0.5)), zero_point=int(rng.integers(-128, 128))
+    )
+    log = kind == "LOG_SOFTMAX"
+    y = m.tensor(shape, scale=1 / 16 if log else 1 / 128, zero_point=127 if log else 0)
+    options = "LogSoftmaxOptions" if log else "L2NormOptions"
+    m.operator(kind, [x], [y], options)
+    check(m.build([x], [y]))
+
+
+@drawn
+@given(seeds, st.booleans(), st.booleans())
+def test_bilinear_resizing(seed, align, half):
+    rng = np.random.default_rng(seed)
+    shape, size = [int(n) for n in rng.integers(1, 8, 4)], rng.integers(1, 15, 2)
+    m, q = fm.Models(), affine(rng)
+    x, y = m.tensor(shape, **q), m.tensor([shape[0], *size, shape[3]], **q)
+    s = m.tensor([2], "int32", data=size.astype(np.int32))
+    m.operator(
+        "RESIZE_BILINEAR", [x, s], [y], "ResizeBilinearOptions", alignCorners=align,
+        halfPixelCenters=half and not align,
+    )  # fmt: skip
+    check(m.build([x], [y]))
+
+
+@drawn
+@given(seeds, st.booleans(), st.booleans(), st.sampled_from([(), (2,), (1, 3)]), st.booleans())
+def test_matrix_products(seed, adj_x, adj_y, batches, constant):
+    rng = np.random.default_rng(seed)
+    rows, depth, columns = (int(n) for n in rng.integers(1, 9, 3))
+    left = (*batches, *((depth, rows) if adj_x else (rows, depth)))
+    right = (*(1 for _ in batches), *((columns, depth) if adj_y else (depth, columns)))
+    m = fm.Models()
+    data = rng.integers(-128, 128, right, np.int8) if constant else None
+    a, b = m.tensor(left, **affine(rng)), m.tensor(right, **affine(rng), data=data)
+    y = m.tensor((*batches, rows, columns), scale=0.9, zero_point=int(rng.integers(-128, 128)))
+    m.operator("BATCH_MATMUL", [a, b], [y], "BatchMatMulOptions", adjX=adj_x, adjY=adj_y)
+    check(m.build([a] if constant else [a, b], [y]))
+
+
 @pytest.mark.parametrize("scale", [0.003, 0.05, 0.4])
 @pytest.mark.parametrize(
     "kind",

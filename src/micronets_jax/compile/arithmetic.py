@@ -238,12 +238,17 @@ def hard_swish_table(in_scale: float, in_zero: int, out_scale: float, out_zero: 
     return table_of(function)
 
 
-def softmax_exponentials(in_scale: float, beta: float) -> list[int]:
-    """exp(-k * beta * in_scale) in Q0.31 for k = 0, 1, ... as long as the reference counts them."""
+def softmax_scale(in_scale: float, beta: float) -> tuple[int, int]:
+    """Multiplier and exponent from steps of the input to Q5.26."""
     real = min(beta * in_scale * (1 << 26), float(INT32_MAX))
-    multiplier, left = quantize_multiplier(real)
     if real <= 1:
         raise ValueError(f"beta * scale = {beta * in_scale:.3g} is too small for the reference")
+    return quantize_multiplier(real)
+
+
+def softmax_exponentials(in_scale: float, beta: float) -> list[int]:
+    """exp(-k * beta * in_scale) in Q0.31 for k = 0, 1, ... as long as the reference counts them."""
+    multiplier, left = softmax_scale(in_scale, beta)
     radius = math.floor(31 * (1 << 26) / 2.0**left)
     return [
         exp_on_negative(high_multiply(-k << left, multiplier), 5)

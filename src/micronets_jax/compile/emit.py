@@ -85,7 +85,8 @@ def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tu
 # of its square (0: any other), and what these share; per call of model_run.
 _FILE_CODE = {
     "conv.c": 4360, "pool.c": 608, "binary.c": 1208, "reduce.c": 420, "copy.c": 188,
-    "resize.c": 104, "grouped.c": 500, "pairs.c": 1500, "table.c": 128, "softmax.c": 560,
+    "resize.c": 104, "grouped.c": 500, "pairs.c": 1500, "extreme.c": 500, "bilinear.c": 400,
+    "l2_norm.c": 500, "log_softmax.c": 900, "matmul.c": 400, "table.c": 128, "softmax.c": 560,
     "ends.c": 268, "depthwise_any.c": 548, "depthwise.h": 264,
 }  # fmt: skip
 _DEPTHWISE_CODE = {3: 455, 5: 575, 7: 740, 0: 360}
@@ -172,14 +173,12 @@ class Emitter:
         place = f"{self.operands[tensor] if known else 'a'} + {at}"
         if call.repeats > 1:
             place += f" + i * {call.in_step if way == 'in' else call.out_step}"
+        ctype = call.in_type if way == "in" else call.out_type
+        if ctype == "int8_t":
+            return place
         const = "const " if way == "in" else ""
-        if call.function in ("mn_flip", "mn_table") or (
-            call.function == "mn_dequantize_u8" and way == "in"
-        ):
-            return f"({const}uint8_t *)({place})"
-        if (call.function == "mn_quantize") == (way == "in") and call.source == "ends.c":
-            return f"({const}float *)(void *)({place})"
-        return place
+        void = f"({const}void *)" if _SIZES[ctype] > 1 else ""
+        return f"({const}{ctype} *){void}({place})"
 
     def initialiser(self, field: Field, value: Any) -> str:
         if isinstance(value, np.ndarray):
@@ -291,8 +290,14 @@ def _comment(call: Call) -> str:
 
 def kernel_files(calls: list[Call]) -> dict[str, str]:
     """The hand-written files that the calls need, and no others."""
-    names = {"kernels.h", *(call.source for call in calls)}
+    files: dict[str, str] = {}
+    waiting = ["kernels.h", *(call.source for call in calls)]
     try:
-        return {name: (CSRC / name).read_text() for name in sorted(names)}
+        while waiting:
+            name = waiting.pop()
+            if name not in files:
+                files[name] = (CSRC / name).read_text()
+                waiting += re.findall(r'#include "(\w+\.h)"', files[name])
+        return dict(sorted(files.items()))
     except OSError as error:
         raise TFLiteError(f"the kernels are not installed: {error}") from error

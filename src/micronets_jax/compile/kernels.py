@@ -7,6 +7,7 @@ are in it; the planner and the emitter know nothing about arithmetic or layouts.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ class Call:
     scratch: int = 0
     orders: dict[int, Order] = dataclasses.field(default_factory=dict)  # input tensor -> order
     template: str = ""  # macro call that makes `function`
+    in_type: str = "int8_t"  # what its pointers point to
+    out_type: str = "int8_t"
     in_offset: int = 0  # bytes from the inputs' beginnings to where it reads
     byte_offset: int = 0  # where in the output it writes
     repeats: int = 1  # it is called so often, each time this many bytes further:
@@ -440,19 +443,38 @@ def _pairs(graph: Graph, node: Node) -> list[Call]:
     return [call]
 
 
+def _reduced(node: Node) -> dict[str, list[int]]:
+    """Dimensions and steps of the axes that are kept and of those that are reduced."""
+    shape, steps = node.in_shapes[0], _strides(node.in_shapes[0])
+    fields = {}
+    for name, wanted in (("kept", False), ("reduced", True)):
+        axes = [i for i in range(len(steps)) if (i in node.options["axes"]) == wanted]
+        dims, (walk,) = _merge([shape[i] for i in axes], [steps[i] for i in axes])
+        fields[name] = _fill(node, dims, 4, 1)
+        fields[f"{name}_steps"] = _fill(node, walk, 4, 0)
+    return fields
+
+
+def _extreme(graph: Graph, node: Node) -> list[Call]:
+    fields = {**_reduced(node), "sign": node.options["sign"]}
+    return [_call(node, "mn_extreme", "extreme.c", struct="mn_extreme", fields=fields)]
+
+
+def _arg(graph: Graph, node: Node) -> list[Call]:
+    shape, axis = node.in_shapes[0], node.options["axis"]
+    fields = {
+        "outer": math.prod(shape[:axis]), "count": shape[axis],
+        "inner": math.prod(shape[axis + 1 :]), "sign": node.options["sign"],
+    }  # fmt: skip
+    return [_call(node, "mn_arg", "extreme.c", struct="mn_arg", fields=fields, out_type="int32_t")]
+
+
 def _reduce(graph: Graph, node: Node) -> list[Call]:
     o, value = node.options, graph.values[node.inputs[0]]
-    shape = node.in_shapes[0]
-    steps = _strides(shape)
-    parts = []
-    for wanted in (False, True):
-        axes = [i for i in range(len(steps)) if (i in o["axes"]) == wanted]
-        dims, (walk,) = _merge([shape[i] for i in axes], [steps[i] for i in axes])
-        parts += [_fill(node, dims, 4, 1), _fill(node, walk, 4, 0)]
     fields = {
         "zero_point_sum": value.zero_point * o["count"], "multiplier": o["multiplier"],
         "shift": -o["exponent"], "zero_point": graph.values[node.output].zero_point,
-        "kept": parts[0], "kept_steps": parts[1], "reduced": parts[2], "reduced_steps": parts[3],
+        **_reduced(node),
     }  # fmt: skip
     return [_call(node, "mn_reduce", "reduce.c", struct="mn_reduce", fields=fields)]
 
@@ -465,21 +487,61 @@ def _table(graph: Graph, node: Node) -> list[Call]:
         call = _call(
             node, "mn_table", "table.c", trailing=[str(count)], table=np.array(table, np.uint8)
         )
+    call.in_type = call.out_type = "uint8_t"
     call.orders[node.inputs[0]] = elementwise(count)
     return [call]
 
 
-def _softmax(graph: Graph, node: Node) -> list[Call]:
-    shape = node.out_shape
-    columns = shape[-1] if shape else 1
-    table = np.array(node.options["exponentials"], np.int32)
-    fields = {
-        "exponentials": table, "num_exponentials": len(table),
-        "rows": graph.values[node.output].elements // columns, "columns": columns,
-    }  # fmt: skip
-    call = _call(node, "mn_softmax", "softmax.c", struct="mn_softmax", fields=fields)
-    call.orders[node.inputs[0]] = elementwise(fields["rows"], columns, columns)
+def _rows(node: Node) -> dict[str, int]:
+    """Vectors along the last axis, and their length."""
+    columns = node.out_shape[-1] if node.out_shape else 1
+    return {"rows": math.prod(node.out_shape) // columns, "columns": columns}
+
+
+def _row_by_row(node: Node, kind: str, fields: dict[str, Any]) -> list[Call]:
+    call = _call(node, f"mn_{kind}", f"{kind}.c", struct=f"mn_{kind}", fields=fields)
+    call.orders[node.inputs[0]] = elementwise(fields["rows"], fields["columns"], fields["columns"])
     return [call]
+
+
+def _softmax(graph: Graph, node: Node) -> list[Call]:
+    table = np.array(node.options["exponentials"], np.int32)
+    fields = {"exponentials": table, "num_exponentials": len(table), **_rows(node)}
+    if node.kind == "log_softmax":
+        (multiplier, exponent), (reverse, back) = node.options["scales"]
+        fields.update(
+            multiplier=multiplier, shift=-exponent, reverse_multiplier=reverse, reverse_shift=-back
+        )
+    return _row_by_row(node, node.kind, fields)
+
+
+def _l2_norm(graph: Graph, node: Node) -> list[Call]:
+    zero_point = graph.values[node.inputs[0]].zero_point
+    return _row_by_row(node, "l2_norm", {"zero_point": zero_point, **_rows(node)})
+
+
+def _matmul(graph: Graph, node: Node) -> list[Call]:
+    """Factors as [..., rows, depth] and [..., depth, columns], transposed ones by their steps."""
+    left, right = (graph.values[i] for i in node.inputs)
+    multiplier, exponent = node.options["result"]
+    (*_, rows, columns), walks = node.out_shape, []
+    for shape, turned in zip(node.in_shapes, node.options["transposed"], strict=True):
+        shape = (1,) * (5 - len(shape)) + shape
+        steps = [0 if n == 1 else s for n, s in zip(shape, _strides(shape), strict=True)]
+        if turned:
+            shape, steps = (*shape[:3], shape[4], shape[3]), [*steps[:3], steps[4], steps[3]]
+        walks.append((shape, steps))
+    (left_shape, left_steps), (_, right_steps) = walks
+    fields = {
+        "batches": list((1,) * (5 - len(node.out_shape)) + node.out_shape[:-2]),
+        "left_batch_steps": left_steps[:3], "right_batch_steps": right_steps[:3], "rows": rows,
+        "columns": columns, "depth": left_shape[4], "left_row_step": left_steps[3],
+        "left_step": left_steps[4], "right_step": right_steps[3],
+        "right_column_step": right_steps[4], "left_zero_point": left.zero_point,
+        "right_zero_point": right.zero_point, "zero_point": graph.values[node.output].zero_point,
+        "multiplier": multiplier, "shift": -exponent,
+    }  # fmt: skip
+    return [_call(node, "mn_matmul", "matmul.c", struct="mn_matmul", fields=fields)]
 
 
 def _move(graph: Graph, node: Node) -> list[Call]:
@@ -552,6 +614,19 @@ def _resize(graph: Graph, node: Node) -> list[Call]:
     return [_call(node, "mn_resize", "resize.c", struct="mn_resize", fields=fields)]
 
 
+def _bilinear(graph: Graph, node: Node) -> list[Call]:
+    o = node.options
+    fields = {
+        "rows": np.array(o["rows"], np.int16).reshape(-1),
+        "columns": np.array(o["columns"], np.int16).reshape(-1),
+        **_int16(
+            node, out_rows=len(o["rows"]), out_columns=len(o["columns"]),
+            in_columns=node.in_shapes[0][2], channels=node.in_shapes[0][3],
+        ),
+    }  # fmt: skip
+    return [_call(node, "mn_bilinear", "bilinear.c", struct="mn_bilinear", fields=fields)]
+
+
 def _float(x: float) -> str:
     return float(np.float32(x)).hex() + "f"
 
@@ -562,6 +637,7 @@ def _quantize(graph: Graph, node: Node) -> list[Call]:
         node, "mn_quantize", "ends.c", leading=[_float(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
     )  # fmt: skip
+    call.in_type = "float"
     call.orders[node.inputs[0]] = elementwise(value.elements, read=4)
     return [call]
 
@@ -573,13 +649,15 @@ def _dequantize(graph: Graph, node: Node) -> list[Call]:
         node, function, "ends.c", leading=[_float(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
     )  # fmt: skip
+    call.in_type, call.out_type = f"{value.dtype}_t", "float"
     call.orders[node.inputs[0]] = elementwise(value.elements, write=4)
     return [call]
 
 
 _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "conv": _conv, "depthwise": _depthwise, "average_pool": _pool, "max_pool": _pool, "add": _add,
-    "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax,
+    "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax, "log_softmax": _softmax,
+    "l2_norm": _l2_norm, "extreme": _extreme, "arg": _arg, "matmul": _matmul, "bilinear": _bilinear,
     "resize": _resize, "quantize": _quantize, "dequantize": _dequantize, "constant": _constant,
     "grouped": _grouped,
     **dict.fromkeys(("maximum", "minimum", "prelu", "squared_difference", "quotient"), _pairs),

@@ -29,7 +29,7 @@ from micronets_jax.tflite import TFLiteError
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 _KERNELS: dict[tuple, bytes] = {}
-_NUMPY = {"int8": np.int8, "uint8": np.uint8, "float32": np.float32}
+_NUMPY = {"int8": np.int8, "uint8": np.uint8, "int32": np.int32, "float32": np.float32}
 
 
 class Host:

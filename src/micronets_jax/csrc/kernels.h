@@ -136,6 +136,25 @@ struct mn_reduce {
     int32_t kept[4], kept_steps[4], reduced[4], reduced_steps[4];
 };
 
+struct mn_extreme {
+    int32_t kept[4], kept_steps[4], reduced[4], reduced_steps[4];
+    int32_t sign; /* 1: the largest, -1: the smallest */
+};
+
+struct mn_arg { /* position of an extreme along the middle of three dimensions */
+    int32_t outer, count, inner, sign;
+};
+
+struct mn_l2_norm {
+    int32_t zero_point, rows, columns;
+};
+
+struct mn_matmul { /* elements */
+    int32_t batches[3], left_batch_steps[3], right_batch_steps[3];
+    int32_t rows, columns, depth, left_row_step, left_step, right_step, right_column_step;
+    int32_t left_zero_point, right_zero_point, zero_point, multiplier, shift;
+};
+
 struct mn_copy {
     int32_t dims[6], in_steps[6], out_steps[6]; /* bytes; the last dimension is contiguous */
 };
@@ -143,6 +162,19 @@ struct mn_copy {
 struct mn_resize {
     const int16_t *rows, *columns; /* input row and column of every output row and column */
     int16_t out_rows, out_columns, in_columns, channels;
+};
+
+struct mn_bilinear {
+    const int16_t *rows, *columns; /* of every output row and column: the two of the input it lies
+                                      between, and the second one's weight in 1/1024 */
+    int16_t out_rows, out_columns, in_columns, channels;
+};
+
+struct mn_log_softmax {
+    const int32_t *exponentials; /* as in mn_softmax */
+    int32_t num_exponentials, rows, columns;
+    int32_t multiplier, shift;                 /* from steps of the input to Q5.26 */
+    int32_t reverse_multiplier, reverse_shift; /* and back */
 };
 
 struct mn_softmax {
@@ -165,6 +197,12 @@ void mn_squared_difference(const struct mn_pairs *p, const int8_t *left, const i
 void mn_quotient(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_reduce(const struct mn_reduce *p, const int8_t *in, int8_t *out);
 void mn_softmax(const struct mn_softmax *p, const int8_t *in, int8_t *out);
+void mn_extreme(const struct mn_extreme *p, const int8_t *in, int8_t *out);
+void mn_arg(const struct mn_arg *p, const int8_t *in, int32_t *out);
+void mn_log_softmax(const struct mn_log_softmax *p, const int8_t *in, int8_t *out);
+void mn_l2_norm(const struct mn_l2_norm *p, const int8_t *in, int8_t *out);
+void mn_matmul(const struct mn_matmul *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_bilinear(const struct mn_bilinear *p, const int8_t *in, int8_t *out);
 void mn_copy(const struct mn_copy *p, const int8_t *in, int8_t *out);
 void mn_resize(const struct mn_resize *p, const int8_t *in, int8_t *out);
 void mn_fill(int8_t value, int8_t *out, int32_t bytes);

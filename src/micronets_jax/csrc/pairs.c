@@ -1,6 +1,6 @@
 /* Functions of two bytes with broadcasting, other than sums and products. The output may lie on
  * either operand of its own size. */
-#include "kernels.h"
+#include "fixed_point.h"
 
 typedef int32_t function(const struct mn_pairs *p, int32_t left, int32_t right);
 
@@ -50,14 +50,6 @@ static int32_t squared_difference(const struct mn_pairs *p, int32_t x, int32_t y
            mn_scale_wide(difference * difference, p->multipliers[2], p->shifts[2]);
 }
 
-static int32_t leading_zeros(uint32_t x)
-{
-    int32_t n = 0;
-    for (; n < 32 && !(x & 0x80000000u); x <<= 1)
-        n++;
-    return n;
-}
-
 /* x / y as x scaled up to all of 32 bits, times the reciprocal of y, a number below 1 in Q0.31. */
 static int32_t quotient(const struct mn_pairs *p, int32_t x, int32_t y)
 {
@@ -71,8 +63,8 @@ static int32_t quotient(const struct mn_pairs *p, int32_t x, int32_t y)
         x = -x;
         y = -y;
     }
-    headroom = x > 0 ? leading_zeros((uint32_t)x) - 1 : leading_zeros(2 * (uint32_t)-x - 1);
-    shift = p->shifts[0] + 31 - leading_zeros((uint32_t)y) + headroom;
+    headroom = x > 0 ? mn_leading_zeros((uint32_t)x) - 1 : mn_leading_zeros(2 * (uint32_t)-x - 1);
+    shift = p->shifts[0] + 31 - mn_leading_zeros((uint32_t)y) + headroom;
     if (shift > 31)
         return p->zero_point;
     return p->zero_point +
