@@ -11,6 +11,7 @@ from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as sch
 
 TYPES = {
     "float32": 0, "int32": 2, "uint8": 3, "int64": 4, "int16": 7, "int8": 9, "int4": 17,
+    "resource": 13,
 }  # fmt: skip
 
 
@@ -61,12 +62,20 @@ class Models:
                 setattr(op.builtinOptions, name, value)
         self.operators.append(op)
 
-    def build(self, inputs, outputs) -> bytes:
-        graph = schema.SubGraphT()
-        graph.tensors, graph.operators = self.tensors, self.operators
-        graph.inputs, graph.outputs = list(inputs), list(outputs)
+    def another(self) -> Models:
+        """A further subgraph of the same file, to be given to :meth:`build`."""
+        return Models(buffers=self.buffers, codes=self.codes)
+
+    def build(self, inputs, outputs, *others: Models) -> bytes:
+        graphs = []
+        for part in (self, *others):
+            graph = schema.SubGraphT()
+            graph.tensors, graph.operators = part.tensors, part.operators
+            graph.inputs, graph.outputs = [], []
+            graphs.append(graph)
+        graphs[0].inputs, graphs[0].outputs = list(inputs), list(outputs)
         model = schema.ModelT()
-        model.version, model.subgraphs, model.buffers = 3, [graph], self.buffers
+        model.version, model.subgraphs, model.buffers = 3, graphs, self.buffers
         model.operatorCodes = []
         for code in self.codes:
             c = schema.OperatorCodeT()

@@ -100,6 +100,50 @@ def test_depthwise_convolution(data):
     check(model)
 
 
+@drawn
+@given(st.data())
+def test_transposed_convolution(data):
+    draw = data.draw
+    rng = np.random.default_rng(draw(seeds))
+    kernel, stride = (draw(kernels), draw(kernels)), (draw(strides), draw(strides))
+    rows, columns, depth, count, padding = (
+        draw(sizes), draw(sizes), draw(st.integers(1, 5)), draw(st.integers(1, 5)),
+        draw(st.integers(0, 1)),
+    )  # fmt: skip
+    size = [
+        n * s if padding == 0 else (n - 1) * s + k
+        for n, s, k in zip((rows, columns), stride, kernel, strict=True)
+    ]
+    m = fm.Models()
+    x = m.tensor([draw(st.integers(1, 2)), rows, columns, depth], **affine(rng))
+    shape = [m.tensors[x].shape[0], *size, count]
+    w = m.tensor(
+        [count, *kernel, depth], "int8", rng.uniform(0.001, 0.02, count), 0,
+        rng.integers(-127, 128, (count, *kernel, depth), np.int8),
+    )  # fmt: skip
+    inputs = [m.tensor([4], "int32", data=np.array(shape, np.int32)), w, x]
+    if draw(st.booleans()):
+        bias = rng.integers(-999, 999, count).astype(np.int32)
+        inputs.append(m.tensor([count], "int32", [0.001] * count, 0, bias))
+    y = m.tensor(
+        shape, scale=float(rng.uniform(0.05, 0.5)), zero_point=int(rng.integers(-128, 128))
+    )
+    m.operator(
+        "TRANSPOSE_CONV", inputs, [y], "TransposeConvOptions", padding=padding, strideH=stride[0],
+        strideW=stride[1],
+    )  # fmt: skip
+    check(m.build([x], [y]))
+
+
+@pytest.mark.parametrize("target", ["int32", "float32"])
+def test_cast(target):
+    m = fm.Models()
+    x, y = m.tensor([1, 9], scale=0.1, zero_point=3), m.tensor([1, 9], target)
+    types = {"inDataType": 9, "outDataType": fm.TYPES[target]}
+    m.operator("CAST", [x], [y], "CastOptions", **types)
+    check(m.build([x], [y]))
+
+
 def affine(rng):
     return {"scale": float(rng.uniform(0.01, 0.2)), "zero_point": int(rng.integers(-128, 128))}
 

@@ -330,6 +330,17 @@ def quotient(x: int, y: int, multiplier: int, exponent: int) -> int:
     return 0 if right > 31 else divide_by_power(high_multiply(wide, multiplier), right)
 
 
+def sigmoid_table() -> list[int]:
+    """sigmoid(i / 24) in Q0.16 for i below 256, raised by half of what linear interpolation lacks
+    at most between two of them."""
+    table = []
+    for i in range(255):
+        s = 1 / (1 + math.exp(-i / 24))
+        bend = s * (1 - s) * (1 - 2 * s) / 24**2 / 8
+        table.append(round_away(65536 * (s - bend / 2)))
+    return [*table, 65535]
+
+
 def _logistic(x: int) -> int:
     """1 / (1 + exp(-x)) in Q0.31 for x in Q4.27."""
     if x == 0:

@@ -49,6 +49,23 @@ class Compiled:
         return sum(call.macs for call in self.calls if not call.continues)
 
     @functools.cached_property
+    def states(self) -> list[tuple[graph.Value, int]]:
+        """What is kept from one run to the next, and where it lies in the state's memory."""
+        placed, at = [], 0
+        for value in self.graph.states:
+            placed.append((value, at))
+            at += -(-value.bytes // planner.ALIGN) * planner.ALIGN
+        return placed
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state's memory; 0 for a model without state."""
+        if not self.states:
+            return 0
+        value, at = self.states[-1]
+        return at + -(-value.bytes // planner.ALIGN) * planner.ALIGN
+
+    @functools.cached_property
     def constant_bytes(self) -> tuple[int, int]:
         """Bytes of weights with their biases and scales, and of tables, on a 32-bit core."""
         return emit.constant_bytes(self.calls, self._operands())
@@ -76,13 +93,13 @@ class Compiled:
     def files(self) -> dict[str, str]:
         """Path in the folder -> text."""
         emitter = emit.Emitter(
-            self.calls, self.addresses, self.scratch, self._operands(), self.title
+            self.calls, self.addresses, self.scratch, self._operands(), self.states, self.title
         )
         entries = self.interface()
         arena = [(entry["way"], entry["offset"]) for entry in entries]
         files = {
             "model.c": emitter.model_c(arena),
-            "model.h": report.model_h(self.title, self.arena_bytes, entries),
+            "model.h": report.model_h(self.title, self.arena_bytes, self.state_bytes, entries),
             "weights.c": emitter.weights_c(),
             "weights.h": emitter.weights_h(),
             **emit.kernel_files(self.calls),
@@ -102,6 +119,7 @@ class Compiled:
             "title": self.title,
             "arena_bytes": self.arena_bytes,
             "arena_align": planner.ALIGN,
+            "state_bytes": self.state_bytes,
             "arena_bound_bytes": self.plan.bound,
             "weights_bytes": weights,
             "tables_bytes": tables,
@@ -137,7 +155,8 @@ def compile_model(
     """
     built = operators.build(tflite.read(source))
     candidates = [_plan(built)]
-    reordered = schedule.best_order(built)
+    # state is read and written in the file's order
+    reordered = built.nodes if built.states else schedule.best_order(built)
     if reordered != built.nodes:
         candidates.append(_plan(dataclasses.replace(built, nodes=reordered)))
     built, calls, plan, tensors, owners = min(candidates, key=lambda found: found[2].peak)
@@ -161,10 +180,11 @@ def arena(built: graph.Graph, calls: list[kernels.Call]):
     last: dict[int, int] = {tensor: -1 for tensor in built.inputs}
     for step, call in enumerate(calls):
         for tensor in call.inputs:
-            if built.values[tensor].data is None:
+            if built.values[tensor].in_arena:
                 last[tensor] = step
-        first.setdefault(call.output, step)
-        last[call.output] = step
+        if built.values[call.output].in_arena:
+            first.setdefault(call.output, step)
+            last[call.output] = step
     for tensor in built.outputs:
         last[tensor] = len(calls)
     tensors = list(first)
@@ -181,7 +201,7 @@ def arena(built: graph.Graph, calls: list[kernels.Call]):
         planner.share(place[tensor], place[call.output], step, order)
         for step, call in enumerate(calls)
         for tensor, order in call.orders.items()
-        if last.get(tensor) == step == first[call.output]
+        if last.get(tensor) == step == first.get(call.output)
     ]
     return buffers, sharings, tensors, owners
 

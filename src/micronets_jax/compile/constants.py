@@ -61,7 +61,7 @@ def fold(graph: Graph) -> Graph:
 def reachable(graph: Graph) -> dict[int, Range]:
     """The values that every channel of every tensor can take, whatever the inputs are."""
     ranges: dict[int, Range] = {}
-    for tensor in graph.inputs:
+    for tensor in (*graph.inputs, *(value.tensor for value in graph.states)):
         ranges[tensor] = _anything(graph, tensor)
     for node in graph.nodes:
         for tensor in node.inputs:
@@ -74,7 +74,7 @@ def reachable(graph: Graph) -> dict[int, Range]:
             ranges[tensor].seen(_channels(shape))
             for tensor, shape in zip(node.inputs, node.in_shapes, strict=True)
         ]
-        if reach is None:
+        if reach is None or graph.values[node.output].is_state:
             found = _anything(graph, node.output)
         else:
             found = reach(graph, node, inputs)
@@ -285,7 +285,7 @@ def _runs(node: Node) -> list[np.ndarray]:
 def _kept(graph: Graph, ranges: dict[int, Range]) -> dict[int, np.ndarray]:
     """Of every tensor, which channels have to be stored: bool [channels]."""
     kept = {t: np.zeros(_channels(graph.values[t].shape), bool) for t in ranges}
-    for tensor in [*graph.inputs, *graph.outputs, *(t for t in kept if _is_constant(graph, t))]:
+    for tensor in [*graph.inputs, *graph.outputs, *(t for t in kept if _stays(graph, t))]:
         kept[tensor][:] = True
     before = -1
     while (now := sum(int(k.sum()) for k in kept.values())) > before:
@@ -295,8 +295,9 @@ def _kept(graph: Graph, ranges: dict[int, Range]) -> dict[int, np.ndarray]:
     return kept
 
 
-def _is_constant(graph: Graph, tensor: int) -> bool:
-    return graph.values[tensor].data is not None
+def _stays(graph: Graph, tensor: int) -> bool:
+    """Whether a tensor is a constant of the file or kept from one run to the next."""
+    return not graph.values[tensor].in_arena
 
 
 def _require(

@@ -14,13 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from micronets_jax.compile.graph import Value
 from micronets_jax.compile.kernels import CHANNEL, Call
 from micronets_jax.tflite import TFLiteError
 
 CSRC = pathlib.Path(__file__).parent.parent / "csrc"
 
 _SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "float": 4}
-_ELEMENTS = {"i1": "int8_t", "u1": "uint8_t", "i2": "int16_t", "i4": "int32_t", "f4": "float"}
+_WITH_WEIGHTS = frozenset(["conv", "depthwise", "grouped", "transpose_conv", "svdf", "lstm"])
+_ELEMENTS = {
+    "u2": "uint16_t",
+    "i1": "int8_t",
+    "u1": "uint8_t",
+    "i2": "int16_t",
+    "i4": "int32_t",
+    "f4": "float",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +81,7 @@ def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tu
                 continue
             seen.add(key)
             size = -(-array.nbytes // 4) * 4  # every array starts at a word
-            if call.kind in ("conv", "depthwise"):
+            if call.kind in _WITH_WEIGHTS:
                 weights += size
             else:
                 tables += size
@@ -86,8 +95,9 @@ def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tu
 _FILE_CODE = {
     "conv.c": 4360, "pool.c": 608, "binary.c": 1208, "reduce.c": 420, "copy.c": 188,
     "resize.c": 104, "grouped.c": 500, "pairs.c": 1500, "extreme.c": 500, "bilinear.c": 400,
-    "l2_norm.c": 500, "log_softmax.c": 900, "matmul.c": 400, "table.c": 128, "softmax.c": 560,
-    "ends.c": 268, "depthwise_any.c": 548, "depthwise.h": 264,
+    "l2_norm.c": 500, "log_softmax.c": 900, "matmul.c": 400, "svdf.c": 600, "lstm.c": 900,
+    "transpose_conv.c": 500, "table.c": 128, "softmax.c": 560, "ends.c": 268,
+    "depthwise_any.c": 548, "depthwise.h": 264,
 }  # fmt: skip
 _DEPTHWISE_CODE = {3: 455, 5: 575, 7: 740, 0: 360}
 _CALL_CODE, _BASE_CODE = 18, 50
@@ -118,13 +128,17 @@ class Emitter:
         addresses: dict[int, int],
         scratch: list[int],
         operands: dict[int, np.ndarray],
+        states: list[tuple[Value, int]],
         title: str,
     ) -> None:
         self.calls, self.addresses, self.scratch = calls, addresses, scratch
+        self.states = states
+        self.state_places = {value.tensor: at for value, at in states}
         self.title = title
         self.names: dict[bytes, str] = {}
         self.data: list[tuple[str, str, np.ndarray]] = []
         self.structs = structs()
+        self.resetting = self.reset()  # its constants first
         self.operands = {i: self.array(d.astype(np.int8)) for i, d in operands.items()}
         self.body = [self.call(i, call) for i, call in enumerate(calls)]
 
@@ -155,6 +169,7 @@ class Emitter:
             arguments.append(self.array(call.table))
         arguments += call.leading
         arguments += [self.pointer(call, i, "in") for i in call.inputs]
+        arguments += [self.state(i) for i in call.states]
         output = self.pointer(call, call.output, "out")
         # memcpy is the only function whose table is what it reads
         arguments = [output, *arguments] if call.function == "memcpy" else [*arguments, output]
@@ -169,8 +184,12 @@ class Emitter:
     def pointer(self, call: Call, tensor: int, way: str) -> str:
         known = tensor in self.operands
         at = call.in_offset if way == "in" else call.byte_offset
-        at += 0 if known else self.addresses[tensor]
-        place = f"{self.operands[tensor] if known else 'a'} + {at}"
+        if known:
+            place = f"{self.operands[tensor]} + {at}"
+        elif tensor in self.state_places:
+            place = f"s + {at + self.state_places[tensor]}"
+        else:
+            place = f"a + {at + self.addresses[tensor]}"
         if call.repeats > 1:
             place += f" + i * {call.in_step if way == 'in' else call.out_step}"
         ctype = call.in_type if way == "in" else call.out_type
@@ -179,6 +198,10 @@ class Emitter:
         const = "const " if way == "in" else ""
         void = f"({const}void *)" if _SIZES[ctype] > 1 else ""
         return f"({const}{ctype} *){void}({place})"
+
+    def state(self, tensor: int) -> str:
+        """A state that a call reads and writes."""
+        return f"(void *)(s + {self.state_places[tensor]})"
 
     def initialiser(self, field: Field, value: Any) -> str:
         if isinstance(value, np.ndarray):
@@ -201,12 +224,19 @@ class Emitter:
             "",
             *sorted({call.template for call in self.calls if call.template}),
             "",
-            "int model_run(void *arena)",
+            *self.resetting,
+            f"int model_run(void *arena{', void *state' if self.states else ''})",
             "{",
             "    int8_t *const a = arena;",
+            *(["    int8_t *const s = state;"] if self.states else []),
             "    if (a == 0 || (uintptr_t)a % MODEL_ARENA_ALIGN != 0)",
             "        return MODEL_ERROR_ARENA;",
         ]
+        if self.states:
+            lines += [
+                "    if (s == 0 || (uintptr_t)s % MODEL_ARENA_ALIGN != 0)",
+                "        return MODEL_ERROR_STATE;",
+            ]
         for index, (call, (_, text)) in enumerate(zip(self.calls, self.body, strict=True)):
             lines.append(f"    {text} /* {_comment(call)} */")
             lines.append(f"    MODEL_HOOK({index}, arena);")
@@ -224,6 +254,21 @@ class Emitter:
                 "}",
             ]
         return "\n".join(lines) + "\n"
+
+    def reset(self) -> list[str]:
+        """What sets all state to how it begins."""
+        if not self.states:
+            return []
+        lines = ["void model_reset(void *state)", "{", "    int8_t *const s = state;"]
+        for value, at in self.states:
+            assert value.initial is not None
+            data = np.ascontiguousarray(value.initial)
+            first = data.view(np.uint8).reshape(-1)
+            if (first == first[0]).all():
+                lines.append(f"    memset(s + {at}, {first[0]}, {value.bytes});")
+            else:
+                lines.append(f"    memcpy(s + {at}, {self.array(data)}, {value.bytes});")
+        return [*lines, "}", ""]
 
     def weights_h(self) -> str:
         lines = [

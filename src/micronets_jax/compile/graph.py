@@ -28,6 +28,17 @@ class Value:
     scale: float
     zero_point: int
     data: np.ndarray | None = None
+    initial: np.ndarray | None = None
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it is kept from one run to the next, in memory of its own; it begins as
+        ``initial``."""
+        return self.initial is not None
+
+    @property
+    def in_arena(self) -> bool:
+        return self.data is None and self.initial is None
 
     @property
     def elements(self) -> int:
@@ -39,7 +50,7 @@ class Value:
 
     @property
     def item_bytes(self) -> int:
-        return 4 if self.dtype in ("float32", "int32") else 1
+        return {"float32": 4, "int32": 4, "int16": 2}.get(self.dtype, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Copy:
 
 MOVES = frozenset(
     ["copy", "slice", "split", "concatenation", "gather", "pad", "transpose", "space_to_batch",
-     "batch_to_space"]
+     "batch_to_space", "read_state", "write_state"]
 )  # fmt: skip
 """Kinds of nodes that only copy: ``copies`` says what, ``fill`` what stands elsewhere."""
 
@@ -83,6 +94,7 @@ class Node:
     macs: int = 0
     in_shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
     out_shape: tuple[int, ...] = ()
+    states: list[int] = dataclasses.field(default_factory=list)  # what it reads and writes anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +139,12 @@ class Graph:
     def consumers(self, tensor: int) -> list[Node]:
         return [node for node in self.nodes if tensor in node.inputs]
 
+    @property
+    def states(self) -> list[Value]:
+        """What is kept from one run to the next, as far as a node uses it."""
+        used = {t for node in self.nodes for t in (*node.inputs, *node.states, node.output)}
+        return [v for t, v in self.values.items() if v.is_state and t in used]
+
 
 def rewrite(graph: Graph) -> Graph:
     """Applies all rewrites, in place."""
@@ -134,6 +152,7 @@ def rewrite(graph: Graph) -> Graph:
     _fold_dilation(graph)
     _fold_padding(graph)
     _fold_tables(graph)
+    _read_states_in_place(graph)
     return graph
 
 
@@ -141,7 +160,8 @@ def rewrite(graph: Graph) -> Graph:
 
 
 def _remove_unused(graph: Graph) -> None:
-    needed = set(graph.outputs)
+    """Nodes that no output and no state needs."""
+    needed = {*graph.outputs, *(t for t, v in graph.values.items() if v.is_state)}
     for node in reversed(graph.nodes):
         if node.output in needed:
             needed.update(node.inputs)
@@ -271,6 +291,18 @@ def _fold_tables(graph: Graph) -> None:
                 continue
             changed = True
             break
+
+
+def _read_states_in_place(graph: Graph) -> None:
+    """A copy of a state is not made where it is read only before the state is written."""
+    for node in [node for node in graph.nodes if node.kind == "read_state"]:
+        source = node.inputs[0]
+        later = graph.nodes[graph.nodes.index(node) :]
+        written = next((i for i, n in enumerate(later) if n.output == source), len(later))
+        if node.output in graph.outputs or any(node.output in n.inputs for n in later[written:]):
+            continue
+        if _same_scale(graph, source, node.output):
+            _replace(graph, node, source)
 
 
 def _same_scale(graph: Graph, a: int, b: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from micronets_jax import kernels
+from micronets_jax.compile import arithmetic
 from micronets_jax.compile.graph import MOVES, Copy, Graph, Node
 from micronets_jax.kernels import Order, Spans, Steps, elementwise
 from micronets_jax.tflite import TFLiteError
@@ -22,8 +23,8 @@ from micronets_jax.windows import Window
 
 @dataclasses.dataclass
 class Call:
-    """One call: ``function(&struct, table, leading, inputs, output, scratch, trailing)``, of which
-    only what is set is there."""
+    """One call: ``function(&struct, table, leading, inputs, states, output, scratch, trailing)``,
+    of which only what is set is there."""
 
     name: str
     kind: str
@@ -33,6 +34,7 @@ class Call:
     source: str  # file in csrc
     inputs: list[int]
     output: int
+    states: list[int] = dataclasses.field(default_factory=list)  # after the inputs, written too
     struct: str | None = None  # C type of the parameters
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # numbers or arrays
     leading: list[str] = dataclasses.field(default_factory=list)
@@ -98,7 +100,7 @@ def _repeated(order: Order, call: Call) -> Steps:
 def _call(node: Node, function: str, source: str, **kw: Any) -> Call:
     return Call(
         node.name, node.kind, node.macs, node.operator, function, source, list(node.inputs),
-        node.output, **kw,
+        node.output, list(node.states), **kw,
     )  # fmt: skip
 
 
@@ -304,6 +306,29 @@ def _grouped(graph: Graph, node: Node) -> list[Call]:
         "rounding": rounding,
     }  # fmt: skip
     return [_call(node, "mn_grouped", "grouped.c", struct="mn_grouped", fields=fields)]
+
+
+def _transpose_conv(graph: Graph, node: Node) -> list[Call]:
+    o, weights = node.options, node.options["weights"]
+    _, rows, columns, depth = node.in_shapes[0]
+    fields = {
+        "weights": np.ascontiguousarray(weights).reshape(-1),
+        "bias": o["bias"].astype(np.int32), "multipliers": o["multiplier"].astype(np.int32),
+        "shifts": -o["exponent"].astype(np.int32),
+        **_int16(
+            node, in_rows=rows, in_columns=columns, in_channels=depth, out_rows=o["size"][0],
+            out_columns=o["size"][1], out_channels=len(weights), kernel_rows=weights.shape[1],
+            kernel_columns=weights.shape[2], stride_rows=o["stride"][0],
+            stride_columns=o["stride"][1], pad_top=o["pads"][0], pad_left=o["pads"][1],
+        ),
+        "in_zero_point": graph.values[node.inputs[0]].zero_point,
+        "zero_point": graph.values[node.output].zero_point, "min": o["min"], "max": o["max"],
+    }  # fmt: skip
+    return [
+        _call(
+            node, "mn_transpose_conv", "transpose_conv.c", struct="mn_transpose_conv", fields=fields
+        )
+    ]
 
 
 # The rest ---------------------------------------------------------------------------------------
@@ -627,6 +652,48 @@ def _bilinear(graph: Graph, node: Node) -> list[Call]:
     return [_call(node, "mn_bilinear", "bilinear.c", struct="mn_bilinear", fields=fields)]
 
 
+def _svdf(graph: Graph, node: Node) -> list[Call]:
+    o, value = node.options, graph.values[node.inputs[0]]
+    state, weights = graph.values[node.states[0]], o["feature_weights"]
+    (feature_multiplier, first), (multiplier, second) = o["first"], o["second"]
+    bias = -value.zero_point * weights.astype(np.int64).sum(axis=1)
+    fields = {
+        "feature_weights": np.ascontiguousarray(weights).reshape(-1),
+        "feature_bias": bias.astype(np.int32), "bias": o["bias"],
+        "time_weights": np.ascontiguousarray(o["time_weights"]).reshape(-1),
+        "features": weights.shape[1], "memory": o["time_weights"].shape[1], "rank": o["rank"],
+        "units": len(o["bias"]), "state_zero_point": state.zero_point,
+        "zero_point": graph.values[node.output].zero_point,
+        "feature_multiplier": feature_multiplier, "feature_shift": -first,
+        "multiplier": multiplier, "shift": -second, "wide": int(state.dtype == "int16"),
+    }  # fmt: skip
+    return [_call(node, "mn_svdf", "svdf.c", struct="mn_svdf", fields=fields)]
+
+
+def _lstm(graph: Graph, node: Node) -> list[Call]:
+    o, gates = node.options, node.options["gates"]
+    scales = [gate[s] for gate in gates for s in ("input_scale", "recurrent_scale")]
+    scales += [o["forget"], o["update"], o["result"]]
+    joined = {
+        name: np.concatenate([gate[source].reshape(-1) for gate in gates]).astype(dtype)
+        for name, source, dtype in (
+            ("input_weights", "input_weights", np.int8),
+            ("recurrent_weights", "recurrent_weights", np.int8),
+            ("bias", "bias", np.int32),
+            ("offsets", "offset", np.int32),
+        )
+    }
+    hidden = graph.values[node.states[0]]
+    fields = {
+        **joined, "sigmoid": np.array(arithmetic.sigmoid_table(), np.uint16),
+        "multipliers": [m for m, _ in scales], "shifts": [-e for _, e in scales],
+        "steps": o["steps"], "features": gates[0]["input_weights"].shape[1],
+        "units": hidden.elements, "zero_point": hidden.zero_point, "clip": o["clip"],
+        "cell_shift": o["power"] + 12,
+    }  # fmt: skip
+    return [_call(node, "mn_lstm", "lstm.c", struct="mn_lstm", fields=fields)]
+
+
 def _float(x: float) -> str:
     return float(np.float32(x)).hex() + "f"
 
@@ -639,6 +706,17 @@ def _quantize(graph: Graph, node: Node) -> list[Call]:
     )  # fmt: skip
     call.in_type = "float"
     call.orders[node.inputs[0]] = elementwise(value.elements, read=4)
+    return [call]
+
+
+def _cast(graph: Graph, node: Node) -> list[Call]:
+    value = graph.values[node.output]
+    floating = value.dtype == "float32"
+    call = _call(
+        node, "mn_to_float" if floating else "mn_widen", "ends.c", trailing=[str(value.elements)],
+        out_type="float" if floating else "int32_t",
+    )  # fmt: skip
+    call.orders[node.inputs[0]] = elementwise(value.elements, write=4)
     return [call]
 
 
@@ -658,6 +736,7 @@ _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "conv": _conv, "depthwise": _depthwise, "average_pool": _pool, "max_pool": _pool, "add": _add,
     "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax, "log_softmax": _softmax,
     "l2_norm": _l2_norm, "extreme": _extreme, "arg": _arg, "matmul": _matmul, "bilinear": _bilinear,
+    "svdf": _svdf, "lstm": _lstm, "transpose_conv": _transpose_conv, "cast": _cast,
     "resize": _resize, "quantize": _quantize, "dequantize": _dequantize, "constant": _constant,
     "grouped": _grouped,
     **dict.fromkeys(("maximum", "minimum", "prelu", "squared_difference", "quotient"), _pairs),

@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from micronets_jax.compile.compiler import Compiled
 
 
-def model_h(title: str, arena_bytes: int, interface: list[dict[str, Any]]) -> str:
+def model_h(title: str, arena_bytes: int, state_bytes: int, interface: list[dict[str, Any]]) -> str:
     lines = [
         f"/* {title} */",
         "#ifndef MODEL_H",
@@ -26,6 +26,11 @@ def model_h(title: str, arena_bytes: int, interface: list[dict[str, Any]]) -> st
         f"#define MODEL_ARENA_ALIGN {ALIGN}",
         "#define MODEL_ERROR_ARENA 1 /* no arena, or not aligned */",
     ]
+    if state_bytes:
+        lines += [
+            f"#define MODEL_STATE_BYTES {state_bytes}",
+            "#define MODEL_ERROR_STATE 2 /* no state, or not aligned */",
+        ]
     for way in ("input", "output"):
         entries = [entry for entry in interface if entry["way"] == way]
         lines += ["", f"#define MODEL_NUM_{way.upper()}S {len(entries)}"]
@@ -45,7 +50,7 @@ def model_h(title: str, arena_bytes: int, interface: list[dict[str, Any]]) -> st
         "/* The arena is the caller's: MODEL_ARENA_BYTES, aligned to MODEL_ARENA_ALIGN. Inputs",
         " * lie in it and are written before every run, which overwrites them; outputs stay until",
         " * the next. */",
-        "int model_run(void *arena); /* 0, or an error code */",
+        *_running(state_bytes > 0),
         "void *model_input(void *arena, int index); /* 0 if there is no such input */",
         "void *model_output(void *arena, int index);",
         "",
@@ -56,6 +61,18 @@ def model_h(title: str, arena_bytes: int, interface: list[dict[str, Any]]) -> st
         "#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _running(has_state: bool) -> list[str]:
+    if not has_state:
+        return ["int model_run(void *arena); /* 0, or an error code */"]
+    return [
+        "int model_run(void *arena, void *state); /* 0, or an error code */",
+        "/* The state is the caller's too: MODEL_STATE_BYTES, aligned to MODEL_ARENA_ALIGN. It is",
+        " * what the model remembers from one run to the next; this makes it forget. Call it once",
+        " * before the first run. */",
+        "void model_reset(void *state);",
+    ]
 
 
 def makefile() -> str:
@@ -112,14 +129,26 @@ static union {
     int8_t bytes[MODEL_ARENA_BYTES];
     int32_t aligned;
 } arena;
+#ifdef MODEL_STATE_BYTES
+static union {
+    int8_t bytes[MODEL_STATE_BYTES];
+    int32_t aligned;
+} state;
+#endif
 
 int main(void)
 {
     const int8_t *output;
     int i;
     memset(model_input(&arena, 0), 0, MODEL_INPUT_0_BYTES);
+#ifdef MODEL_STATE_BYTES
+    model_reset(&state);
+    if (model_run(&arena, &state) != 0)
+        return 1;
+#else
     if (model_run(&arena) != 0)
         return 1;
+#endif
     output = model_output(&arena, 0);
     for (i = 0; i < MODEL_OUTPUT_0_BYTES; i++)
         printf("%d\\n", output[i]);

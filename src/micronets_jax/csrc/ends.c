@@ -1,4 +1,4 @@
-/* Float ends of a model: the only floating point there is. */
+/* Ends of a model that are not bytes: the only floating point there is. */
 #include "kernels.h"
 
 void mn_quantize(float scale, int32_t zero_point, const float *in, int8_t *out, int32_t count)
@@ -25,4 +25,16 @@ void mn_dequantize_u8(float scale, int32_t zero_point, const uint8_t *in, float 
 {
     for (int32_t i = 0; i < count; i++)
         out[i] = scale * (float)(in[i] - zero_point);
+}
+
+void mn_widen(const int8_t *in, int32_t *out, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        out[i] = in[i];
+}
+
+void mn_to_float(const int8_t *in, float *out, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        out[i] = (float)in[i];
 }

@@ -1,6 +1,7 @@
 /* Runs a compiled model on this machine for tests: inputs from stdin, outputs to stdout.
  *
- *     host run            every case: all inputs in, all outputs out
+ *     host run            every case: all inputs in, all outputs out; state goes on from case to
+ *                         case
  *     host trace          one case: the whole arena out after every layer
  *     host poison FILE    like run, but every byte that the plan calls dead is overwritten after
  *                         every layer; FILE holds, per layer and once before them, the number of
@@ -39,6 +40,13 @@ int main(int argc, char **argv)
 {
     static const int in_bytes[] = {HOST_INPUT_BYTES}, out_bytes[] = {HOST_OUTPUT_BYTES};
     uint8_t *arena = malloc(MODEL_ARENA_BYTES);
+#ifdef MODEL_STATE_BYTES
+    uint8_t *state = malloc(MODEL_STATE_BYTES);
+    if (!state)
+        return 2;
+    memset(state, 0xA5, MODEL_STATE_BYTES);
+    model_reset(state);
+#endif
     tracing = argc > 1 && strcmp(argv[1], "trace") == 0;
     if (argc > 2)
         dead = fopen(argv[2], "rb");
@@ -52,11 +60,19 @@ int main(int argc, char **argv)
             if (fread(model_input(arena, i), 1, (size_t)in_bytes[i], stdin) !=
                 (size_t)in_bytes[i]) {
                 free(arena);
+#ifdef MODEL_STATE_BYTES
+                free(state);
+#endif
                 return i == 0 ? 0 : 3;
             }
         poison(arena);
+#ifdef MODEL_STATE_BYTES
+        if (model_run(arena, state) != 0)
+            return 4;
+#else
         if (model_run(arena) != 0)
             return 4;
+#endif
         for (int i = 0; i < MODEL_NUM_OUTPUTS && !tracing; i++)
             fwrite(model_output(arena, i), 1, (size_t)out_bytes[i], stdout);
     }

@@ -100,6 +100,14 @@ struct mn_grouped {
     uint8_t rounding;
 };
 
+struct mn_transpose_conv {
+    const int8_t *weights; /* [out channels][kernel rows][kernel columns][in channels] */
+    const int32_t *bias, *multipliers, *shifts;
+    int16_t in_rows, in_columns, in_channels, out_rows, out_columns, out_channels;
+    int16_t kernel_rows, kernel_columns, stride_rows, stride_columns, pad_top, pad_left;
+    int8_t in_zero_point, zero_point, min, max;
+};
+
 struct mn_pool {
     int16_t in_rows, in_columns, channels, out_rows, out_columns;
     int16_t kernel_rows, kernel_columns, stride_rows, stride_columns, pad_top, pad_left;
@@ -177,6 +185,23 @@ struct mn_log_softmax {
     int32_t reverse_multiplier, reverse_shift; /* and back */
 };
 
+struct mn_svdf {
+    const int8_t *feature_weights;
+    const int32_t *feature_bias, *bias;
+    const void *time_weights; /* int8 or, if `wide`, int16, as the state */
+    int32_t features, memory, rank, units, state_zero_point, zero_point;
+    int32_t feature_multiplier, feature_shift, multiplier, shift;
+    uint8_t wide;
+};
+
+struct mn_lstm { /* gates in this order: input, forget, cell, output */
+    const int8_t *input_weights, *recurrent_weights; /* [gates][units][...] */
+    const int32_t *bias, *offsets; /* [gates][units], with the zero points of input and state */
+    const uint16_t *sigmoid;       /* of i / 24 in Q0.16 */
+    int32_t multipliers[11], shifts[11]; /* of each gate's input and state; forget, update, result */
+    int32_t steps, features, units, zero_point, clip, cell_shift;
+};
+
 struct mn_softmax {
     const int32_t *exponentials; /* of 0, -1, -2 ... steps of the input, in Q0.31 */
     int32_t num_exponentials, rows, columns;
@@ -185,6 +210,7 @@ struct mn_softmax {
 void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch);
 void mn_depthwise_any(const struct mn_depthwise_any *d, const int8_t *in, int8_t *out);
 void mn_grouped(const struct mn_grouped *g, const int8_t *in, int8_t *out);
+void mn_transpose_conv(const struct mn_transpose_conv *p, const int8_t *in, int8_t *out);
 void mn_average_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
 void mn_max_pool(const struct mn_pool *p, const int8_t *in, int8_t *out);
 void mn_add(const struct mn_add *p, const int8_t *left, const int8_t *right, int8_t *out);
@@ -203,11 +229,15 @@ void mn_log_softmax(const struct mn_log_softmax *p, const int8_t *in, int8_t *ou
 void mn_l2_norm(const struct mn_l2_norm *p, const int8_t *in, int8_t *out);
 void mn_matmul(const struct mn_matmul *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_bilinear(const struct mn_bilinear *p, const int8_t *in, int8_t *out);
+void mn_svdf(const struct mn_svdf *p, const int8_t *in, void *state, int8_t *out);
+void mn_lstm(const struct mn_lstm *p, const int8_t *in, int8_t *hidden, int16_t *cell, int8_t *out);
 void mn_copy(const struct mn_copy *p, const int8_t *in, int8_t *out);
 void mn_resize(const struct mn_resize *p, const int8_t *in, int8_t *out);
 void mn_fill(int8_t value, int8_t *out, int32_t bytes);
 void mn_flip(const uint8_t *in, uint8_t *out, int32_t bytes);
 void mn_table(const uint8_t *table, const uint8_t *in, uint8_t *out, int32_t bytes);
+void mn_widen(const int8_t *in, int32_t *out, int32_t count);
+void mn_to_float(const int8_t *in, float *out, int32_t count);
 void mn_quantize(float scale, int32_t zero_point, const float *in, int8_t *out, int32_t count);
 void mn_dequantize(float scale, int32_t zero_point, const int8_t *in, float *out, int32_t count);
 void mn_dequantize_u8(float scale, int32_t zero_point, const uint8_t *in, float *out,

@@ -105,6 +105,7 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
     }
     files |= {"compiled.c": source("compiled.c"), "marks.h": source("marks.h")}
     arena, layers = manifest["arena_bytes"], manifest["layers"]
+    state = manifest.get("state_bytes", 0)
     constants = manifest["weights_bytes"] + manifest["tables_bytes"]
     objects = [
         name.replace("/", "_").removesuffix(".c") + ".o" for name in files if name.endswith(".c")
@@ -116,7 +117,11 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
         layers=layers,
         arena_bytes=arena,
         flash={"kernels": manifest["code_bytes_predicted"], "weights and tables": constants},
-        ram={"arena": -(-arena // 8) * 8, "layer times": 8 * len(layers)},
+        ram={
+            "arena": -(-arena // 8) * 8,
+            **({"state": -(-state // 8) * 8} if state else {}),
+            "layer times": 8 * len(layers),
+        },
         stack_bytes=STACK_BYTES,
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
     )

@@ -12,6 +12,7 @@ from micronets_jax.compile.operators import (  # noqa: F401  (readers register t
     elementwise,
     move,
     reduction,
+    state,
 )
 from micronets_jax.compile.operators.builder import Builder
 from micronets_jax.compile.operators.registry import ROWS

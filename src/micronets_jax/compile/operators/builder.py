@@ -34,6 +34,9 @@ class Builder:
         self.values: dict[int, Value] = {}
         self.roots: dict[int, int] = {}
         self.nodes: list[Node] = []
+        self.handles: dict[int, str] = {}  # tensors that are handles of variables -> their names
+        self.variables: dict[str, Value] = {}
+        self.initial: dict[str, np.ndarray] = {}  # what CALL_ONCE assigns to variables
         self.refused: list[tuple[Operator, str]] = []
         self.missing: set[int] = set()  # what refused operators would have computed
 

@@ -166,3 +166,31 @@ def fully_connected(b: Builder, operator: Operator) -> None:
         kernel=(1, 1), stride=(1, 1), dilation=(1, 1), pads=(0, 0), size=(1, batch), dense=True,
         **scales_of(value, tensor, output, count), **activation(operator, output),
     )  # fmt: skip
+
+
+@reads(
+    "TRANSPOSE_CONV",
+    "weights int8, constant, with one scale or one per output channel; any stride",
+    inputs=3,
+)
+def transpose_conv(b: Builder, operator: Operator) -> None:
+    value = b.input(operator, 2)
+    tensor, weights = weights_of(b, operator, 0, 4)
+    batch, _, _, channels = picture(value)
+    count, kr, kc, depth = weights.shape
+    shape = b.model.tensors[operator.outputs[0]].shape
+    if depth != channels or len(shape) != 4:
+        raise TFLiteError(f"weights {list(weights.shape)} do not lead to {list(shape)}")
+    # the ordinary convolution that leads back says where the padding is
+    made = window(operator, (shape[1], shape[2]), (kr, kc), (1, 1))
+    output = b.output(operator, (batch, shape[1], shape[2], count))
+    bias = bias_of(b, operator, count, 3)
+    reach = np.abs(bias) + 255 * np.abs(weights.astype(np.int64)).sum(axis=(1, 2, 3))
+    if reach.max() >= 1 << 31:
+        raise TFLiteError("its sums exceed 32 bits")
+    b.add(
+        operator, "transpose_conv", [value], output, value.elements // depth * weights.size,
+        weights=weights, bias=bias, batch=batch, stride=made["stride"], pads=made["pads"],
+        size=(shape[1], shape[2]), **scales_of(value, tensor, output, count),
+        **activation(operator, output),
+    )  # fmt: skip

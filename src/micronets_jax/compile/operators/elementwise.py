@@ -107,6 +107,18 @@ def dequantize(b: Builder, operator: Operator) -> None:
     b.add(operator, "dequantize", [value], b.output(operator, value.shape, "float32"))
 
 
+@reads("CAST", "of constants, and from int8 to int32 or float32 at an output of the model")
+def cast(b: Builder, operator: Operator) -> None:
+    target = b.model.tensors[operator.outputs[0]].dtype
+    if b.is_constant(operator, 0) and target in ("int32", "int64"):
+        b.fold(operator, b.constants[operator.inputs[0]].astype(target))
+        return
+    if target not in ("int32", "float32"):
+        raise TFLiteError(f"to {target}; int32 and float32 are supported")
+    value = b.input(operator)
+    b.add(operator, "cast", [value], b.output(operator, value.shape, target))
+
+
 # Two operands ------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,9 @@
 #include "model/model.h"
 
 static uint64_t arena[(MODEL_ARENA_BYTES + 7) / 8];
+#ifdef MODEL_STATE_BYTES
+static uint64_t state[(MODEL_STATE_BYTES + 7) / 8];
+#endif
 uint64_t engine_marks[FIRMWARE_LAYERS];
 
 void firmware_mark(int layer);
@@ -15,6 +18,9 @@ void firmware_mark(int layer)
 
 const char *engine_start(void)
 {
+#ifdef MODEL_STATE_BYTES
+    model_reset(state);
+#endif
     return 0;
 }
 
@@ -30,7 +36,11 @@ const void *engine_output(int index)
 
 int engine_run(void)
 {
+#ifdef MODEL_STATE_BYTES
+    return model_run(arena, state); /* what is remembered stays until the board restarts */
+#else
     return model_run(arena);
+#endif
 }
 
 uint32_t engine_arena_used(void)
