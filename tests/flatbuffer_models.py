@@ -66,7 +66,7 @@ class Models:
         """A further subgraph of the same file, to be given to :meth:`build`."""
         return Models(buffers=self.buffers, codes=self.codes)
 
-    def build(self, inputs, outputs, *others: Models) -> bytes:
+    def build(self, inputs, outputs, *others: Models, custom: str = "") -> bytes:
         graphs = []
         for part in (self, *others):
             graph = schema.SubGraphT()
@@ -80,6 +80,8 @@ class Models:
         for code in self.codes:
             c = schema.OperatorCodeT()
             c.builtinCode, c.deprecatedBuiltinCode, c.version = code, min(code, 127), 1
+            if code == schema.BuiltinOperator.CUSTOM:
+                c.customCode = custom.encode()
             model.operatorCodes.append(c)
         builder = flatbuffers.Builder(1024)
         builder.Finish(model.Pack(builder), b"TFL3")

@@ -5,6 +5,8 @@ import random
 import flatbuffer_models as fm
 import numpy as np
 import pytest
+import test_compile_moves
+import test_compile_state
 
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
@@ -168,7 +170,26 @@ def small_models() -> list[bytes]:
         *(single(kind, "", (1, 9), (1, 9)) for kind in ("LOGISTIC", "HARD_SWISH", "RELU")),
         single("CONCATENATION", "ConcatenationOptions", (1, 4), (1, 4), axis=1),
         folded_shape(),
+        *(single(kind, "", (1, 9), (1, 9)) for kind in ("ELU", "ABS", "RSQRT")),
+        single("LEAKY_RELU", "LeakyReluOptions", (1, 9), (1, 9), alpha=0.1),
+        single("REDUCE_MAX", "ReducerOptions", (1, 3, 4, 2), (1, 2), [[1, 2]]),
+        single("RESIZE_BILINEAR", "ResizeBilinearOptions", (1, 3, 4, 2), (1, 6, 8, 2), [[6, 8]]),
+        *(pair(kind) for kind in ("MAXIMUM", "PRELU", "SQUARED_DIFFERENCE", "DIV", "BATCH_MATMUL")),
+        *(model for _, model in test_compile_moves.moves(np.random.default_rng(0))),
+        test_compile_moves.dilated(False, True, True),
+        *(make() for make in test_compile_state.MODELS.values()),
     ]
+
+
+def pair(kind) -> bytes:
+    """A model of one operator with two inputs of one shape."""
+    m = fm.Models()
+    x, y, z = (m.tensor([1, 3, 3], scale=0.1, zero_point=3) for _ in range(3))
+    options = {"MAXIMUM": "MaximumMinimum", "BATCH_MATMUL": "BatchMatMul", "PRELU": ""}.get(
+        kind, "".join(word.title() for word in kind.split("_"))
+    )
+    m.operator(kind, [x, y], [z], *([options + "Options"] if options else []))
+    return m.build([x, y], [z])
 
 
 def test_small_models_compile():

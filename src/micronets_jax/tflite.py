@@ -111,7 +111,7 @@ _NUMPY = {
     "uint64": "<u8",
 }  # fmt: skip
 # By their numbers, 0, 1, 2, ...
-_OPERATORS = (
+OPERATORS = (
     "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DEPTH_TO_SPACE",
     "DEQUANTIZE", "EMBEDDING_LOOKUP", "FLOOR", "FULLY_CONNECTED", "HASHTABLE_LOOKUP",
     "L2_NORMALIZATION", "L2_POOL_2D", "LOCAL_RESPONSE_NORMALIZATION", "LOGISTIC",
@@ -343,9 +343,9 @@ def _operator_kind(buffer: _Flatbuffer, table: int) -> str:
     code = max(buffer.value(table, 0, "b", 0), buffer.value(table, 3, "i", 0))
     if code == 32:
         return f"CUSTOM {buffer.text(table, 1)[:40]!r}"
-    if not 0 <= code < len(_OPERATORS):
+    if not 0 <= code < len(OPERATORS):
         return f"builtin operator {code}"
-    return _OPERATORS[code]
+    return OPERATORS[code]
 
 
 def _operator(

@@ -16,7 +16,7 @@ _CONVERT = (
     "target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]"
 )
 
-_HELP = {
+HELP = {
     "LSTM": "keras.layers.LSTM converts to UNIDIRECTIONAL_SEQUENCE_LSTM if its input has a fixed "
     "batch of 1 and the converter is given a concrete function",
     "UNIDIRECTIONAL_SEQUENCE_RNN": "use keras.layers.LSTM instead of SimpleRNN",
@@ -27,7 +27,6 @@ _HELP = {
     "GELU": "use ReLU6 or hard-swish, which are as accurate in small networks",
     "TILE": "keras.layers.UpSampling2D and tf.repeat convert to supported operators",
     "EXP": "it is computed in float; leave softmax whole (keras.layers.Softmax)",
-    "DIV": "int8 kernels do not divide; multiply by a constant reciprocal",
     "POW": "write x * x, which becomes MUL",
     "SQUARE": "write x * x, which becomes MUL",
     "SQRT": "int8 kernels know RSQRT only; batch normalisation folds away, layer normalisation "
@@ -76,9 +75,7 @@ def unsupported(kind: str) -> str:
             "is an operator of StableHLO, which TensorFlow Lite Micro does not compute; convert "
             "PyTorch with ai_edge_torch.convert and its int8 quantiser, JAX by way of jax2tf"
         )
-    return (
-        f"is not supported: {_HELP.get(kind, 'replace it by operators of `micronets operators`')}"
-    )
+    return f"is not supported: {HELP.get(kind, 'replace it by operators of `micronets operators`')}"
 
 
 def sentence(refused: list[tuple[Operator, str]]) -> str:

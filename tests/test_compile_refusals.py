@@ -1,0 +1,158 @@
+"""What is said of a model that does not compile: what it is, all that is in the way, what helps."""
+
+import flatbuffer_models as fm
+import numpy as np
+import pytest
+
+from micronets_jax import compile as compiler
+from micronets_jax import tflite
+from micronets_jax.compile.operators import ROWS, advice
+
+Q = {"scale": 0.1, "zero_point": -7}
+
+
+def dense(activations: str, weights: str) -> bytes:
+    """One dense layer of the given types."""
+    m = fm.Models()
+    zero = {"uint8": 128, "int16": 0}.get(activations, -7)
+    q = {} if activations == "float32" else {"scale": 0.1, "zero_point": zero}
+    x, y = m.tensor([1, 4], activations, **q), m.tensor([1, 2], activations, **q)
+    q = {} if weights == "float32" else {"scale": 0.1}
+    w = m.tensor([2, 4], weights, **q, data=np.ones((2, 4), weights))
+    m.operator("FULLY_CONNECTED", [x, w], [y], "FullyConnectedOptions")
+    return m.build([x], [y])
+
+
+def chain(*kinds: str, custom: str = "") -> bytes:
+    """Operators one behind the other, each from one int8 tensor to the next."""
+    m = fm.Models()
+    x = first = m.tensor([1, 4], **Q)
+    for kind in kinds:
+        y = m.tensor([1, 4], **Q)
+        m.operator(kind, [x], [y])
+        x = y
+    return m.build([first], [x], custom=custom)
+
+
+def refusal(model: bytes) -> str:
+    with pytest.raises(tflite.TFLiteError) as caught:
+        compiler.compile_model(model)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("activations", "weights", "says"),
+    [
+        ("float32", "float32", ("float32 model", "TFLITE_BUILTINS_INT8", "representative_dataset")),
+        ("float32", "int8", ("dynamic-range quantisation", "representative_dataset")),
+        ("uint8", "uint8", ("in uint8", "TensorFlow 1", "inference_input_type = tf.int8")),
+        ("int16", "int8", ("16x8", "TFLITE_BUILTINS_INT8 instead of EXPERIMENTAL")),
+    ],
+)
+def test_kinds_of_files_are_named(activations, weights, says):
+    sentence = refusal(dense(activations, weights))
+    assert "operator 0 (FULLY_CONNECTED)" in sentence
+    assert all(word in sentence for word in says)
+    if activations == "uint8":
+        assert "full integer quantisation" not in sentence  # it is fully quantised
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("ethos-u", "compiled by Vela for an Ethos-U accelerator"),
+        ("edgetpu-custom-op", "Edge TPU"),
+        ("FlexErf", "SELECT_TF_OPS"),
+        ("TFLite_Detection_PostProcess", "boxes and scores"),
+        ("MyOwn", "only its author's runtime computes"),
+    ],
+)
+def test_custom_operators_are_named(code, says):
+    sentence = refusal(chain("CUSTOM", custom=code))
+    assert f"operator 0 (CUSTOM '{code}')" in sentence and says in sentence
+
+
+def test_all_operators_in_the_way_at_once():
+    """By name and index, those of a kind together, and nothing of what only follows from them."""
+    sentence = refusal(chain("GELU", "RELU", "COS", "GELU", "STABLEHLO_ADD"))
+    assert sentence.startswith(
+        "4 operators are in the way: operators 0, 3 (GELU) are not supported"
+    )
+    assert "operator 2 (COS) is not supported: compute it before the model" in sentence
+    assert "operator 4 (STABLEHLO_ADD) is an operator of StableHLO" in sentence
+    assert "RELU)" not in sentence.replace("(GELU)", "")
+
+
+def test_reasons_of_supported_operators_are_collected_too():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], **Q), m.tensor([1, 4], **Q)
+    m.operator("SOFTMAX", [x], [y], "SoftmaxOptions", beta=1.0)
+    z = m.tensor([1, 4], **Q)
+    m.operator("TILE", [x], [z])
+    sentence = refusal(m.build([x], [y, z]))
+    assert "operator 0 (SOFTMAX): its output needs scale 1/256" in sentence
+    assert "operator 1 (TILE) is not supported" in sentence
+
+
+def test_help_is_for_operators_that_do_not_compile():
+    assert not set(advice.HELP) & set(ROWS)
+
+
+def test_every_operator_has_a_name():
+    """None is "builtin operator 82": names come from the schema, all of it."""
+    for name, code in vars(fm.schema.BuiltinOperator).items():
+        if not name.startswith("_") and name != "PLACEHOLDER_FOR_GREATER_OP_CODES":
+            assert tflite.OPERATORS[code] == name
+
+
+def test_what_nothing_uses_may_be_anything():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], **Q), m.tensor([1, 4], **Q)
+    m.operator("RELU", [x], [y])
+    for shape, kind in (
+        ([-1, 4], "int8"),
+        ([0], "float32"),
+        ([2], "resource"),
+        ([1 << 30], "int8"),
+    ):
+        m.tensor(shape, kind)
+    m.tensors[m.tensor([2, 2])].type = 99
+    other = m.another()
+    a = other.tensor([-1], "resource")
+    other.operator("WHILE", [a], [a])
+    assert compiler.compile_model(m.build([x], [y], other)).calls
+
+
+def test_a_constant_output_is_copied_but_an_operand_is_none():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], **Q), m.tensor([1, 4], **Q)
+    data = np.arange(4, dtype=np.int8).reshape(1, 4)
+    known = m.tensor([1, 4], **Q, data=data)
+    m.operator("RELU", [x], [y])
+    compiled = compiler.compile_model(m.build([x], [y, known]))
+    assert [call.kind for call in compiled.calls] == ["table", "constant"]
+    z = m.tensor([1, 4], **Q)
+    m.operator("ADD", [y, known], [z], "AddOptions")
+    assert "is a constant that operator 1 (ADD) reads" in refusal(m.build([x], [z, known]))
+
+
+CASES = {  # what `micronets compile` must do with the small files of the reference folder
+    "bias_axis3": "", "const_out": "", "conv_groups4": "", "dense_chain_wide": "",
+    "fc_depth40000": "", "fuzz_alias_output": "a constant that operator 9", "globalmax2d": "",
+    "keras_Conv1D": "", "keras_Conv1D_gmax": "", "keras_Conv2D_dil": "",
+    "keras_TimeDistributedDense": "", "keras_floatio": "", "softmax1000": "", "two_in_two_out": "",
+    "unused_dyn": "", "unused_empty": "", "unused_uint64": "", "weight_zero_scale": "",
+}  # fmt: skip
+
+
+def test_cases(reference):
+    folder = reference / "models" / "cases"
+    assert {path.stem for path in folder.glob("*.tflite")} == set(CASES)
+    for name, says in CASES.items():
+        model = (folder / f"{name}.tflite").read_bytes()
+        if says:
+            assert says in refusal(model)
+        else:
+            assert compiler.compile_model(model).arena_bytes
+    assert compiler.compile_model(folder / "dense_chain_wide.tflite").arena_bytes <= 5184
