@@ -24,9 +24,9 @@ import numpy as np
 import tyro
 
 from benchmarks.search_step import SPACES
-from micronets_jax import accelerators, dnas, training
+from micronets_jax import accelerators, search, training
 from micronets_jax.budgets import Budget
-from micronets_jax.recipes import Precision, Search
+from micronets_jax.recipes import DNAS, Precision
 
 PEAKS = {
     "NVIDIA H200": {"float32": 494e12, "bfloat16": 989e12, "bytes": 4.8e12},
@@ -69,11 +69,8 @@ def main() -> None:
         f"{'K':>4} {'mesh':>7} {'compile s':>9} {'steps/s':>8} {'arch/s':>8} {'Gop/device':>11} "
         f"{'GB/device':>10} {'of peak':>8} {'op/byte':>8}  bound by"
     )
-    state = dnas.init(
-        jax.random.key(0), SPACES[options.space], settings(options, 1), BUDGET, NUM_STEPS
-    )
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        steps = [threads.submit(prepare, options, samples, state) for samples in options.samples]
+        steps = [threads.submit(prepare, options, samples) for samples in options.samples]
     for samples, step in zip(options.samples, steps, strict=True):
         try:
             print(row(options, samples, *step.result()), flush=True)
@@ -83,9 +80,10 @@ def main() -> None:
             print(f"{samples:4} does not fit the device's memory")
 
 
-def settings(options: Options, samples: int) -> Search:
+def settings(options: Options, samples: int) -> DNAS:
     """Of a search whose steps evaluate so many architectures."""
-    return Search(
+    return DNAS(
+        epochs=1,
         batch_size=options.batch_size,
         samples=samples,
         warmup=0.0,
@@ -94,28 +92,20 @@ def settings(options: Options, samples: int) -> Search:
     )
 
 
-def prepare(
-    options: Options, samples: int, state: dnas.State
-) -> tuple[Any, tuple[dnas.State, dnas.Batch], float]:
+def prepare(options: Options, samples: int) -> tuple[Any, tuple[Any, search.Batch], float]:
     """A compiled step that evaluates so many architectures, its arguments, seconds of compiling."""
     space, half = SPACES[options.space], options.batch_size // 2
     mesh = accelerators.mesh(half, samples)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(half, *space.input_shape)).astype(np.float32)
     labels = rng.integers(0, space.num_classes, half)
-    batch = accelerators.place(dnas.Batch(x, labels, x, labels), mesh, "data")
-    state = accelerators.place(state, mesh)
-    step = dnas.make_step(
-        space,
-        settings(options, samples),
-        BUDGET,
-        NUM_STEPS,
-        training.as_prepared,
-        jax.random.key(0),
-        mesh,
-    )
+    halves = (training.Prepared([(x, labels)] * NUM_STEPS, NUM_STEPS),) * 2
+    given = search.Problem(space, BUDGET, halves, training.as_prepared, jax.numpy.asarray, 0, mesh)
+    made = search.of(settings(options, samples), given)
+    batch = accelerators.place(search.Batch(x, labels, x, labels), mesh, "data")
+    state = accelerators.place(made.init(jax.random.key(0)), mesh)
     start = time.perf_counter()
-    compiled = jax.jit(step).lower(state, batch).compile()
+    compiled = jax.jit(made.step).lower(state, batch).compile()
     return compiled, (state, batch), time.perf_counter() - start
 
 

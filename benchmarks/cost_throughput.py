@@ -18,7 +18,7 @@ import time
 import jax
 import numpy as np
 
-from micronets_jax import cost
+from micronets_jax import cost, decisions
 from micronets_jax.decisions import Choice
 from micronets_jax.spaces import DSCNN
 
@@ -29,13 +29,7 @@ GOAL = 1_000_000
 
 def random_choices(space: DSCNN, count: int) -> Choice:
     """Int32 one-hot choices [count, ...] on the device."""
-    rng = np.random.default_rng(0)
-    return {
-        name: jax.device_put(
-            np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
-        )
-        for name, (taken, options) in space.options().items()
-    }
+    return jax.device_put(decisions.uniform(np.random.default_rng(0), space.decisions(), count))
 
 
 def main() -> None:

@@ -90,7 +90,6 @@ from micronets_jax import (
     accelerators,
     budgets,
     data,
-    dnas,
     files,
     network,
     pipeline,
@@ -99,10 +98,12 @@ from micronets_jax import (
     training,
     zoo,
 )
+from micronets_jax import search as searches
 from micronets_jax.budgets import Budget
 from micronets_jax.experiment import Experiment
 from micronets_jax.network import Network
 from micronets_jax.recipes import Limits
+from micronets_jax.search.random import draw
 
 NUM_RANDOM = 5
 
@@ -278,8 +279,8 @@ def measure(
     keep("found", trainings, lambda: search(this))
     for name, family in families.items():
         keep(name, trainings, lambda family=family: (widest(family(this), this.budget), 0.0))
-    for i in range(NUM_RANDOM):
-        drawn = random_member(this, rng)
+    for i, choice in zip(range(NUM_RANDOM), draw(rng, this.space, this.budget), strict=False):
+        drawn = this.space.decode(choice)
         keep(f"random{i}", 1, lambda drawn=drawn: (drawn, 0.0))
 
 
@@ -328,32 +329,17 @@ def train(
 def search(plan: pipeline.Plan) -> tuple[Network, float]:
     """What the search finds, and its seconds."""
     start = time.monotonic()
-    halves = plan.dataset.train.halves(plan.seed)
-    total = dnas.steps_per_epoch(plan.search, halves) * plan.search.epochs
-    state = dnas.init(jax.random.key(plan.seed), plan.space, plan.search, plan.budget, total)
-    epochs = dnas.search(
-        state, plan.space, plan.search, plan.budget, halves, pipeline.inputs(plan), seed=plan.seed
-    )
-    *_, (state, _) = epochs
-    found = pipeline.decide(plan, state, halves, budgets.feasible(plan.space, plan.budget))
-    return found, time.monotonic() - start
+    made, problem = pipeline.searching(plan), pipeline.problem(plan)
+    first = made.init(jax.random.key(plan.seed))
+    *_, (state, _) = [(first, {}), *searches.run(made, first, plan.search, problem)]
+    witness = budgets.feasible(plan.space, plan.budget)
+    choice, _ = searches.decide(made.proposals(state), plan.search, problem, witness)
+    return plan.space.decode(choice), time.monotonic() - start
 
 
 def widest(family: Iterator[Network], budget: Budget) -> Network:
     """The last of a family that fits."""
     return list(itertools.takewhile(budget.fits, family))[-1]
-
-
-def random_member(plan: pipeline.Plan, rng: np.random.Generator) -> Network:
-    """A uniform draw from the space that fits and uses 80 % of the tightest limit or more."""
-    while True:
-        choice = {
-            name: np.eye(options, dtype=np.int32)[rng.integers(0, options, decisions)]
-            for name, (decisions, options) in plan.space.options().items()
-        }
-        member = plan.space.decode(choice)
-        if plan.budget.fits(member) and max(plan.budget.usage(member).values()) >= 0.8:
-            return member
 
 
 def table(options: Options) -> None:

@@ -27,9 +27,9 @@ import numpy as np
 import tyro
 
 from experiments import vww
-from micronets_jax import dnas, supernet, training
+from micronets_jax import supernet, training
 from micronets_jax.budgets import Budget
-from micronets_jax.recipes import Search, Training
+from micronets_jax.recipes import Training
 from micronets_jax.spaces import DSCNN, MobileNetV2
 
 SPACES = {
@@ -120,15 +120,16 @@ def plain_step(space: Subject, options: Options, bits: int) -> Callable[[], None
 
 def search_step(space: Subject, options: Options, bits: int) -> Callable[[], None]:
     """A step of the search, decisions included."""
-    settings = Search(bits=bits, warmup=0.0, batch_size=options.batch_size)
+    settings = recipes.DNAS(bits=bits, warmup=0.0, batch_size=options.batch_size)
     budget = Budget(sram_bytes=100_000, flash_bytes=200_000, mops=10.0)
-    state = dnas.init(jax.random.key(0), space, settings, budget, 1000)
-    step = jax.jit(
-        dnas.make_step(space, settings, budget, 1000, training.as_prepared, jax.random.key(0))
-    )
     half = options.batch_size // 2
     x, labels = examples(space, options.batch_size)
-    batch = dnas.Batch(x[:half], labels[:half], x[half:], labels[half:])
+    batch = search.Batch(x[:half], labels[:half], x[half:], labels[half:])
+    halves = (training.Prepared([batch[:2]], 1), training.Prepared([batch[2:]], 1))
+    made = search.of(
+        settings, search.Problem(space, budget, halves, training.as_prepared, jnp.asarray, seed=0)
+    )
+    state, step = made.init(jax.random.key(0)), jax.jit(made.step)
     return lambda: jax.block_until_ready(step(state, batch))
 
 

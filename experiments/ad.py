@@ -24,7 +24,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import FloatTraining, Limits, Search, Training
+from micronets_jax.recipes import DNAS, FloatTraining, Limits, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -35,7 +35,7 @@ class Space:
     """Largest member of the search space."""
 
     max_width: int = 48
-    """Most channels of any layer; widths run from 10 % to 100 % of it."""
+    """Most channels of any layer."""
     blocks: int = 5
     """Depthwise-separable blocks before any is left out; the first and the last two halve sides."""
 
@@ -56,14 +56,14 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=0.8),
         space=Space(max_width=40, blocks=3),
-        search=Search(epochs=4, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
+        search=DNAS(epochs=4, trials=2, trial_epochs=1, batch_size=32),
         train=FloatTraining(epochs=10, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
     "quick": Options(
         preset="quick",
         budget=Limits(mops=0.7),
-        search=Search(epochs=15, batch_size=64, warmup=0.4, trial_epochs=10),
+        search=DNAS(epochs=15, batch_size=64, warmup=0.4, trial_epochs=10),
         train=FloatTraining(steps=1600),
         quantize=Training(steps=320, learning_rate=0.0005),
     ),
@@ -71,7 +71,7 @@ PRESETS = {
         preset="paper",
         device="STM32F746ZG",
         space=Space(max_width=276),
-        search=Search(epochs=50, batch_size=512),
+        search=DNAS(epochs=50, batch_size=512),
         train=FloatTraining(
             epochs=50,
             batch_size=128,

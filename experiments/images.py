@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from experiments.vww import Input, Space
 from micronets_jax import experiment
-from micronets_jax.recipes import FloatTraining, ImageAugmentation, Limits, Search, Training
+from micronets_jax.recipes import DNAS, FloatTraining, ImageAugmentation, Limits, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -38,20 +38,20 @@ PRESETS = {
         budget=Limits(mops=1.0),
         input=Input(size=(24, 24)),
         space=Space(width=0.25),
-        search=Search(epochs=1, candidates=2, finalists=1, batch_size=8),
+        search=DNAS(epochs=1, trials=1, batch_size=8),
         train=FloatTraining(epochs=2, batch_size=8),
         quantize=Training(epochs=1, batch_size=8, learning_rate=0.0005),
     ),
     "quick": Options(
         preset="quick",
         space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
-        search=Search(epochs=10, batch_size=64, candidates=12, finalists=2, trial_epochs=3),
+        search=DNAS(epochs=10, batch_size=64, trials=2, trial_epochs=3),
         train=FloatTraining(steps=6000, batch_size=32),
         quantize=Training(steps=600, batch_size=32, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",
-        search=Search(epochs=100, batch_size=256),
+        search=DNAS(epochs=100, batch_size=256),
         train=FloatTraining(epochs=200, batch_size=128),
         quantize=Training(epochs=10, batch_size=128, learning_rate=0.0005),
     ),

@@ -22,7 +22,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import FloatTraining, Limits, Search, SpeechAugmentation, Training
+from micronets_jax.recipes import DNAS, FloatTraining, Limits, SpeechAugmentation, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -33,7 +33,7 @@ class Space:
     """Largest member of the search space."""
 
     max_width: int = 48
-    """Most channels of any layer; widths run from 10 % to 100 % of it."""
+    """Most channels of any layer."""
     blocks: int = 6
     """Depthwise-separable blocks before any is left out."""
     halvings: int = 2
@@ -57,7 +57,7 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=0.6),
         space=Space(max_width=40, blocks=2, halvings=1),
-        search=Search(epochs=6, candidates=4, finalists=2, trial_epochs=1, batch_size=32),
+        search=DNAS(epochs=6, trials=2, trial_epochs=1, batch_size=32),
         train=FloatTraining(epochs=6, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
@@ -65,7 +65,7 @@ PRESETS = {
         preset="quick",
         budget=Limits(mops=1.2),
         augmentation=SpeechAugmentation(speed=0.15, warp=0.1, mixup=0.2),
-        search=Search(epochs=10, batch_size=64),
+        search=DNAS(epochs=10, batch_size=64),
         train=FloatTraining(steps=4000),
         quantize=Training(steps=300, learning_rate=0.0005),
     ),
@@ -74,7 +74,7 @@ PRESETS = {
         runtime="tflm",
         budget=Limits(latency_ms=250.0),
         space=Space(max_width=276, blocks=9, halvings=1),
-        search=Search(epochs=100, batch_size=512),
+        search=DNAS(epochs=100, batch_size=512),
         train=FloatTraining(
             epochs=100,
             batch_size=256,

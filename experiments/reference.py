@@ -39,7 +39,7 @@ class Options(experiment.Options):
     """Its name; `micronets zoo` lists all."""
     device: str = "STM32F767ZI"
     """The board that it must fit; the largest by default."""
-    search: tyro.conf.Suppress[recipes.Search] = recipes.Search()
+    search: tyro.conf.Suppress[recipes.Search] = recipes.DNAS()
 
 
 def home(model: str) -> Any:

@@ -20,7 +20,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import FloatTraining, ImageAugmentation, Limits, Search, Training
+from micronets_jax.recipes import DNAS, FloatTraining, ImageAugmentation, Limits, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -92,7 +92,7 @@ PRESETS = {
         budget=Limits(mops=1.0),
         input=Input(size=(32, 32)),
         space=Space(width=0.25),
-        search=Search(epochs=2, candidates=4, finalists=1, batch_size=32),
+        search=DNAS(epochs=2, trials=1, batch_size=32),
         train=FloatTraining(epochs=3, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
     ),
@@ -100,16 +100,14 @@ PRESETS = {
         preset="quick",
         budget=Limits(mops=3.0),
         space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
-        search=Search(
-            epochs=3, batch_size=64, start="even", candidates=12, finalists=4, trial_epochs=4
-        ),
+        search=DNAS(epochs=3, batch_size=64, start="even", trials=4, trial_epochs=4),
         train=FloatTraining(steps=5620, batch_size=32),
         quantize=Training(steps=281, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",
         teacher=1.0,
-        search=Search(epochs=200, batch_size=768),
+        search=DNAS(epochs=200, batch_size=768),
         train=PAPER,
         quantize=dataclasses.replace(PAPER, epochs=20, learning_rate=0.002),
     ),

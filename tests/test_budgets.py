@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import budgets, cost, devices, latency, zoo
+from micronets_jax import budgets, cost, decisions, devices, latency, zoo
 from micronets_jax.budgets import Budget, Limits
 from micronets_jax.spaces import DSCNN
 
@@ -82,7 +82,7 @@ def test_traced_and_concrete_networks_are_judged_alike():
 
 def test_usage_has_gradients_inside_jit():
     budget = Budget.of(BOARD, Limits(mops=2.0, latency_ms=60.0, energy_mj=9.0))
-    choice = {name: jnp.full(shape, 1 / shape[1]) for name, shape in SPACE.options().items()}
+    choice = decisions.expected(decisions.undecided(SPACE.decisions()))
     slopes = jax.jit(jax.jacrev(lambda c: budget.usage(SPACE.network(c))))(choice)
     assert set(slopes) == set(budget.limits())
     for name in slopes:

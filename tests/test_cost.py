@@ -33,11 +33,7 @@ def all_costs(network):
 
 def random_choices(space, count, seed=0):
     """Int32 one-hot choices [count, ...]."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
-        for name, (taken, options) in space.options().items()
-    }
+    return decisions.uniform(np.random.default_rng(seed), space.decisions(), count)
 
 
 def at(choices, i):
@@ -210,7 +206,10 @@ def test_one_trace_for_all_choices(space):
 def test_costs_of_expectations_are_expected_costs(space):
     """Sums of products of independent decisions, and largest widths of them; not of memory."""
     rng = np.random.default_rng(5)
-    logits = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in space.options().items()}
+    logits = {
+        name: jnp.asarray(rng.normal(size=decision.shape), jnp.float32)
+        for name, decision in space.decisions().items()
+    }
     measures = {"macs": cost.macs, "weights": cost.weights, "flash": cost.flash_bytes}
     expected = space.network(decisions.expected(logits))
 
@@ -281,7 +280,7 @@ def test_gradients_are_slopes():
     ids=["dscnn", "mobilenet_v2"],
 )
 def test_sampled_memory_is_exact_and_has_a_gradient(space, largest):
-    logits = {name: jnp.zeros(shape) for name, shape in space.options().items()}
+    logits = decisions.undecided(space.decisions())
 
     def used(logits, key):
         choice = decisions.straight_through(decisions.gumbel_softmax(key, logits, 1.0))
@@ -299,7 +298,7 @@ def test_sampled_memory_is_exact_and_has_a_gradient(space, largest):
 def test_the_mean_network_costs_less_memory_than_the_mean():
     """A maximum is convex: this is why the search has to sample."""
     space = DSCNN(strides=(2, 1))
-    logits = {name: jnp.zeros(shape) for name, shape in space.options().items()}
+    logits = decisions.undecided(space.decisions())
     mean_network = space.network(decisions.expected(logits))
     choices = random_choices(space, 2000)
     sampled = jax.jit(jax.vmap(lambda c: cost.arena(space.network(c)).activations))(choices)

@@ -278,7 +278,7 @@ def test_undecided_networks_are_refused(small):
 @pytest.mark.parametrize("seed", range(12))
 def test_random_members_of_a_space(space, seed):
     rng = np.random.default_rng(seed)
-    network = space.decode({name: rng.random(shape) for name, shape in space.options().items()})
+    network = space.decode({name: rng.random(d.shape) for name, d in space.decisions().items()})
     folded, ranges = trained(network, seed)
     data = export.to_tflite(network, folded, ranges)
     quantized = quantize.integers(network, folded, ranges)

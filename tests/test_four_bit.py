@@ -120,7 +120,7 @@ def test_a_space_with_bits():
     choice = SPACE.choice([8, 12, 16, 40], [True, False, True])
     assert space.decode(choice) == with_bits(SPACE.decode(choice), ALL)
     assert space.supernetwork()["block1_depthwise"].weight_bits == 4
-    assert space.options() == SPACE.options()
+    assert space.decisions() == SPACE.decisions()
     for measure in (cost.flash_bytes, cost.sram_bytes, lambda n: cost.sram_bytes(n, "tflm_host")):
         exact = measure(space.decode(choice))
         traced = jax.jit(lambda choice, measure=measure: measure(space.network(choice)))

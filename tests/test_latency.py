@@ -159,11 +159,7 @@ def test_tflm_on_published_networks(core, reference):
 
 
 def random_choices(count, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        name: np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
-        for name, (taken, options) in SPACE.options().items()
-    }
+    return decisions.uniform(np.random.default_rng(seed), SPACE.decisions(), count)
 
 
 @pytest.mark.parametrize(("runtime", "core"), CASES)
@@ -190,7 +186,7 @@ def test_ints_arrays_and_one_hot_floats_agree(runtime, core):
 
 @pytest.mark.parametrize("runtime", latency.RUNTIMES)
 def test_every_width_and_block_has_a_positive_slope(runtime):
-    logits = {name: jnp.zeros(shape) for name, shape in SPACE.options().items()}
+    logits = decisions.undecided(SPACE.decisions())
 
     def cost(logits):
         choice = decisions.expected(logits)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from micronets_jax import cost, tinyengine, zoo
+from micronets_jax import cost, decisions, tinyengine, zoo
 from micronets_jax.network import output_sizes
 from micronets_jax.spaces import MCUNet
 
@@ -20,11 +20,7 @@ def paper(reference):
 
 def choices(space, count, seed=0):
     """Int32 one-hot choices [count, ...]."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
-        for name, (taken, options) in space.options().items()
-    }
+    return decisions.uniform(np.random.default_rng(seed), space.decisions(), count)
 
 
 # ---------------------------------------------------------------- as published
@@ -110,7 +106,7 @@ def test_stages_that_are_as_wide_are_joined():
 
 def test_what_is_left_out_needs_no_choice():
     fixed = MCUNet((32, 32, 1), 3, 0.2, depths=(2,), kernels=(5,), expansions=(3, 6))
-    assert set(fixed.options()) == {"expansion"}
+    assert set(fixed.decisions()) == {"expansion"}
     (one,) = MCUNet((32, 32, 1), 3, 0.2, depths=(2,), kernels=(5,), expansions=(3,)).lightest()
     assert one == {}
     assert cost.macs(fixed.decode(fixed.lightest()[0])) < cost.macs(fixed.largest())

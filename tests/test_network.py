@@ -24,7 +24,8 @@ def choices_of(space):
             name: st.lists(st.integers(0, options - 1), min_size=taken, max_size=taken).map(
                 lambda indices, options=options: np.eye(options, dtype=np.int32)[indices]
             )
-            for name, (taken, options) in space.options().items()
+            for name, decision in space.decisions().items()
+            for taken, options in [decision.shape]
         }
     )
 

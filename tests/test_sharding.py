@@ -15,9 +15,9 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-from micronets_jax import accelerators, dnas, supernet, training
+from micronets_jax import accelerators, search, supernet, training
 from micronets_jax.budgets import Budget
-from micronets_jax.recipes import Search, Training
+from micronets_jax.recipes import DNAS, Training
 from micronets_jax.spaces import DSCNN
 
 space = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2, 1))
@@ -31,12 +31,14 @@ def unchanged(key, x, labels):
     return jnp.asarray(x), jnp.asarray(labels)
 
 
-def search(mesh):
-    settings = Search(batch_size=32, samples=4, warmup=0.0, bits=0)
-    state = dnas.init(jax.random.key(0), space, settings, budget, 10)
-    step = dnas.make_step(space, settings, budget, 10, unchanged, jax.random.key(1), mesh)
-    batch = accelerators.place(dnas.Batch(x, labels, x, labels), mesh, "data")
-    lowered = jax.jit(step).lower(accelerators.place(state, mesh), batch)
+def step(mesh):
+    settings = DNAS(epochs=10, batch_size=32, samples=4, warmup=0.0, bits=0)
+    halves = (training.Prepared([(x, labels)], 1),) * 2
+    given = search.Problem(space, budget, halves, unchanged, jnp.asarray, seed=1, mesh=mesh)
+    made = search.of(settings, given)
+    state = made.init(jax.random.key(0))
+    batch = accelerators.place(search.Batch(x, labels, x, labels), mesh, "data")
+    lowered = jax.jit(made.step).lower(accelerators.place(state, mesh), batch)
     compiled = lowered.compile()
     new, metrics = compiled(accelerators.place(state, mesh), batch)
     return (new.params, new.logits, metrics), compiled.cost_analysis()["flops"]
@@ -47,7 +49,7 @@ def train(mesh):
     fresh = supernet.init(jax.random.key(0), network)
     recipe = Training(epochs=1, batch_size=16)
     state = training.init(fresh["params"], fresh["batch_stats"], recipe, 1)
-    examples = training.Prepared([[(x, labels)]])
+    examples = training.Prepared([(x, labels)], 1)
     model = training.float_model(network)
     fitted = training.fit(
         model, state, examples, training.as_prepared, recipe, seed=0, mesh=mesh
@@ -62,8 +64,8 @@ def gap(one, other):
 
 
 mesh = accelerators.mesh(16, 4)
-alone, work = search(None)
-shared, part = search(mesh)
+alone, work = step(None)
+shared, part = step(mesh)
 row = accelerators.mesh(16)
 print(json.dumps({
     "mesh": dict(mesh.shape),

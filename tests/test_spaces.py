@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import choices_of
 
-from micronets_jax import budgets, cost, zoo
+from micronets_jax import budgets, cost, decisions, zoo
 from micronets_jax.network import output_sizes, prune
 from micronets_jax.spaces import DSCNN, MCUNet, MobileNetV2, Only, Space
 from micronets_jax.spaces.mobilenet_v2 import STAGES, Stage
@@ -66,12 +66,7 @@ def test_no_member_costs_less_than_the_lightest(space):
     light = [space.decode(choice) for choice in space.lightest()]
     rng = np.random.default_rng(0)
     for _ in range(12):
-        network = space.decode(
-            {
-                name: np.eye(options, dtype=np.int32)[rng.integers(0, options, taken)]
-                for name, (taken, options) in space.options().items()
-            }
-        )
+        network = space.decode(decisions.uniform(rng, space.decisions()))
         for measure in (cost.macs, cost.weights, cost.flash_bytes, cost.sram_bytes):
             assert measure(network) >= min(map(measure, light))
 
@@ -85,7 +80,7 @@ def test_the_supernetwork_is_the_largest(space):
 
 
 def test_grid_of_the_paper():
-    assert DSCNN().widths == (28, 56, 84, 112, 140, 164, 192, 220, 248, 276)
+    assert DSCNN(grid="tenths").widths == (28, 56, 84, 112, 140, 164, 192, 220, 248, 276)
     assert DSCNN().num_blocks == 9
     assert width_grid(40) == tuple(range(4, 44, 4))
     assert width_grid(24, (4, 2, 1)) == (2, 4, 8, 10, 12, 14, 16, 20, 22, 24)
@@ -104,7 +99,9 @@ def test_largest_member_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"max_width": 36}, "max_width=36 is too small"),
+        ({"max_width": 36, "grid": "tenths"}, "max_width=36 is too small"),
+        ({"max_width": 12}, "max_width=12 is too small; use at least 16"),
+        ({"grid": "coarse"}, "grid='coarse': give fine or tenths"),
         ({"num_classes": 1}, "num_classes=1"),
         ({"strides": ()}, "strides="),
         ({"strides": (1, 3)}, "strides="),
@@ -117,8 +114,8 @@ def test_impossible_spaces_are_refused(arguments, reason):
 
 
 def test_choices_that_are_not_members_are_refused():
-    with pytest.raises(ValueError, match="width 6 is not one of"):
-        SPACE.member([4, 8, 6, 4], [True] * 3)
+    with pytest.raises(ValueError, match="width 7 is not one of"):
+        SPACE.member([4, 8, 7, 4], [True] * 3)
     with pytest.raises(ValueError, match="needs 4 and 3"):
         SPACE.member([4, 8, 4], [True] * 3)
 
@@ -142,7 +139,7 @@ def test_decoding_gives_what_was_chosen(widths, keep):
 
 
 def test_expected_widths_are_means():
-    choice = {name: jnp.full(shape, 1 / shape[1]) for name, shape in SPACE.options().items()}
+    choice = decisions.expected(decisions.undecided(SPACE.decisions()))
     network = SPACE.network(choice)
     np.testing.assert_allclose(network["stem"].out_channels, np.mean(SPACE.widths), rtol=1e-6)
     np.testing.assert_allclose(network["block1_depthwise"].presence, 0.5)
@@ -206,7 +203,7 @@ def test_expected_sums_are_means_of_the_larger_width():
     """Over all pairs and triples of widths of one stage, by their probabilities."""
     space = MobileNetV2((8, 8, 1), 2, 1.0, (Stage(1, 16, 3, 1),), 32, 64)
     rng = np.random.default_rng(0)
-    choice = {n: rng.dirichlet(np.ones(10), taken) for n, (taken, _) in space.options().items()}
+    choice = {n: rng.dirichlet(np.ones(10), d.shape[0]) for n, d in space.decisions().items()}
     network = space.network(jax.tree.map(jnp.float32, choice))
     first, second, third = choice["projection"]
     grid = np.asarray(space.projections[0])
@@ -267,7 +264,7 @@ def test_the_space_of_one_network_has_it_and_nothing_to_choose():
     space = Only(network)
     assert isinstance(space, Space)
     (choice,) = space.lightest()
-    assert space.options() == {} == space.masks(choice)
+    assert space.decisions() == {} == space.masks(choice)
     assert space.decode(choice) == network == space.network(choice) == space.supernetwork()
     assert budgets.feasible(space, budgets.Budget(mops=1000.0)) == choice
     with pytest.raises(ValueError, match="smallest achievable"):

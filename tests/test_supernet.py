@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import derive, supernet
+from micronets_jax import decisions, derive, supernet
 from micronets_jax.spaces import DSCNN, MCUNet, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
 
@@ -73,10 +73,7 @@ def test_a_decided_residual_network_is_the_one_cut_from_it(residual, seed):
     """Projections of all widths, so that either side of a sum may be the narrower one."""
     variables, x = residual
     rng = np.random.default_rng(seed)
-    choice = {
-        name: np.eye(options, dtype=np.float32)[rng.integers(0, options, taken)]
-        for name, (taken, options) in RESIDUAL.options().items()
-    }
+    choice = jax.tree.map(np.float32, decisions.uniform(rng, RESIDUAL.decisions()))
     network = RESIDUAL.decode(choice)
     assert any(layer.kind == "pad" for layer in network)
     masked, _ = forward(
@@ -144,7 +141,7 @@ def test_gradients_reach_every_decision_of_a_residual_network(residual):
         masks = supernet.architecture(RESIDUAL, jax.tree.map(jax.nn.softmax, logits))
         return jnp.sum(forward(RESIDUAL.supernetwork(), variables, x, masks)[0] ** 2)
 
-    even = {name: jnp.zeros(shape) for name, shape in RESIDUAL.options().items()}
+    even = decisions.undecided(RESIDUAL.decisions())
     gradient = jax.jit(jax.grad(loss))(even)
     for leaf in jax.tree.leaves(gradient):
         assert np.isfinite(leaf).all()
@@ -171,7 +168,7 @@ def test_recalibrated_moments_are_the_members_own(variables, x):
 
 
 def test_gradients_reach_every_decision_and_vmap_shares_weights(variables, x):
-    soft = {name: jnp.zeros(shape) for name, shape in SPACE.options().items()}
+    soft = decisions.undecided(SPACE.decisions())
 
     def loss(logits):
         choice = jax.tree.map(jax.nn.softmax, logits)

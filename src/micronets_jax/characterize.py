@@ -17,12 +17,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from micronets_jax import (
     cost,
+    decisions,
     devices,
     export,
     firmware,
@@ -38,8 +38,10 @@ LAYERS = "layers"
 """Name of what is no search space: small networks of all sorts of layers."""
 
 SPACES: dict[str, Space] = {
-    "kws": DSCNN(),
-    "ad": DSCNN((32, 32, 1), num_classes=4, stem_kernel=(3, 3), strides=(2, 1, 1, 2, 2)),
+    "kws": DSCNN(grid="tenths"),
+    "ad": DSCNN(
+        (32, 32, 1), num_classes=4, stem_kernel=(3, 3), strides=(2, 1, 1, 2, 2), grid="tenths"
+    ),
     "vww": MobileNetV2((50, 50, 1)),
 }
 """The search spaces of the paper's tasks by name."""
@@ -80,16 +82,9 @@ def draw(space: str, seed: int, index: int) -> Network:
     if space not in (*SPACES, LAYERS):
         raise ValueError(f"space={space!r} is unknown; use one of {', '.join((*SPACES, LAYERS))}")
     rng = np.random.default_rng([seed, index])
-    return _layers(rng) if space == LAYERS else uniform(rng, SPACES[space])
-
-
-def uniform(rng: np.random.Generator, space: Space) -> Network:
-    """A member of the space, every option of every decision equally likely."""
-    choice = {
-        name: jax.numpy.asarray(np.eye(options, dtype=np.int32)[rng.integers(0, options, taken)])
-        for name, (taken, options) in space.options().items()
-    }
-    return space.decode(choice)
+    if space == LAYERS:
+        return _layers(rng)
+    return SPACES[space].decode(decisions.uniform(rng, SPACES[space].decisions()))
 
 
 def random_weights(rng: np.random.Generator, network: Network) -> tuple[Folded, Ranges]:

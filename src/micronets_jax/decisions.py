@@ -1,21 +1,168 @@
-"""Choices: weights over the options of each decision, how they are sampled and decided.
+"""Decisions and choices: what there is to decide, how it is drawn, changed and learned.
 
-Invariant: a choice is a pytree of arrays whose last axis runs over options and sums to one; options
-of a decision are in the order of their size, so neighbours are alike.
+Invariant: a choice is a pytree of arrays whose last axis runs over options and sums to one. Channel
+counts rise from option to option, so neighbours are alike; of a binary decision yes is the first.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num, PyTree
 
+Kind = Literal["width", "binary", "categorical"]
+
 # The leading underscores leave the axes unbound: each leaf has its own.
 Logits = PyTree[Float[Array, "*_decisions _options"]]
 Choice = PyTree[Num[Array | np.ndarray, "*_decisions _options"]]
-Sizes = dict[str, Float[Array, "*_decisions"]]
-"""Of each decision but yes or no, a point on its options, the first being 1."""
+Widths = dict[str, Float[Array, "*_decisions"]]
+"""Of each width decision a number of channels, between its options too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Decisions of one kind that a choice holds in one array [decisions, options].
+
+    Attributes:
+        kind: ``width``, channel counts; ``binary``, a block or its skip; ``categorical``, what has
+            neither order nor neighbours, such as kernels, expansions, input sizes or bits.
+        values: row i holds what the i-th decision chooses from: channel counts, rising; 1 and 0 of
+            a binary one, yes first; any numbers of a categorical one. Rows are equally long.
+        places: how deep in the network each is taken, 0 at its first layer.
+    """
+
+    kind: Kind
+    values: tuple[tuple[int, ...], ...]
+    places: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.places) != len(self.values) or len({len(row) for row in self.values}) != 1:
+            raise ValueError(
+                f"{self.kind}: {len(self.values)} rows of values and {len(self.places)} places; "
+                "give one place a row, and rows of one length"
+            )
+        for row in self.values:
+            if self.kind == "binary" and row != (1, 0):
+                raise ValueError(f"binary values {row}: give 1 and 0, yes first")
+            if self.kind == "width" and list(row) != sorted({*row}):
+                raise ValueError(f"widths {row}: give rising channel counts")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many decisions are taken, and among how many options."""
+        return len(self.values), len(self.values[0])
+
+    def value(self, weights: Num[Array | np.ndarray, "decisions options"]) -> jax.Array:
+        """What each decision chose: exact of an int32 choice, its expectation of float weights."""
+        weights = jnp.asarray(weights)
+        return jnp.sum(weights * jnp.asarray(self.values, weights.dtype), axis=-1)
+
+
+Decisions = Mapping[str, Decision]
+"""What a space leaves to decide, by name."""
+
+
+# ---------------------------------------------------------------- members, on the host
+
+
+def uniform(rng: np.random.Generator, decisions: Decisions, *count: int) -> Choice:
+    """Int32 one-hot choices [*count, decisions, options], every option equally likely."""
+    return {
+        name: _rows(rng.integers(0, options, (*count, taken)), options)
+        for name, (taken, options) in _shapes(decisions)
+    }
+
+
+def mutate(rng: np.random.Generator, choice: Choice, rate: float) -> Choice:
+    """The one-hot choice with each decision drawn anew, uniformly, with this probability."""
+    return {
+        name: np.where(
+            rng.random((len(leaf), 1)) < rate,
+            _rows(rng.integers(0, leaf.shape[-1], len(leaf)), leaf.shape[-1]),
+            np.asarray(leaf, np.int32),
+        )
+        for name, leaf in choice.items()
+    }
+
+
+def crossover(rng: np.random.Generator, first: Choice, second: Choice) -> Choice:
+    """A choice that takes each decision from one of two, equally likely."""
+    return {
+        name: np.where(rng.random((len(leaf), 1)) < 0.5, leaf, second[name])
+        for name, leaf in first.items()
+    }
+
+
+def neighbours(choice: Choice, decisions: Decisions) -> list[Choice]:
+    """The one-hot choices that differ in one decision: the next width on either side, or any other
+    option of one that is not a width."""
+    found = []
+    for name, decision in decisions.items():
+        for i, at in enumerate(np.argmax(np.asarray(choice[name]), axis=-1)):
+            others = range(decision.shape[1])
+            if decision.kind == "width":
+                others = [o for o in others if abs(o - at) == 1]
+            for option in others:
+                if option != at:
+                    leaf = np.array(choice[name])
+                    leaf[i] = _rows(option, leaf.shape[-1])
+                    found.append({**choice, name: leaf})
+    return found
+
+
+def count(decisions: Decisions) -> int:
+    """How many choices there are; some may stand for one network, where blocks are left out."""
+    return math.prod(options**taken for _, (taken, options) in _shapes(decisions))
+
+
+def nearest(widths: Widths, decisions: Decisions) -> Choice:
+    """The int32 one-hot choice of the options nearest to these widths; for ``jit`` too."""
+    return {
+        name: jax.nn.one_hot(
+            jnp.argmin(jnp.abs(jnp.asarray(decisions[name].values) - width[..., None]), axis=-1),
+            decisions[name].shape[1],
+            dtype=jnp.int32,
+        )
+        for name, width in widths.items()
+    }
+
+
+def _shapes(decisions: Decisions) -> list[tuple[str, tuple[int, int]]]:
+    return [(name, decision.shape) for name, decision in decisions.items()]
+
+
+def _rows(indices: np.ndarray | int, options: int) -> np.ndarray:
+    return np.eye(options, dtype=np.int32)[indices]
+
+
+# ---------------------------------------------------------------- samples, inside jit
+
+
+def undecided(decisions: Decisions) -> Logits:
+    """Even odds everywhere."""
+    return {name: jnp.zeros(shape) for name, shape in _shapes(decisions)}
+
+
+def around(widths: Widths, decisions: Decisions, reach: float) -> Logits:
+    """Of every width, odds that fall as a Gaussian in the logarithm of the channel count.
+
+    Args:
+        reach: its deviation, so about the share by which widths are alike.
+    """
+    return {
+        name: -jnp.square(
+            (jnp.log(jnp.asarray(decisions[name].values, float)) - jnp.log(width)[..., None])
+            / reach
+        )
+        / 2
+        for name, width in widths.items()
+    }
 
 
 def gumbel_softmax(
@@ -57,41 +204,36 @@ def between(key: Key[Array, ""], logits: Logits) -> Choice:
     return jax.tree.map(point, a, b, logits)
 
 
-def yes_or_no(shape: tuple[int, ...]) -> bool:
-    """Whether decisions of this shape have two options, yes first, not sizes with neighbours."""
-    return shape[-1] == 2
-
-
-def all_yes(choice: Choice) -> Choice:
-    """The same with a yes, the first option, to every yes or no."""
+def all_yes(choice: Choice, decisions: Decisions) -> Choice:
+    """The same with a yes, the first option, to every binary decision."""
     return {
-        name: jnp.zeros_like(leaf).at[..., 0].set(1) if yes_or_no(leaf.shape) else leaf
+        name: jnp.zeros_like(leaf).at[..., 0].set(1) if decisions[name].kind == "binary" else leaf
         for name, leaf in choice.items()
     }
 
 
-def spread(gradient: Logits, reach: float) -> Logits:
-    """Of each option's gradient a part for its neighbours, by a Gaussian ``reach`` options wide.
+def spread(gradient: Logits, decisions: Decisions, reach: float) -> Logits:
+    """Of each width's gradient a part for its neighbours, by the Gaussian of :func:`around`.
 
-    A draw says something of one option; a little more or less is alike. Yes or no is left as it is.
+    A draw says something of one width; a little more or less is alike. Other kinds are left alone.
     """
 
-    def one(leaf: Array) -> Array:
-        if not reach or yes_or_no(leaf.shape):
+    def one(name: str, leaf: Array) -> Array:
+        if not reach or decisions[name].kind != "width":
             return leaf
-        options = np.arange(leaf.shape[-1])
-        distance = np.subtract.outer(options, options)
-        return leaf @ jnp.asarray(np.exp(-np.square(distance / reach) / 2), leaf.dtype)
+        logs = np.log(decisions[name].values)
+        near = np.exp(-np.square((logs[:, :, None] - logs[:, None, :]) / reach) / 2)
+        return jnp.einsum("do,dop->dp", leaf, jnp.asarray(near, leaf.dtype))
 
-    return jax.tree.map(one, gradient)
+    return {name: one(name, leaf) for name, leaf in gradient.items()}
 
 
-def sizes(logits: Logits) -> Sizes:
-    """The mean options."""
+def widths(logits: Logits, decisions: Decisions) -> Widths:
+    """The mean channel count of each width decision."""
     return {
-        name: jax.nn.softmax(leaf) @ jnp.arange(1, leaf.shape[-1] + 1, dtype=leaf.dtype)
-        for name, leaf in logits.items()
-        if not yes_or_no(leaf.shape)
+        name: decision.value(jax.nn.softmax(logits[name]))
+        for name, decision in decisions.items()
+        if decision.kind == "width"
     }
 
 

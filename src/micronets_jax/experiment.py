@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import tyro
 
-from micronets_jax.recipes import Bits, FloatTraining, Limits, Search, Training
+from micronets_jax.recipes import (
+    DNAS,
+    METHODS,
+    Bits,
+    FloatTraining,
+    Limits,
+    Search,
+    Training,
+)
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Plan, Task
@@ -56,7 +64,9 @@ class Options:
     teacher: float = 2.0
     """Widths of the teacher, as multiples of those of the largest network of the space; it is
     trained first, where train.distillation or quantize.distillation is above 0."""
-    search: Search = Search()
+    method: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(METHODS)}}}")] = "dnas"
+    """What finds the network; it decides which options the search has."""
+    search: Search = DNAS()
     train: FloatTraining = FloatTraining()
     quantize: Training = Training(steps=500, learning_rate=0.0005)
 
@@ -109,6 +119,9 @@ class Experiment(Generic[Given]):
         default = self.presets.get(
             value_of("--preset", arguments) or "quick", self.presets["quick"]
         )
+        method = METHODS.get(value_of("--method", arguments) or default.method)
+        if method and not isinstance(default.search, method):
+            default = dataclasses.replace(default, search=method.instead_of(default.search))
         return tyro.cli(
             type(default),
             args=arguments,
@@ -134,6 +147,10 @@ class Experiment(Generic[Given]):
             )
         if not options.teacher > 0:
             raise ValueError(f"teacher={options.teacher:g}: give multiples of widths, above 0")
+        if options.method not in METHODS:
+            raise ValueError(
+                f"method={options.method!r} is not known; choose from {', '.join(METHODS)}"
+            )
         device = devices.device(options.device)
         if options.firmware and options.runtime == "tflm":
             if firmware.names_tflm():
@@ -149,7 +166,7 @@ class Experiment(Generic[Given]):
             task = dataclasses.replace(task, space=WithBits(task.space, options.bits))
         print(task.dataset)
         budgets.feasible(task.space, budget)
-        return pipeline.Plan(
+        plan = pipeline.Plan(
             **vars(task),
             budget=budget,
             device=device,
@@ -166,6 +183,8 @@ class Experiment(Generic[Given]):
                 "command": " ".join([f"python -m experiments.{self.name}", *arguments]),
             },
         )
+        pipeline.searching(plan)  # says if this search cannot search this space
+        return plan
 
     def run(self, plan: Plan, options: Given) -> None:
         """The whole path; its results lie in the work folder."""

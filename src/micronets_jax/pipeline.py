@@ -29,7 +29,6 @@ from micronets_jax import (
     data,
     derive,
     devices,
-    dnas,
     export,
     firmware,
     latency,
@@ -39,7 +38,7 @@ from micronets_jax import (
     recipes,
     report,
     runtimes,
-    selection,
+    search,
     supernet,
     training,
     zoo,
@@ -55,7 +54,6 @@ NUM_SAMPLES = 64
 """Test examples written to ``samples.npz``."""
 
 CALIBRATION_BATCHES = 4
-HELD_OUT_BATCHES = 6
 
 FIRMWARE = "firmware"
 """The folder of the firmware in that of a run."""
@@ -95,7 +93,8 @@ class Plan(Task):
     Attributes:
         budget: what the result must fit.
         device: for whom.
-        search, train, quantize: the recipes of the three stages that learn.
+        search: the settings of any of ``search.SEARCHES``.
+        train, quantize: the recipes of the other stages that learn.
         teacher: widths of the network whose logits these may follow, as multiples of those of the
             largest network of the space.
         seed: of all that is random.
@@ -152,9 +151,10 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         return result
 
     witness = budgets.feasible(plan.space, plan.budget)
-    if plan.train.from_supernet and not plan.space.options():
+    if plan.train.from_supernet and not plan.space.decisions():
         raise ValueError("train.from_supernet=True: the network is given, so there is no supernet")
-    found, shared = timed("search", _search, plan, workdir, display, witness)
+    proposed, shared = timed("search", _search, plan, workdir, display)
+    found = timed("contest", _contest, plan, workdir, proposed, witness)
     teacher = timed("teacher", _teacher, plan, workdir, display)
     variables = timed("train", _train, plan, workdir, display, found, shared, teacher)
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
@@ -184,23 +184,26 @@ def inputs(plan: Plan) -> training.Inputs:
     return augmented
 
 
-def decide(
-    plan: Plan, state: dnas.State, halves: tuple[data.Split, data.Split], witness: Choice
-) -> Network:
-    """The network that a finished search stands for; ``witness`` fits and is the last resort."""
-    held_out = list(_clean_batches(plan, halves[1], HELD_OUT_BATCHES))
-    choice = selection.decide(
-        jax.random.key(plan.seed),
-        state,
+def problem(plan: Plan) -> search.Problem:
+    """What the plan's search is given."""
+    return search.Problem(
         plan.space,
-        plan.search,
         plan.budget,
-        halves,
+        plan.dataset.train.halves(plan.seed),
         inputs(plan),
-        held_out,
-        witness,
+        plan.frontend,
+        plan.seed,
+        accelerators.mesh(plan.search.batch_size // 2, plan.search.samples),
     )
-    return plan.space.decode(choice)
+
+
+def searching(plan: Plan) -> search.Search:
+    """The plan's search.
+
+    Raises:
+        ValueError: it cannot search the plan's space.
+    """
+    return search.of(plan.search, problem(plan))
 
 
 def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]]:
@@ -230,33 +233,39 @@ def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]
 
 
 def _search(
-    plan: Plan, workdir: Workdir, display: Display, witness: Choice
-) -> tuple[Network, dict[str, Any]]:
-    space, settings = plan.space, plan.search
-    if not space.options():
-        found = space.decode(witness)
-        workdir.write("network.json", network.to_json(found))
-        return found, {}
-    halves = plan.dataset.train.halves(plan.seed)
-    total = dnas.steps_per_epoch(settings, halves) * settings.epochs
-    start = dnas.init(jax.random.key(plan.seed), space, settings, plan.budget, total)
-    _, state = workdir.restore("search", start)
-    epochs = dnas.search(
-        state,
-        space,
-        settings,
-        plan.budget,
-        halves,
-        inputs(plan),
-        seed=plan.seed,
-        mesh=accelerators.mesh(plan.search.batch_size // 2, plan.search.samples),
-        progress=display.stage("search"),
-    )
-    for state, record in epochs:
-        _keep(workdir, display, "search", state, record, last=record["epoch"] == settings.epochs)
-    found = decide(plan, state, halves, witness)
+    plan: Plan, workdir: Workdir, display: Display
+) -> tuple[list[search.Proposal], dict[str, Any]]:
+    """What the search proposes, and the weights that it shared."""
+    if not plan.space.decisions():
+        return [], {}
+    made = searching(plan)
+    state = made.init(jax.random.key(plan.seed))
+    if plan.search.epochs:
+        _, state = workdir.restore("search", state)
+        epochs = search.run(made, state, plan.search, problem(plan), display.stage("search"))
+        for state, record in epochs:
+            _keep(
+                workdir,
+                display,
+                "search",
+                state,
+                record,
+                last=record["epoch"] == plan.search.epochs,
+            )
+    return made.proposals(state), made.variables(state)
+
+
+def _contest(
+    plan: Plan, workdir: Workdir, proposed: list[search.Proposal], witness: Choice
+) -> Network:
+    """The network that wins; ``witness`` fits and is the last resort."""
+    choice, trials = search.decide(proposed, plan.search, problem(plan), witness)
+    found = plan.space.decode(choice)
     workdir.write("network.json", network.to_json(found))
-    return found, {"params": state.params, "batch_stats": state.batch_stats}
+    if trials:
+        rows = [{"proposal": t.proposal.name, "held_out_loss": t.loss} for t in trials]
+        workdir.write("contest.json", json.dumps(rows, indent=2) + "\n")
+    return found
 
 
 def _teacher(plan: Plan, workdir: Workdir, display: Display) -> Teacher | None:

@@ -23,33 +23,69 @@ Start = Literal["balanced", "even"]
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How a differentiable search runs.
+    """What every search is told: how its steps run, and how the contest ends it.
 
     The rates, epochs and batch size of the ``paper`` presets are the paper's (MicroNets, section
     5.2). It is silent on what is marked (ours).
     """
 
-    epochs: int = 20
-    """Passes over the training data; half of it trains weights, half decisions."""
+    epochs: int = 0
+    """Passes over the training data, of which one half trains weights and the other judges."""
     batch_size: int = 128
-    """Examples per step, half for the weights and half for the decisions."""
+    """Examples per step, half of them from each half of the data."""
     samples: int = 1
     """Architectures per step, evaluated side by side. (Ours.)"""
-    bits: int = 8
-    """8 simulates quantisation inside the search, 0 searches in float."""
     learning_rate: float = 0.01
     """Of the weights (AdamW, ours), falling on a cosine."""
     final_learning_rate: float = 0.00001
     """Where the cosine ends."""
     weight_decay: float = 0.001
     """Of the kernels, decoupled."""
+    precision: Precision = "float32"
+    """Of the factors in convolutions; bfloat16 is faster on accelerators. Costs stay float32."""
+    trials: int = 6
+    """Proposals trained briefly from scratch and compared on held-out data; 1 takes the first as it
+    is. (Ours.)"""
+    trial_epochs: int = 6
+    """Passes of a trial over the weights' half of the data. (Ours.)"""
+
+    def __post_init__(self) -> None:
+        _at_least(1, samples=self.samples, trials=self.trials, trial_epochs=self.trial_epochs)
+        _at_least(2, batch_size=self.batch_size)
+        _positive(learning_rate=self.learning_rate)
+        _at_least(
+            0,
+            epochs=self.epochs,
+            final_learning_rate=self.final_learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        if self.batch_size % 2:
+            raise ValueError(f"batch_size={self.batch_size}: give an even number, it is halved")
+        _precision(self.precision)
+
+    @classmethod
+    def instead_of(cls, other: Search) -> Search:
+        """This search with what another one says of steps and contest, but its own epochs."""
+        shared = {f.name: getattr(other, f.name) for f in dataclasses.fields(Search)}
+        del shared["epochs"]
+        return cls(**shared)
+
+
+@dataclasses.dataclass(frozen=True)
+class DNAS(Search):
+    """How a differentiable search runs (MicroNets, section 5.2)."""
+
+    epochs: int = 20
+    """Passes over the training data; half of it trains weights, half decisions."""
+    bits: int = 8
+    """8 simulates quantisation inside the search, 0 searches in float."""
     warmup: float = 0.25
     """Share of the steps in which only weights learn, under random widths of all blocks. (Ours.)"""
     decision_learning_rate: float = 0.1
     """Of the decisions' logits (NovoGrad). (Ours.)"""
-    decision_reach: float = 1.2
-    """How many options of a width are alike: how wide its odds begin, how far a gradient reaches
-    beyond the option it is of; 0 for even odds and no reach. (Ours.)"""
+    decision_reach: float = 0.25
+    """By what share widths are alike: how wide their odds begin, how far a gradient reaches beyond
+    the width it is of. (Ours.)"""
     start: Start = "balanced"
     """Widths at first: balanced, where one per cent more of any costs the same; or even, the same
     share of the largest everywhere, where the largest network has good proportions. (Ours.)"""
@@ -64,37 +100,16 @@ class Search:
     """How fast the price of an exceeded limit rises, per step. (Ours.)"""
     damping: float = 1.0
     """Weight of the squared excess beside the price. (Ours.)"""
-    candidates: int = 24
-    """Architectures compared on held-out data at the end, by shared weights. (Ours.)"""
-    finalists: int = 7
-    """Of these, each trained briefly from scratch and compared again. (Ours.)"""
-    trial_epochs: int = 6
-    """Passes of a finalist over the weights' half of the data; 0 leaves trials out. (Ours.)"""
-    precision: Precision = "float32"
-    """Of the factors in convolutions; bfloat16 is faster on accelerators. Costs stay float32."""
 
     def __post_init__(self) -> None:
-        _at_least(1, epochs=self.epochs, samples=self.samples)
-        _at_least(1, candidates=self.candidates, finalists=self.finalists)
-        _at_least(2, batch_size=self.batch_size)
+        super().__post_init__()
+        _at_least(1, epochs=self.epochs)
         _positive(
-            learning_rate=self.learning_rate,
             decision_learning_rate=self.decision_learning_rate,
+            decision_reach=self.decision_reach,
             final_temperature=self.final_temperature,
         )
-        _at_least(
-            0,
-            final_learning_rate=self.final_learning_rate,
-            weight_decay=self.weight_decay,
-            warmup=self.warmup,
-            multiplier_rate=self.multiplier_rate,
-            damping=self.damping,
-            decision_reach=self.decision_reach,
-            trial_epochs=self.trial_epochs,
-        )
-        if self.batch_size % 2:
-            raise ValueError(f"batch_size={self.batch_size}: give an even number, it is halved")
-        _precision(self.precision)
+        _at_least(0, warmup=self.warmup, multiplier_rate=self.multiplier_rate, damping=self.damping)
         if self.widths not in get_args(Sampling):
             raise ValueError(f"widths={self.widths!r}: give drawn or relaxed")
         if self.start not in get_args(Start):
@@ -108,6 +123,25 @@ class Search:
                 f"temperature={self.temperature} is below "
                 f"final_temperature={self.final_temperature}: it can only fall"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(Search):
+    """Trials of networks drawn from the space: what any other search has to beat."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs:
+            raise ValueError(f"epochs={self.epochs}: a random search has only trials; give 0")
+
+    @classmethod
+    def instead_of(cls, other: Search) -> Search:
+        """Deciding takes at most as long as searching, so twice the trials take the same time."""
+        return dataclasses.replace(super().instead_of(other), trials=2 * other.trials)
+
+
+METHODS: dict[str, type[Search]] = {"dnas": DNAS, "random": Random}
+"""What ``--method`` chooses from."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from jax import Array
 
-from micronets_jax.decisions import Choice
+from micronets_jax.decisions import Choice, Decisions
 from micronets_jax.network import Network
 from micronets_jax.spaces.dscnn import DSCNN
 from micronets_jax.spaces.mcunet import MCUNet
@@ -26,11 +26,9 @@ class Space(Protocol):
     Hashable: what is compiled for a space is kept under it.
     """
 
-    def options(self) -> dict[str, tuple[int, int]]:
-        """Shape of each decision: how many are taken, among how many options.
-
-        Sizes grow from option to option; of two options, yes and no, yes is the first.
-        """
+    def decisions(self) -> Decisions:
+        """What there is to decide. ``micronets_jax.decisions`` draws, mutates, crosses and counts
+        members by this alone."""
         ...
 
     def network(self, choice: Choice) -> Network:

@@ -9,7 +9,7 @@ import dataclasses
 
 from jax import Array
 
-from micronets_jax.decisions import Choice
+from micronets_jax.decisions import Choice, Decisions
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.recipes import Bits
 from micronets_jax.spaces import Space
@@ -45,9 +45,9 @@ class WithBits:
     space: Space
     bits: Bits
 
-    def options(self) -> dict[str, tuple[int, int]]:
+    def decisions(self) -> Decisions:
         """Of the space."""
-        return self.space.options()
+        return self.space.decisions()
 
     def network(self, choice: Choice) -> Network:
         """Of the space, with bits."""

@@ -7,17 +7,17 @@ inside ``jit``) or from float weights (expectations), so that no cost can tell t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from micronets_jax.decisions import Choice
+from micronets_jax.decisions import Choice, Decision, Decisions
 from micronets_jax.network import INPUT, Layer, Network, prune
-from micronets_jax.spaces.widths import NUM_WIDTHS, index_of, one_hot, width_grid
+from micronets_jax.spaces.widths import Grid, fine_grid, index_of, mask_of, one_hot, width_grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,10 @@ class DSCNN:
     Attributes:
         input_shape: rows, columns, channels of one input.
         num_classes: outputs of the dense layer.
-        max_width: largest number of channels anywhere.
+        max_width: no layer has more channels.
         stem_kernel: rows and columns of the first convolution, which has stride 1.
         strides: one stride per block; their number is the depth.
+        grid: the widths there are: fine, or the paper's tenths of the largest.
     """
 
     input_shape: tuple[int, int, int] = (49, 10, 1)
@@ -41,9 +42,12 @@ class DSCNN:
     max_width: int = 276
     stem_kernel: tuple[int, int] = (10, 4)
     strides: tuple[int, ...] = (2, 1, 1, 1, 1, 1, 1, 1, 1)
+    grid: Grid = "fine"
 
     def __post_init__(self) -> None:
-        width_grid(self.max_width)
+        if self.grid not in get_args(Grid):
+            raise ValueError(f"grid={self.grid!r}: give {' or '.join(get_args(Grid))}")
+        assert self.widths  # raises where there is no such grid
         if self.num_classes < 2:
             raise ValueError(
                 f"num_classes={self.num_classes}: a classifier needs at least 2 classes"
@@ -55,40 +59,41 @@ class DSCNN:
         if min(self.input_shape) < 1:
             raise ValueError(f"input_shape={self.input_shape}: every side must be at least 1")
 
-    @property
+    @functools.cached_property
     def widths(self) -> tuple[int, ...]:
         """The channel counts that every width decision chooses from."""
-        return width_grid(self.max_width)
+        return {"fine": fine_grid, "tenths": width_grid}[self.grid](self.max_width)
 
     @property
     def num_blocks(self) -> int:
         """Blocks before any is left out."""
         return len(self.strides)
 
-    def options(self) -> dict[str, tuple[int, int]]:
-        """Shape of each decision: how many are taken, among how many options."""
-        return {"width": (self.num_blocks + 1, NUM_WIDTHS), "keep": (self.num_blocks, 2)}
+    def decisions(self) -> Decisions:
+        """Widths of the stem and of each block, then which blocks stay."""
+        blocks = tuple(range(1, self.num_blocks + 1))
+        return {
+            "width": Decision("width", (self.widths,) * (self.num_blocks + 1), (0, *blocks)),
+            "keep": Decision("binary", ((1, 0),) * self.num_blocks, blocks),
+        }
 
     def network(self, choice: Choice) -> Network:
         """The network a choice stands for, skips included.
 
         Args:
-            choice: ``width`` [blocks + 1, 10] and ``keep`` [blocks, 2]. Integer one-hot weights
-                give exact int32 counts, float weights give expectations.
+            choice: ``width`` [blocks + 1, widths] and ``keep`` [blocks, 2]. Integer one-hot
+                weights give exact int32 counts, float weights give expectations.
         """
-        width, keep = choice["width"], choice["keep"]
-        grid = jnp.asarray(self.widths, width.dtype)
-        return self._build(list(width @ grid), list(keep[:, 0]))
+        width, keep = (decision.value(choice[name]) for name, decision in self.decisions().items())
+        return self._build(list(width), list(keep))
 
     def masks(self, choice: Choice) -> dict[str, jax.Array]:
-        """For each convolution with a width decision, which of its ``max_width`` channels exist.
+        """For each convolution with a width decision, which of its channels exist.
 
         Float weights give the probability that a channel exists.
         """
-        exists = np.arange(self.max_width) < np.asarray(self.widths)[:, None]
-        masks = choice["width"] @ jnp.asarray(exists, choice["width"].dtype)
         names = ["stem", *(f"block{i}_pointwise" for i in range(1, self.num_blocks + 1))]
-        return {name: masks[i] for i, name in enumerate(names)}
+        return {name: mask_of(choice["width"][i], self.widths) for i, name in enumerate(names)}
 
     def decode(self, choice: Choice) -> Network:
         """The concrete network of the likeliest options: Python ints, no mixes, nothing absent."""
@@ -112,8 +117,8 @@ class DSCNN:
                 f"this space needs {self.num_blocks + 1} and {self.num_blocks}"
             )
         return {
-            "width": one_hot([index_of(w, self.widths) for w in widths]),
-            "keep": one_hot([0 if k else 1 for k in keep], options=2),
+            "width": one_hot([index_of(w, self.widths) for w in widths], len(self.widths)),
+            "keep": one_hot([0 if k else 1 for k in keep], 2),
         }
 
     def largest(self) -> Network:
@@ -132,7 +137,7 @@ class DSCNN:
 
     def supernetwork(self) -> Network:
         """The largest network with its skips and mixes still in it: what a supernet computes."""
-        return self._build([self.max_width] * (self.num_blocks + 1), [1] * self.num_blocks)
+        return self._build([self.widths[-1]] * (self.num_blocks + 1), [1] * self.num_blocks)
 
     def _build(self, widths: list[Any], keeps: list[Any]) -> Network:
         layers = [

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num
 
-from micronets_jax.decisions import Choice
+from micronets_jax.decisions import Choice, Decision, Decisions
 from micronets_jax.network import Count, Network, prune
 from micronets_jax.spaces.mobilenet_v2 import Block, Sum, build, depthwise_name
 from micronets_jax.spaces.widths import mask_of, one_hot
@@ -118,14 +118,22 @@ class MCUNet:
         """Blocks with a choice."""
         return sum(self.most_blocks)
 
-    def options(self) -> dict[str, tuple[int, int]]:
-        """Shape of each decision: how many are taken, among how many options."""
+    def decisions(self) -> Decisions:
+        """Depths of the stages, then kernel and expansion of each block, where there is a choice."""
+        blocks = tuple(range(FIRST + 1, FIRST + 1 + self.num_blocks))
+        firsts = tuple(
+            block for block, (_, j) in zip(blocks, self._places(), strict=True) if j == 0
+        )
         taken = {
-            "depth": (len(self.stages) - 1, len(self.depths)),
-            "kernel": (self.num_blocks, len(self.kernels)),
-            "expansion": (self.num_blocks, len(self.expansions)),
+            "depth": (self.depths, firsts[:-1]),
+            "kernel": (self.kernels, blocks),
+            "expansion": (self.expansions, blocks),
         }
-        return {name: shape for name, shape in taken.items() if shape[0] and shape[1] > 1}
+        return {
+            name: Decision("categorical", (values,) * len(places), places)
+            for name, (values, places) in taken.items()
+            if places and len(values) > 1
+        }
 
     # From choices to networks.
 
@@ -225,7 +233,8 @@ class MCUNet:
             rest = iter(values)
             indices[name] = [_index(next(rest), name, options) if k else 0 for k in kept]
         return {
-            name: one_hot(indices[name], options) for name, (_, options) in self.options().items()
+            name: one_hot(indices[name], decision.shape[1])
+            for name, decision in self.decisions().items()
         }
 
     def largest(self) -> Network:
@@ -239,11 +248,12 @@ class MCUNet:
         If the first does not meet a set of limits nothing does; the others make the best of limits
         that leave room.
         """
-        steps = max((options for _, options in self.options().values()), default=1)
+        shapes = {name: decision.shape for name, decision in self.decisions().items()}
+        steps = max((options for _, options in shapes.values()), default=1)
         return [
             {
                 name: one_hot([step * (options - 1) // max(steps - 1, 1)] * taken, options)
-                for name, (taken, options) in self.options().items()
+                for name, (taken, options) in shapes.items()
             }
             for step in range(steps)
         ]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from micronets_jax.decisions import Choice
+from micronets_jax.decisions import Choice, Decision, Decisions
 from micronets_jax.network import INPUT, Activation, Count, Layer, Network
 from micronets_jax.spaces.widths import (
     NUM_WIDTHS,
@@ -306,12 +306,12 @@ class MobileNetV2:
         """Inverted bottlenecks."""
         return sum(stage.blocks for stage in self.stages)
 
-    def options(self) -> dict[str, tuple[int, int]]:
-        """Shape of each decision: how many are taken, among how many options."""
+    def decisions(self) -> Decisions:
+        """Widths of stem and last convolution, then of each block's expansion and projection."""
+        blocks = tuple(range(1, self.num_blocks + 1))
+        places = {"ends": (0, self.num_blocks + 1), "expansion": blocks, "projection": blocks}
         return {
-            "ends": (2, NUM_WIDTHS),
-            "expansion": (self.num_blocks, NUM_WIDTHS),
-            "projection": (self.num_blocks, NUM_WIDTHS),
+            name: Decision("width", grids, places[name]) for name, grids in self._grids().items()
         }
 
     # From choices to networks.
@@ -329,8 +329,7 @@ class MobileNetV2:
             choice: ``ends`` [2, 10], ``expansion`` and ``projection`` [blocks, 10].
         """
         ends, expansion, projection = (
-            [width_of(choice[name][i], grid) for i, grid in enumerate(grids)]
-            for name, grids in self._grids().items()
+            list(decision.value(choice[name])) for name, decision in self.decisions().items()
         )
         sums: list[Sum | None] = []
         joined = jnp.asarray(choice["projection"][0])  # which width the next block reads
@@ -362,7 +361,7 @@ class MobileNetV2:
 
     def decode(self, choice: Choice) -> Network:
         """The concrete network of the likeliest options: Python ints, pads only where needed."""
-        indices = {name: np.argmax(np.asarray(choice[name]), axis=-1) for name in self.options()}
+        indices = {name: np.argmax(np.asarray(choice[name]), axis=-1) for name in self._grids()}
         widths = (
             [grid[i] for grid, i in zip(grids, indices[name], strict=True)]
             for name, grids in self._grids().items()
@@ -390,13 +389,18 @@ class MobileNetV2:
                     f"{name} has {len(widths[name])} widths; this space needs {len(grids)}"
                 )
         return {
-            name: one_hot([index_of(w, g) for w, g in zip(widths[name], grids, strict=True)])
+            name: one_hot(
+                [index_of(w, g) for w, g in zip(widths[name], grids, strict=True)], NUM_WIDTHS
+            )
             for name, grids in self._grids().items()
         }
 
     def uniform(self, step: int) -> Choice:
         """Every width at ``step`` (1 to 10) tenths of its largest, as an int32 one-hot choice."""
-        return {name: one_hot([step - 1] * taken) for name, (taken, _) in self.options().items()}
+        return {
+            name: one_hot([step - 1] * len(grids), NUM_WIDTHS)
+            for name, grids in self._grids().items()
+        }
 
     def largest(self) -> Network:
         """Every width at its maximum."""

@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 
-from micronets_jax.decisions import Choice
+from micronets_jax.decisions import Choice, Decisions
 from micronets_jax.network import Network
 
 
@@ -23,8 +23,8 @@ class Only:
 
     member: Network
 
-    def options(self) -> dict[str, tuple[int, int]]:
-        """No decisions."""
+    def decisions(self) -> Decisions:
+        """None."""
         return {}
 
     def network(self, choice: Choice) -> Network:

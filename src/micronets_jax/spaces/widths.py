@@ -1,19 +1,36 @@
 """Widths on a grid: what spaces offer as channel counts, and choices of them.
 
-Invariant: a grid has ten widths, rising and all different, the last of them the largest.
+Invariant: the widths of a grid rise, the last of them is the largest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, Num
 
+Grid = Literal["fine", "tenths"]
+
 NUM_WIDTHS = 10
 """Widths run from 10 % to 100 % of the largest in steps of 10 % (MicroNets, section 5.2)."""
+
+FINE = (4, 6, 8, 10, 12, 14)
+"""Widths below 16: on the large maps of a first layer two channels are a sizeable share."""
+
+
+def fine_grid(max_width: int) -> tuple[int, ...]:
+    """All multiples of 4 up to ``max_width``, for which CMSIS-NN is fastest, and below 16 of 2.
+
+    Raises:
+        ValueError: the largest is below 16.
+    """
+    if max_width < 16:
+        raise ValueError(f"max_width={max_width} is too small; use at least 16")
+    return (*FINE, *range(16, max_width + 1, 4))
 
 
 def width_grid(max_width: int, multiples: Sequence[int] = (4,)) -> tuple[int, ...]:
@@ -50,7 +67,7 @@ def index_of(width: int, grid: tuple[int, ...]) -> int:
     return grid.index(width)
 
 
-def one_hot(indices: Sequence[int], options: int = NUM_WIDTHS) -> Int32[np.ndarray, "n options"]:
+def one_hot(indices: Sequence[int], options: int) -> Int32[np.ndarray, "n options"]:
     """Decided choices: row i has its 1 at ``indices[i]``."""
     return np.eye(options, dtype=np.int32)[np.asarray(indices, int)]
 

@@ -1,0 +1,173 @@
+"""The contract of searches: what one is given, what it has to be, and the loop that runs any.
+
+Invariant: a search is pure; its state, the problem and the settings decide all that follows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num
+
+from micronets_jax import accelerators, recipes
+from micronets_jax.budgets import Budget
+from micronets_jax.decisions import Choice
+from micronets_jax.spaces import Space
+from micronets_jax.training import Examples, Inputs, Progress, ahead
+
+Metrics = dict[str, Array]
+"""Whatever a search has to say of a step, by name; ``loss`` and ``accuracy`` are drawn if there."""
+
+HELD_OUT_SIZE, HELD_OUT_BATCHES = 256, 6
+"""Of what networks are judged by while searching."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What any search is given.
+
+    Attributes:
+        space: what may be chosen.
+        budget: what the result must fit.
+        halves: training data: the first trains weights, the second judges what they make of it.
+        inputs: front end and augmentation, of training examples.
+        frontend: from raw examples to what networks read, without augmentation.
+        seed: of samples, of the order of examples and of augmentation.
+        mesh: from ``accelerators.mesh``, over which examples and samples are laid.
+    """
+
+    space: Space
+    budget: Budget
+    halves: tuple[Examples, Examples]
+    inputs: Inputs
+    frontend: Callable[[Array], Array]
+    seed: int
+    mesh: jax.sharding.Mesh | None = None
+
+
+class Batch(NamedTuple):
+    """Inputs of a step with labels or targets: one half trains weights, the other judges."""
+
+    weight_examples: Array
+    weight_targets: Num[Array, "half ..."]
+    judged_examples: Array
+    judged_targets: Num[Array, "half ..."]
+
+
+class Proposal(NamedTuple):
+    """A choice that a search proposes, and for people why."""
+
+    name: str
+    choice: Choice
+
+
+@runtime_checkable
+class State(Protocol):
+    """A pytree of arrays that knows how many steps it has behind it."""
+
+    @property
+    def step(self) -> Int[Array, ""]: ...
+
+
+S = TypeVar("S", bound=State)
+
+
+@runtime_checkable
+class Search(Protocol[S]):
+    """What a search has to be; it is made of its settings and a :class:`Problem`.
+
+    Raises ``ValueError`` when made for a space that it cannot search.
+    """
+
+    def init(self, key: Key[Array, ""]) -> S:
+        """The state before the first step."""
+        ...
+
+    def step(self, state: S, batch: Batch) -> tuple[S, Metrics]:
+        """Pure; :func:`run` compiles it. Only called where the settings have epochs."""
+        ...
+
+    def proposals(self, state: S) -> list[Proposal]:
+        """Members of the space to choose from, the most promising first; not all need fit."""
+        ...
+
+    def variables(self, state: S) -> dict[str, Any]:
+        """Weights ``{"params", "batch_stats"}`` of the supernet, empty where there is none."""
+        ...
+
+
+def num_steps(settings: recipes.Search, problem: Problem) -> int:
+    """Steps of the whole search."""
+    return settings.epochs * _steps_per_epoch(settings, problem)
+
+
+def run(
+    search: Search[S],
+    state: S,
+    settings: recipes.Search,
+    problem: Problem,
+    progress: Progress | None = None,
+) -> Iterator[tuple[S, dict[str, int | float]]]:
+    """Run from ``state`` to the last epoch; yields the state and mean metrics of each epoch.
+
+    Args:
+        state: from ``init``, or yielded by an earlier, interrupted call.
+        progress: called now and then.
+    """
+    total, num_batches = num_steps(settings, problem), _steps_per_epoch(settings, problem)
+    step = jax.jit(search.step)
+    state = accelerators.place(state, problem.mesh)
+    batches = _batches(settings, problem)
+    for epoch in range(int(state.step) // max(num_batches, 1), settings.epochs):
+        seen = []
+        for i, batch in enumerate(ahead(batches(epoch)), 1):
+            state, metrics = step(state, batch)
+            seen.append(metrics)
+            if progress and (i % 10 == 0 or i == num_batches):
+                done = epoch * num_batches + i
+                progress(done, total, {name: float(value) for name, value in metrics.items()})
+        mean = jax.tree.map(lambda *leaves: float(np.mean(leaves)), *jax.device_get(seen))
+        yield state, {"epoch": epoch + 1, **mean}
+
+
+def held_out(
+    problem: Problem,
+) -> list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]]:
+    """Inputs, not augmented, and labels of the half that judges."""
+    split = problem.halves[1]
+    compute = jax.jit(problem.frontend)
+    batches = split.batches(min(HELD_OUT_SIZE, len(split)), problem.seed, 0)
+    return [
+        (compute(clips), jnp.asarray(labels))
+        for (clips, labels), _ in zip(batches, range(HELD_OUT_BATCHES), strict=False)
+    ]
+
+
+def _steps_per_epoch(settings: recipes.Search, problem: Problem) -> int:
+    """Steps until the smaller half has been seen once."""
+    return min(part.num_batches(settings.batch_size // 2) for part in problem.halves)
+
+
+def _batches(settings: recipes.Search, problem: Problem) -> Callable[[int], Iterator[Batch]]:
+    """The batches of an epoch, front end and augmentation done."""
+    key = jax.random.key(problem.seed)
+
+    @jax.jit
+    def prepare(number: Array, raw: Batch) -> Batch:
+        first, second = jax.random.split(jax.random.fold_in(key, number))
+        return Batch(*problem.inputs(first, *raw[:2]), *problem.inputs(second, *raw[2:]))
+
+    def of_epoch(epoch: int) -> Iterator[Batch]:
+        size = settings.batch_size // 2
+        halves = (part.batches(size, problem.seed, epoch) for part in problem.halves)
+        begin = epoch * _steps_per_epoch(settings, problem)
+        for number, (first, second) in enumerate(zip(*halves, strict=False), begin):
+            placed = accelerators.place(Batch(*first, *second), problem.mesh, "data")
+            yield jax.block_until_ready(prepare(number, placed))
+
+    return of_epoch

@@ -1,0 +1,295 @@
+"""Differentiable architecture search: weights and decisions trained together under limits.
+
+Invariant: a state and a seed decide every state that follows.
+
+Follows MicroNets (Banbury et al., 2021, section 5) where it speaks: Gumbel-softmax decisions,
+widths as masks, skips, limits on memory and operations. It is silent on temperatures, optimisers
+and how limits are weighed; those choices are ours and marked so in ``recipes.DNAS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from micronets_jax import accelerators, decisions, recipes
+from micronets_jax.budgets import Budget
+from micronets_jax.decisions import Choice, Logits, Widths
+from micronets_jax.search import base, proposals
+from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
+from micronets_jax.search.proposals import Layout
+from micronets_jax.spaces import Space
+from micronets_jax.supernet import Supernet, architecture
+from micronets_jax.supernet import init as init_supernet
+from micronets_jax.training import agreement, cross_entropy, kernels_only
+
+SAMPLED_LIMITS = ("sram_bytes",)
+"""Limits on a maximum: the mean network's cost is not the mean cost, so samples are costed."""
+
+
+class State(NamedTuple):
+    """Everything a search step reads and writes."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    logits: Logits
+    multipliers: dict[str, Float[Array, ""]]
+    weight_optimizer: optax.OptState
+    decision_optimizer: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DNAS:
+    """The search as ``search.base.Search`` has it; its metrics are ``loss`` and ``accuracy`` on the
+    half that judges, and each limit's used share."""
+
+    settings: recipes.DNAS
+    problem: Problem
+
+    def init(self, key: Key[Array, ""]) -> State:
+        """New weights, decisions as of :func:`start`."""
+        variables = init_supernet(key, self.problem.space.supernetwork())
+        logits = start(self.problem.space, self.settings, self.problem.budget)
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            logits=logits,
+            multipliers={name: jnp.zeros(()) for name in self.problem.budget.limits()},
+            weight_optimizer=self._weight_optimizer.init(variables["params"]),
+            decision_optimizer=self._decision_optimizer.init(logits),
+        )
+
+    def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """Weights move on their half, then decisions on the other, once weights are warm."""
+        batch = accelerators.place(batch, self.problem.mesh, "data")
+        seeded = jax.random.fold_in(jax.random.key(self.problem.seed), state.step)
+        of_weights, of_decisions = jax.random.split(jax.random.fold_in(seeded, 1))
+        state = self._weights_step(of_weights, state, batch.weight_examples, batch.weight_targets)
+        moved, metrics = self._decisions_step(
+            of_decisions, state, batch.judged_examples, batch.judged_targets
+        )
+        warm = state.step >= self._warmup_steps
+        state = jax.tree.map(lambda new, old: jnp.where(warm, new, old), moved, state)
+        return state._replace(step=state.step + 1), metrics
+
+    def proposals(self, state: State) -> list[Proposal]:
+        """What was learned, of the likeliest depth and of others, then layouts without learning."""
+        space, budget = self.problem.space, self.problem.budget
+        layouts = learned(space, state.logits) + proposals.unlearned(space, budget)
+        return proposals.fitting(space, budget, layouts)
+
+    def variables(self, state: State) -> dict[str, Any]:
+        """Of the supernet."""
+        return {"params": state.params, "batch_stats": state.batch_stats}
+
+    # ------------------------------------------------------------ the two halves of a step
+
+    def _weights_step(self, key: Key[Array, ""], state: State, x: Array, targets: Array) -> State:
+        choice = jax.lax.stop_gradient(self._sample(key, state, state.logits, decisions.draw))
+        # Under blocks that come and go from the first step on, deep networks learn nothing.
+        every = decisions.all_yes(choice, self.problem.space.decisions())
+        warming = state.step < self._warmup_steps
+        choice = jax.tree.map(lambda all_, some: jnp.where(warming, all_, some), every, choice)
+
+        def loss(params: Any) -> tuple[Array, Any]:
+            outputs, batch_stats = self._outputs(params, state.batch_stats, x, choice)
+            mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), batch_stats)
+            return jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets)), mean
+
+        gradient, batch_stats = jax.grad(loss, has_aux=True)(state.params)
+        updates, optimizer = self._weight_optimizer.update(
+            gradient, state.weight_optimizer, state.params
+        )
+        return state._replace(
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            weight_optimizer=optimizer,
+        )
+
+    def _decisions_step(
+        self, key: Key[Array, ""], state: State, x: Array, targets: Array
+    ) -> tuple[State, Metrics]:
+        """Decisions and the multipliers of the limits, by dual ascent."""
+
+        def loss(logits: Logits) -> tuple[Array, Metrics]:
+            choice = self._sample(key, state, logits, decisions.between)
+            outputs, _ = self._outputs(state.params, state.batch_stats, x, choice)
+            loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets))
+            used = _usage(self.problem.space, self.problem.budget, logits, choice)
+            price = sum(
+                state.multipliers[name] * (share - 1)
+                + self.settings.damping / 2 * jnp.square(jnp.maximum(share - 1, 0))
+                for name, share in used.items()
+            )
+            accuracy = jnp.mean(jax.vmap(agreement, (0, None))(outputs, targets))
+            return loss + price, {"loss": loss, "accuracy": accuracy, **used}
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(state.logits)
+        updates, optimizer = self._decision_optimizer.update(
+            gradient, state.decision_optimizer, state.logits
+        )
+        moved = state._replace(
+            logits=optax.apply_updates(state.logits, updates),
+            multipliers={
+                name: jnp.maximum(m + self.settings.multiplier_rate * (metrics[name] - 1), 0)
+                for name, m in state.multipliers.items()
+            },
+            decision_optimizer=optimizer,
+        )
+        return moved, metrics
+
+    # ------------------------------------------------------------ parts of both
+
+    def _sample(self, key: Key[Array, ""], state: State, logits: Logits, draw: Callable) -> Choice:
+        """Relaxed architectures, but widths as ``draw`` has them if the settings say so."""
+        taken, temperature = self.problem.space.decisions(), self._temperature(state.step)
+
+        def one(key: Key[Array, ""]) -> Choice:
+            relaxed = decisions.gumbel_softmax(key, logits, temperature)
+            if self.settings.widths == "relaxed":
+                return relaxed
+            drawn = draw(jax.random.fold_in(key, 1), logits)
+            return {
+                name: leaf if taken[name].kind == "width" else relaxed[name]
+                for name, leaf in drawn.items()
+            }
+
+        keys = jax.random.split(key, self.settings.samples)
+        choices = accelerators.place(jax.vmap(one)(keys), self.problem.mesh, "arch")
+        # Without it XLA's GPU compiler grows fusions through choice, masks and layers and analyses
+        # each of them anew: a step took five times as long to compile. Results are the same.
+        return jax.lax.optimization_barrier(choices)
+
+    def _outputs(
+        self, params: Any, batch_stats: Any, x: Array, choices: Choice
+    ) -> tuple[Float[Array, "samples batch classes"], Any]:
+        """Logits and moments of each sampled architecture."""
+        space = self.problem.space
+        model = Supernet(space.supernetwork(), self.settings.bits or None, self.settings.precision)
+
+        def forward(choice: Choice) -> tuple[Array, Any]:
+            logits, changed = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                x,
+                architecture(space, choice),
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return logits, changed["batch_stats"]
+
+        return jax.vmap(forward)(choices)
+
+    def _temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        first, last = self.settings.temperature, self.settings.final_temperature
+        left = max(self._num_steps - self._warmup_steps, 1)
+        return first * (last / first) ** jnp.clip((step - self._warmup_steps) / left, 0, 1)
+
+    @functools.cached_property
+    def _num_steps(self) -> int:
+        return base.num_steps(self.settings, self.problem)
+
+    @property
+    def _warmup_steps(self) -> int:
+        return int(self.settings.warmup * self._num_steps)
+
+    @functools.cached_property
+    def _weight_optimizer(self) -> optax.GradientTransformation:
+        settings = self.settings
+        schedule = optax.cosine_decay_schedule(
+            settings.learning_rate,
+            max(self._num_steps, 1),
+            settings.final_learning_rate / settings.learning_rate,
+        )
+        return optax.adamw(schedule, weight_decay=settings.weight_decay, mask=kernels_only)
+
+    @functools.cached_property
+    def _decision_optimizer(self) -> optax.GradientTransformation:
+        taken, reach = self.problem.space.decisions(), self.settings.decision_reach
+        return optax.chain(
+            optax.stateless(lambda gradient, _: decisions.spread(gradient, taken, reach)),
+            # One scale for all widths, where Adam has one for each option: a decision that matters
+            # little must not follow its noise as far as one that matters much follows its signal.
+            optax.novograd(self.settings.decision_learning_rate, b1=0.5, b2=0.95),
+        )
+
+
+# ---------------------------------------------------------------- where a search starts and ends
+
+
+def start(space: Space, settings: recipes.DNAS, budget: Budget) -> Logits:
+    """Widths about those of ``settings.start``, see :data:`STARTS`; all else is even.
+
+    So weights are trained from the first step on networks that might be built and that are alike
+    enough to share weights, and no multiplier has an excess to overshoot. Which blocks are worth
+    their cost is for the search to find; until then all of them count.
+    """
+    taken = space.decisions()
+    logits = decisions.undecided(taken)
+    others = {name: leaf for name, leaf in logits.items() if taken[name].kind != "width"}
+    reach = settings.decision_reach
+    given = decisions.all_yes(decisions.expected(others), taken)
+    widths = accelerators.once(
+        STARTS[settings.start], space, budget, reach, given, static=(0, 1, 2)
+    )
+    return others | decisions.around(widths, taken, reach)
+
+
+def _even(space: Space, budget: Budget, reach: float, others: Choice) -> Widths:
+    taken = space.decisions()
+
+    def expected(widths: Widths) -> Choice:
+        return decisions.expected(decisions.around(widths, taken, reach)) | others
+
+    return proposals.widest(space, budget, proposals.shares(taken), expected)
+
+
+STARTS: dict[recipes.Start, Callable[[Space, Budget, float, Choice], Widths]] = {
+    "balanced": proposals.balanced,
+    "even": _even,
+}
+"""Where a search may start: so that the mean network uses up the limits."""
+
+
+def learned(space: Space, logits: Logits) -> list[Layout]:
+    """The mean widths with the likeliest of all else; then, of blocks, with the one that is least
+    certain to stay left out, and so on, and with the one that is likeliest of those to go kept."""
+    taken = space.decisions()
+    widths = jax.tree.map(jnp.asarray, decisions.widths(logits, taken))
+    others = {
+        name: np.asarray(decisions.decided(leaf)).astype(np.int32)
+        for name, leaf in logits.items()
+        if taken[name].kind != "width"
+    }
+    margins = sorted(
+        (abs(float(row[0] - row[1])), name, i)
+        for name, decision in taken.items()
+        if decision.kind == "binary"
+        for i, row in enumerate(np.asarray(logits[name]))
+    )
+    layouts = [Layout("learned", widths, others)]
+    for _, name, i in margins[:2]:
+        leaf = np.array(others[name])
+        leaf[i] = 1 - leaf[i]
+        layouts.append(Layout(f"learned, {name} {i + 1} flipped", widths, {**others, name: leaf}))
+    return layouts
+
+
+def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
+    """Used share of each limit: expected, but sampled where a maximum rules."""
+    expected = budget.usage(space.network(decisions.expected(logits)))
+    decided = decisions.straight_through(choice)
+    sampled = jax.vmap(lambda one: budget.usage(space.network(one)))(decided)
+    return {
+        name: jnp.mean(sampled[name]) if name in SAMPLED_LIMITS else expected[name]
+        for name in expected
+    }

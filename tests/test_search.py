@@ -1,0 +1,166 @@
+"""The contract of searches: what every one keeps, the loop, the contest."""
+
+import dataclasses
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_training import DATA, jittered
+
+from micronets_jax import budgets, cost, recipes, search
+from micronets_jax.budgets import Budget
+from micronets_jax.search import Problem, contest, random
+from micronets_jax.spaces import DSCNN
+
+SPACE = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2, 1))
+LARGEST = SPACE.largest()
+BUDGET = Budget(
+    sram_bytes=cost.sram_bytes(LARGEST) // 2,
+    flash_bytes=cost.flash_bytes(LARGEST),
+    mops=cost.ops(LARGEST) * 0.4e-6,
+)
+
+
+def problem(**changes):
+    given = Problem(SPACE, BUDGET, (DATA, DATA), jittered, jnp.asarray, seed=1)
+    return dataclasses.replace(given, **changes)
+
+
+SETTINGS = {
+    "dnas": recipes.DNAS(epochs=16, batch_size=32, warmup=0.2, trials=3, trial_epochs=2, bits=0),
+    "random": recipes.Random(batch_size=32, trials=3, trial_epochs=2),
+}
+METHODS = pytest.mark.parametrize("method", SETTINGS)
+
+
+def finish(settings, given=None, state=None):
+    """Every state of a search with its record, from the first step or from a state on."""
+    given = given or problem()
+    made = search.of(settings, given)
+    first = made.init(jax.random.key(0)) if state is None else state
+    return [(first, {}), *search.run(made, first, settings, given)]
+
+
+@functools.cache
+def finished(method):
+    """Of one search, run once for all tests."""
+    return finish(SETTINGS[method])
+
+
+# ---------------------------------------------------------------- what every search keeps
+
+
+def test_every_method_of_the_command_line_is_here():
+    assert recipes.METHODS.keys() == SETTINGS.keys()
+    assert set(recipes.METHODS.values()) == set(search.SEARCHES)
+
+
+@METHODS
+def test_what_is_proposed_are_members_of_the_space_most_of_which_fit(method):
+    state, _ = finished(method)[-1]
+    made = search.of(SETTINGS[method], problem())
+    assert isinstance(made, search.Search)
+    networks = [SPACE.decode(proposal.choice) for proposal in made.proposals(state)]
+    fitting = [network for network in networks if BUDGET.fits(network)]
+    assert len(fitting) > len(networks) / 2
+    assert max(max(BUDGET.usage(network).values()) for network in fitting) > 0.8
+    again = made.proposals(state)
+    chex.assert_trees_all_equal(made.proposals(state), again)
+
+
+@METHODS
+def test_what_is_decided_fits(method):
+    state, _ = finished(method)[-1]
+    proposed = search.of(SETTINGS[method], problem()).proposals(state)
+    single = dataclasses.replace(SETTINGS[method], trials=1)
+    choice, trials = search.decide(proposed, single, problem(), {})
+    assert BUDGET.fits(SPACE.decode(choice)) and not trials
+
+
+@pytest.mark.slow
+@METHODS
+def test_a_search_continued_from_any_epoch_ends_with_the_same_bits(method):
+    states = finished(method)
+    middle = states[len(states) // 3][0]
+    again = finish(SETTINGS[method], state=middle)
+    chex.assert_trees_all_equal(again[-1][0], states[-1][0])
+
+
+def test_where_nothing_that_is_proposed_fits_the_answer_still_does():
+    tight = Budget(mops=1.05 * budgets.smallest(SPACE, Budget(mops=1.0))["mops"])
+    witness = budgets.feasible(SPACE, tight)
+    wide = search.Proposal("wide", SPACE.choice([40] * 3, [True] * 2))
+    given = problem(budget=tight)
+    choice, trials = search.decide([wide], SETTINGS["dnas"], given, witness)
+    assert choice is witness and not trials
+
+
+# ---------------------------------------------------------------- random
+
+
+def test_random_members_fit_are_tight_and_repeat_with_the_seed():
+    drawn = [
+        list(itertools.islice(random.draw(np.random.default_rng(3), SPACE, BUDGET), 20))
+        for _ in range(2)
+    ]
+    chex.assert_trees_all_equal(*drawn)
+    for choice in drawn[0]:
+        member = SPACE.decode(choice)
+        assert BUDGET.fits(member)
+        assert max(BUDGET.usage(member).values()) >= random.TIGHT - 1e-5
+    assert len({str(SPACE.decode(choice)) for choice in drawn[0]}) > 10
+
+
+def test_a_random_search_has_no_steps():
+    with pytest.raises(ValueError, match="epochs=3: a random search has only trials"):
+        recipes.Random(epochs=3)
+
+
+# ---------------------------------------------------------------- the contest
+
+NARROW, WIDE = SPACE.choice([4, 4, 4], [False] * 2), SPACE.choice([24] * 3, [True, False])
+TINY = SPACE.choice([8, 4, 4], [False] * 2)
+ROOM = Budget(mops=cost.ops(SPACE.decode(WIDE)) * 1e-6)
+
+
+def hold(*choices, **changes):
+    settings = dataclasses.replace(SETTINGS["random"], **changes)
+    proposed = [search.Proposal(str(i), choice) for i, choice in enumerate(choices)]
+    choice, trials = search.decide(proposed, settings, problem(budget=ROOM), {})
+    return choice, [trial.proposal.name for trial in trials]
+
+
+def test_a_contest_is_won_by_the_network_that_learns_the_task():
+    """Two of three are too narrow for it."""
+    choice, order = hold(NARROW, WIDE, TINY, trial_epochs=6)
+    assert choice is WIDE and order[0] == "1" and sorted(order) == ["0", "1", "2"]
+
+
+def test_no_more_networks_run_than_there_are_trials_and_none_twice(monkeypatch):
+    ran = []
+    monkeypatch.setattr(contest, "_train", lambda nets, *_: ran.extend(nets) or [0.0] * len(nets))
+    # The width of a block that is left out makes no other network; the last does not fit.
+    again, large = SPACE.choice([4, 40, 4], [False] * 2), SPACE.choice([40] * 3, [True] * 2)
+    hold(large, NARROW, again, WIDE, TINY, trials=2)
+    assert ran == [SPACE.decode(NARROW), SPACE.decode(WIDE)]
+
+
+# ---------------------------------------------------------------- a third search
+
+
+def test_the_search_of_the_guide_runs(monkeypatch):
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "search.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    monkeypatch.setattr(search, "SEARCHES", dict(search.SEARCHES))
+    names = {"__name__": "guide"}
+    exec(block, names)
+    settings = names["Near"](trials=1)
+    made = search.of(settings, problem())
+    proposed = made.proposals(made.init(jax.random.key(0)))
+    choice, _ = search.decide(proposed, settings, problem(), {})
+    assert choice is proposed[0].choice and len(proposed) > 5
+    assert BUDGET.fits(SPACE.decode(choice))
