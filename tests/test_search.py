@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import itertools
+import pathlib
+import re
 
 import chex
 import jax

@@ -119,11 +119,10 @@ class MCUNet:
         return sum(self.most_blocks)
 
     def decisions(self) -> Decisions:
-        """Depths of the stages, then kernel and expansion of each block, where there is a choice."""
-        blocks = tuple(range(FIRST + 1, FIRST + 1 + self.num_blocks))
-        firsts = tuple(
-            block for block, (_, j) in zip(blocks, self._places(), strict=True) if j == 0
-        )
+        """Depths of the stages, kernel and expansion of each block, where there is a choice."""
+        places = list(enumerate(self._places(), FIRST + 1))
+        blocks = tuple(block for block, _ in places)
+        firsts = tuple(block for block, (_, j) in places if j == 0)
         taken = {
             "depth": (self.depths, firsts[:-1]),
             "kernel": (self.kernels, blocks),
