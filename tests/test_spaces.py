@@ -101,7 +101,6 @@ def test_largest_member_by_hand():
     [
         ({"max_width": 36, "grid": "tenths"}, "max_width=36 is too small"),
         ({"max_width": 12}, "max_width=12 is too small; use at least 16"),
-        ({"grid": "coarse"}, "grid='coarse': give fine or tenths"),
         ({"num_classes": 1}, "num_classes=1"),
         ({"strides": ()}, "strides="),
         ({"strides": (1, 3)}, "strides="),
