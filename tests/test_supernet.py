@@ -92,10 +92,7 @@ def test_elastic_kernels_expansions_and_depth_are_the_network_cut_from_them(seed
         if name.endswith("_project"):
             params["scale"] = jnp.ones_like(params["scale"])
     x = jax.random.normal(jax.random.key(1), (8, *ELASTIC.input_shape))
-    choice = {
-        name: np.eye(options, dtype=np.float32)[rng.integers(0, options, taken)]
-        for name, (taken, options) in ELASTIC.options().items()
-    }
+    choice = jax.tree.map(np.float32, decisions.uniform(rng, ELASTIC.decisions()))
     network = ELASTIC.decode(choice)
     assert len({layer.kernel for layer in network if layer.kind == "depthwise"}) == 3
     architecture = supernet.architecture(ELASTIC, choice)

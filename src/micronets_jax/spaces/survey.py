@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from micronets_jax import accelerators, cost
+from micronets_jax import accelerators, cost, decisions
 from micronets_jax.decisions import Choice
 from micronets_jax.network import Network
 from micronets_jax.spaces.mcunet import MCUNet
@@ -80,11 +80,7 @@ class Survey:
 
 def members_of(space: MCUNet, count: int, seed: int) -> Choice:
     """Uniform draws, int32 one-hot with ``count`` in front."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: np.eye(options, dtype=np.int32)[rng.integers(0, options, (count, taken))]
-        for name, (taken, options) in space.options().items()
-    }
+    return decisions.uniform(np.random.default_rng(seed), space.decisions(), count)
 
 
 def survey(
