@@ -118,6 +118,8 @@ def test_odds_about_a_width_fall_alike_on_either_side():
     odds = decisions.around({"width": jnp.array([8.0, 4.0])}, TAKEN, 0.5)["width"]
     assert odds[0, 1] == 0 and odds[0, 0] == pytest.approx(odds[0, 2])
     assert odds[1].argmax() == 0
+    mean = decisions.interpolated({"width": jnp.array([7.0, 99.0])}, TAKEN)["width"]
+    np.testing.assert_allclose(mean, [[0.25, 0.75, 0], [0, 0, 1]])
     near = decisions.nearest({"width": jnp.array([11.0, 99.0])}, TAKEN)["width"]
     np.testing.assert_array_equal(near, [[0, 1, 0], [0, 0, 1]])
 

@@ -52,10 +52,10 @@ def test_one_per_cent_more_of_any_balanced_width_costs_the_same(share):
     space = DSCNN((16, 16, 3), num_classes=3, max_width=400, strides=(2, 2))
     budget, taken = Budget(mops=share * cost.ops(space.largest()) * 1e-6), space.decisions()
     kept = {"keep": jnp.array([[1.0, 0.0]] * 2)}
-    widths = proposals.balanced(space, budget, 0.05, kept)
+    widths = proposals.balanced(space, budget, kept)
 
     def used(widths):
-        choice = decisions.expected(decisions.around(widths, taken, 0.05)) | kept
+        choice = decisions.interpolated(widths, taken) | kept
         return budget.usage(space.network(choice))["mops"]
 
     assert 0.99 < used(widths) <= 1

@@ -149,6 +149,19 @@ def undecided(decisions: Decisions) -> Logits:
     return {name: jnp.zeros(shape) for name, shape in _shapes(decisions)}
 
 
+def interpolated(widths: Widths, decisions: Decisions) -> Choice:
+    """Weights on the two options about each width, whose mean is the width itself, within the range
+    of the options; differentiable."""
+
+    def one(width: Array, row: Array) -> Array:
+        return jax.vmap(lambda column: jnp.interp(width, row, column))(jnp.eye(len(row)))
+
+    return {
+        name: jax.vmap(one)(width, jnp.asarray(decisions[name].values, float))
+        for name, width in widths.items()
+    }
+
+
 def around(widths: Widths, decisions: Decisions, reach: float) -> Logits:
     """Of every width, odds that fall as a Gaussian in the logarithm of the channel count.
 

@@ -42,15 +42,47 @@ def weights(network: Network, variables: Variables) -> Variables:
     }
 
 
+def embed(variables: Variables, largest: Network) -> Variables:
+    """The opposite of :func:`weights`: a member's variables where its supernet has them, and zeros.
+
+    The supernet, masked to the member, computes what the member does, and trains as it does.
+
+    Args:
+        variables: of the member; layers that it does not have are zeros.
+        largest: the network of the supernet.
+    """
+    x = jax.ShapeDtypeStruct((1, *largest.input_shape), jnp.float32)
+    shapes: Any = jax.eval_shape(supernet.Supernet(largest).init, jax.random.key(0), x)
+
+    def place(collection: str, name: str, leaf: str, shape: tuple[int, ...]) -> Array:
+        zeros = jnp.zeros(shape, supernet.DTYPE)
+        own = members[collection].get(without_kernel(name))
+        return zeros if own is None else zeros.at[_places(shape, own[leaf].shape)].set(own[leaf])
+
+    members = {
+        collection: {without_kernel(name): leaves for name, leaves in layers.items()}
+        for collection, layers in variables.items()
+    }
+    return {
+        collection: {
+            name: {leaf: place(collection, name, leaf, like.shape) for leaf, like in leaves.items()}
+            for name, leaves in layers.items()
+        }
+        for collection, layers in shapes.items()
+    }
+
+
 def _cut(array: Array, shape: tuple[int, ...]) -> Array:
+    return array[_places(array.shape, shape)]
+
+
+def _places(full: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The first channels; of a kernel [rows, columns, inputs, outputs] the centre."""
     rows_and_columns = 2 if len(shape) == 4 else 0
-    return array[
-        tuple(
-            slice((full - n) // 2, (full + n) // 2) if axis < rows_and_columns else slice(n)
-            for axis, (full, n) in enumerate(zip(array.shape, shape, strict=True))
-        )
-    ]
+    return tuple(
+        slice((most - n) // 2, (most + n) // 2) if axis < rows_and_columns else slice(n)
+        for axis, (most, n) in enumerate(zip(full, shape, strict=True))
+    )
 
 
 def recalibrate(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from micronets_jax import recipes, supernet, training
+from micronets_jax import derive, recipes, supernet, training
 from micronets_jax.decisions import Choice
 from micronets_jax.network import Network
 from micronets_jax.search import base
@@ -57,14 +57,18 @@ def decide(
     chosen = list(entrants.values())[: settings.trials]
     if len(chosen) < 2:
         return (chosen[0][0].choice if chosen else fallback), []
-    losses = _train([member for _, member in chosen], settings, problem)
+    losses = _train([proposal.choice for proposal, _ in chosen], settings, problem)
     trials = [Trial(*pair, loss) for pair, loss in zip(chosen, losses, strict=True)]
     trials.sort(key=lambda trial: trial.loss)
     return trials[0].proposal.choice, trials
 
 
-def _train(networks: list[Network], settings: recipes.Search, problem: Problem) -> list[float]:
-    """The held-out loss of each after the same training."""
+def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) -> list[float]:
+    """The held-out loss of each after the same training.
+
+    What is trained is the supernet, masked to one member and with the weights that this member
+    would begin with: the same training as of the member alone, but one program for all of them.
+    """
     recipe = recipes.FloatTraining(
         epochs=settings.trial_epochs,
         batch_size=settings.batch_size // 2,
@@ -73,28 +77,50 @@ def _train(networks: list[Network], settings: recipes.Search, problem: Problem) 
         weight_decay=settings.weight_decay,
         precision=settings.precision,
     )
-    seed, key = problem.seed, jax.random.key(problem.seed)
-    prepared = training.prepare(problem.halves[0], problem.inputs, recipe, seed=seed)
-    num_steps = prepared.num_batches(recipe.batch_size) * recipe.epochs
-    judged_by = base.held_out(problem)
+    space, key = problem.space, jax.random.key(problem.seed)
+    largest = space.supernetwork()
+    model = supernet.Supernet(largest, precision=settings.precision)
 
-    def trial(network: Network) -> float:
-        fresh = supernet.init(key, network)
-        start = training.init(fresh["params"], fresh["batch_stats"], recipe, num_steps)
-        model = training.float_model(network, precision=recipe.precision)
-        epochs = training.fit(model, start, prepared, training.as_prepared, recipe, seed=seed)
-        *_, (state, _) = epochs
-        variables = {"params": state.trainable, "batch_stats": state.stats}
+    def forward(trainable: Any, stats: Any, x: Array) -> tuple[Array, Any]:
+        variables = {"params": trainable, "batch_stats": stats["batch_stats"]}
+        logits, changed = model.apply(
+            variables, x, stats["architecture"], train=True, mutable=["batch_stats"]
+        )
+        return logits, {**stats, **changed}
 
-        @jax.jit
-        def loss(variables: training.Variables, x: Array, labels: Array) -> Array:
-            logits = jnp.asarray(supernet.Supernet(network).apply(variables, x))
-            return training.cross_entropy(logits, labels)
+    @jax.jit
+    def judged(state: training.State, x: Array, labels: Array) -> Array:
+        variables = {"params": state.trainable, "batch_stats": state.stats["batch_stats"]}
+        logits = jnp.asarray(model.apply(variables, x, state.stats["architecture"]))
+        return training.cross_entropy(logits, labels)
 
-        return float(np.mean([loss(variables, x, labels) for x, labels in judged_by]))
+    prepared = training.prepare(problem.halves[0], problem.inputs, recipe, seed=problem.seed)
+    held_out = base.held_out(problem)
+    masks = jax.jit(lambda choice: supernet.architecture(space, choice))
+    num_steps = len(prepared.steps)
+    step = jax.jit(
+        training.make_step(training.Model(forward), training.as_prepared, recipe, num_steps, key)
+    )
 
+    def begin(choice: Choice) -> training.State:
+        member = space.decode(choice)
+        fresh = derive.embed(supernet.init(key, member), largest)
+        stats = {
+            "batch_stats": fresh["batch_stats"],
+            "architecture": masks(jax.tree.map(np.float32, choice)),
+        }
+        return first._replace(trainable=fresh["params"], stats=stats)
+
+    def trial(choice: Choice) -> float:
+        state = begin(choice)
+        for batch in prepared.steps:
+            state, _ = step(state, *batch)
+        return float(np.mean([judged(state, x, labels) for x, labels in held_out]))
+
+    zeros = derive.embed({"params": {}, "batch_stats": {}}, largest)
+    first = training.init(zeros["params"], {}, recipe, num_steps)
     with concurrent.futures.ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
-        return list(pool.map(trial, networks))
+        return list(pool.map(trial, choices))
 
 
 def _shape(network: Network) -> tuple:

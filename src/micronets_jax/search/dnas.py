@@ -236,28 +236,29 @@ def start(space: Space, settings: recipes.DNAS, budget: Budget) -> Logits:
     taken = space.decisions()
     logits = decisions.undecided(taken)
     others = {name: leaf for name, leaf in logits.items() if taken[name].kind != "width"}
-    reach = settings.decision_reach
-    given = decisions.all_yes(decisions.expected(others), taken)
-    widths = accelerators.once(
-        STARTS[settings.start], space, budget, reach, given, static=(0, 1, 2)
-    )
-    return others | decisions.around(widths, taken, reach)
+    every = decisions.all_yes(decisions.expected(others), taken)
+    arguments = (space, settings, budget)
+    return others | accelerators.once(_widths, *arguments, every, static=(0, 1, 2))
 
 
-def _even(space: Space, budget: Budget, reach: float, others: Choice) -> Widths:
+def _widths(space: Space, settings: recipes.DNAS, budget: Budget, others: Choice) -> Logits:
     taken = space.decisions()
 
-    def expected(widths: Widths) -> Choice:
-        return decisions.expected(decisions.around(widths, taken, reach)) | others
+    def odds(widths: Widths) -> Logits:
+        return decisions.around(widths, taken, settings.decision_reach)
 
-    return proposals.widest(space, budget, proposals.shares(taken), expected)
+    widths = STARTS[settings.start](space, budget, others)
+    fitting = proposals.widest(
+        space, budget, widths, lambda widths: decisions.expected(odds(widths)) | others
+    )
+    return odds(fitting)
 
 
-STARTS: dict[recipes.Start, Callable[[Space, Budget, float, Choice], Widths]] = {
+STARTS: dict[recipes.Start, Callable[[Space, Budget, Choice], Widths]] = {
     "balanced": proposals.balanced,
-    "even": _even,
+    "even": lambda space, budget, others: proposals.shares(space.decisions()),
 }
-"""Where a search may start: so that the mean network uses up the limits."""
+"""Proportions of widths in which a search may start, made as wide as the limits allow."""
 
 
 def learned(space: Space, logits: Logits) -> list[Layout]:

@@ -34,9 +34,6 @@ FULL = 0.998
 not exceed them."""
 
 
-SHARP = 0.05
-"""Deviation of the logarithm of widths that are balanced alone, for no search to start at."""
-
 NARROW = 0.2
 """Of a narrow stem to what follows."""
 
@@ -111,7 +108,7 @@ def shares(taken: Decisions, stem: float = 1.0, rise: float = 0.0) -> Widths:
     return found
 
 
-def balanced(space: Space, budget: Budget, reach: float, others: Choice) -> Widths:
+def balanced(space: Space, budget: Budget, others: Choice) -> Widths:
     """Widths at which one per cent more of any of them costs the same, as large as the limits
     allow.
 
@@ -121,7 +118,6 @@ def balanced(space: Space, budget: Budget, reach: float, others: Choice) -> Widt
     the limits. A convolution on large maps stays narrow, one on small maps becomes wide.
 
     Args:
-        reach: the mean network of ``decisions.around`` is what meets the limits.
         others: weights of all decisions that are no widths.
     """
     taken = space.decisions()
@@ -136,7 +132,7 @@ def balanced(space: Space, budget: Budget, reach: float, others: Choice) -> Widt
 
     def used(logs: Widths) -> tuple[Array, Array]:
         widths = jax.tree.map(jnp.exp, logs)
-        choice = decisions.expected(decisions.around(widths, taken, reach)) | others
+        choice = decisions.interpolated(widths, taken) | others
         usage = jnp.stack([jnp.asarray(x) for x in budget.usage(space.network(choice)).values()])
         # A smooth maximum: by the true one, widths that only the second limit feels were free.
         return jnp.linalg.norm(usage, ord=SMOOTH), jnp.max(usage)
@@ -199,7 +195,7 @@ def unlearned(space: Space, budget: Budget) -> list[Layout]:
     found = []
     for name, others in patterns(taken).items():
         weights = jax.tree.map(np.float32, others)
-        widths = accelerators.once(balanced, space, budget, SHARP, weights, static=(0, 1, 2))
+        widths = accelerators.once(balanced, space, budget, weights, static=(0, 1))
         found += [
             Layout(f"balanced{name}", widths, others),
             Layout(f"narrow stem{name}", shares(taken, stem=NARROW), others),
