@@ -52,7 +52,6 @@ TRAINING = {
     "smoothing 0.1": "--train.label-smoothing 0.1",
     "distilled": "--train.distillation 0.5",
     "weight decay 0.01": "--train.weight-decay 0.01",
-    "mixup 0.2": "--augmentation.mixup 0.2",
 }
 
 CHANGES = {
@@ -60,9 +59,9 @@ CHANGES = {
     | {
         "no shift": "--augmentation.shift-ms 0",
         "no speed": "--augmentation.speed 0",
-        "speed 0.1": "--augmentation.speed 0.1",
+        "speed 0.3": "--augmentation.speed 0.3",
         "no warp": "--augmentation.warp 0",
-        "warp 0.1": "--augmentation.warp 0.1",
+        "warp 0.2": "--augmentation.warp 0.2",
         "loudness 6 dB": "--augmentation.loudness-db 6",
         "no noise": "--augmentation.noise 0",
         "noise at ratios": "--augmentation.noise-volume 0 --augmentation.snr-db 5 30",
@@ -70,6 +69,7 @@ CHANGES = {
         "colour 2 dB": "--augmentation.colour-db 2",
         "no time mask": "--augmentation.time-masks 0",
         "mel mask": "--augmentation.mel-masks 1",
+        "no mixup": "--augmentation.mixup 0",
     },
     "vww": TRAINING
     | {
@@ -78,6 +78,7 @@ CHANGES = {
         "zoom 0.2": "--augmentation.zoom 0.2",
         "rotation 10": "--augmentation.rotation 10",
         "cutout 0.5": "--augmentation.cutout 0.5",
+        "mixup 0.2": "--augmentation.mixup 0.2",
     },
 }
 CHANGES["images"] = CHANGES["vww"] | {"colour 0.3": "--augmentation.colour 0.3"}
@@ -96,8 +97,8 @@ class Options:
     """Rows; all where none is named."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of first weights, order of examples and augmentation; splits stay those of seed 0."""
-    options: str = ""
-    """Options of the experiment that all rows share, such as '--train.steps 1000'."""
+    options: tuple[str, ...] = ()
+    """Options of the experiment that all rows share, such as train.steps=1000."""
     folder: pathlib.Path = pathlib.Path("runs/recipes")
     """Where finished trainings are kept."""
 
@@ -113,7 +114,7 @@ def main() -> None:
 
 def measured(options: Options, row: str, seed: int) -> dict[str, float]:
     """Validation accuracy and cross entropy, accuracy on training examples, and seconds."""
-    words = "-".join([row, *options.options.split()]).replace(" ", "_")
+    words = "-".join([row, *options.options]).replace(" ", "_")
     name = f"{options.task}-{pathlib.Path(options.data).name}-{words}-{seed}"
     path = options.folder / f"{name}.json"
     if not path.exists():
@@ -126,7 +127,7 @@ def measured(options: Options, row: str, seed: int) -> dict[str, float]:
 def plan(options: Options, row: str) -> pipeline.Plan:
     """What the preset quick does with the options of a row."""
     home: experiment.Experiment = EXPERIMENTS[options.task]
-    shared = ["--data", options.data, *options.options.split()]
+    shared = ["--data", options.data, *(f"--{word}" for word in options.options)]
     steps = home.parse(shared).train.steps
     change = CHANGES[options.task][row].format(twice=2 * steps, half=steps // 2)
     parsed = home.parse([*shared, *change.split()])

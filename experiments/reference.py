@@ -68,9 +68,8 @@ def task(options: Options) -> Task:
     rows, columns, _ = zoo.network(options.model).input_shape  # an unknown name is refused here
     theirs = home(options.model)
     own = {"input": vww.Input(size=(rows, columns))} if theirs is vww else {}
-    like = theirs.task(
-        theirs.Options(preset=options.preset, data=options.data, seed=options.seed, **own)
-    )
+    preset = theirs.PRESETS[options.preset]
+    like = theirs.task(dataclasses.replace(preset, data=options.data, seed=options.seed, **own))
     network = zoo.network(options.model, like.dataset.num_classes)
     return dataclasses.replace(like, space=spaces.Only(network))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import recipes
 from experiments import ad, images, kws, vww
 from micronets_jax import budgets, devices
 
@@ -52,6 +53,18 @@ def test_presets_are_named_and_options_override_them(name):
     changed = home.parse(["--preset", "tiny", "--train.epochs", "3", "--seed", "5"])
     assert (changed.train.epochs, changed.seed) == (3, 5)
     assert changed.search == home.presets["tiny"].search
+
+
+@pytest.mark.parametrize("task", recipes.EXPERIMENTS)
+def test_each_row_of_the_benchmark_of_recipes_changes_options_of_its_experiment(task):
+    home = recipes.EXPERIMENTS[task]
+    base = home.parse([])
+    for row, words in recipes.CHANGES[task].items():
+        changed = home.parse(words.format(twice=9, half=3).split())
+        parts = [part for part in ("train", "augmentation") if f"--{part}." in words]
+        assert [p for p in vars(base) if getattr(base, p) != getattr(changed, p)] == sorted(
+            parts, key=list(vars(base)).index
+        ), row
 
 
 @pytest.mark.parametrize("option", ["precision", "from-supernet"])
