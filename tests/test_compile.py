@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
-from micronets_jax.compile import arithmetic, emit, kernels, operators, planner, verify
+from micronets_jax.compile import arithmetic, emit, kernels, operators, planner
 from micronets_jax.kernels import Order, Spans, Steps
 
 # Arithmetic -------------------------------------------------------------------------------------
@@ -265,8 +265,7 @@ def test_flash_budget_is_kept():
 
 def test_dead_ranges_complement_the_living():
     compiled = compiler.compile_model(chain("CONV_2D", "RELU6", "PAD"))
-    for step in range(-1, len(compiled.calls)):
-        dead = verify.dead_ranges(compiled.plan, step)
+    for step, dead in enumerate(compiled.dead_ranges(), -1):
         for buffer, at in zip(compiled.plan.buffers, compiled.plan.addresses, strict=True):
             if buffer.first <= step < buffer.last:
                 assert all(high <= at or at + buffer.size <= low for low, high in dead)

@@ -69,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         "--flash-budget", type=_bytes, default=0, metavar="BYTES",
         help="flash to spend on weights stored as int16, where that saves most time",
     )  # fmt: skip
+    _plan_options(sub)
+    sub.add_argument(
+        "--ram", type=_bytes, metavar="BYTES", help="the fastest plan whose arena fits into these"
+    )
+    sub.add_argument(
+        "--input", choices=["whole", "rows"], default="whole",
+        help="whether the input is in the arena, or rows are pushed as they come",
+    )  # fmt: skip
 
     command("operators", _operators, "List the operators that compile, and their limits.")
 
@@ -91,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--flash-budget", type=_bytes, default=0, metavar="BYTES",
         help="flash to spend on weights stored as int16 (compiled runtime)",
     )  # fmt: skip
+    _plan_options(sub)
 
     sub = command("run", _run, "Run a compiled folder or a firmware on an emulated core.")
     sub.add_argument("folder", help="what `micronets compile` or `micronets firmware` wrote")
@@ -107,12 +116,23 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("flash", _flash, "Put a firmware onto its board with OpenOCD or st-flash.")
     sub.add_argument("folder", help="what `micronets firmware` wrote")
 
-    sub = command("inspect", _inspect, "Show layers, sizes and the memory plan of a model.")
+    sub = command("inspect", _inspect, "Show layers, sizes and the plans of a model.")
     sub.add_argument("model", help="a .tflite file")
+    _plan_options(sub)
+    sub.add_argument("--input", choices=["whole", "rows"], default="whole", help="see compile")
+    sub.add_argument("--picture", metavar="FILE.svg", help="draw memory against instructions")
 
     command("devices", _devices, "List the known boards, and where each figure comes from.")
     command("zoo", _zoo, "List the published networks: cost, boards, and what the papers say.")
     return parser
+
+
+def _plan_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--plan", choices=["balanced", "speed", "memory", "whole"], default="balanced",
+        help="least memory at 3 %% more instructions at most (default), fewest instructions, least "
+        "memory, or no layer row by row",
+    )  # fmt: skip
 
 
 def _bytes(text: str) -> int:
@@ -129,6 +149,13 @@ def _read(path: str) -> bytes:
         raise TFLiteError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _write(path: str, text: str) -> None:
+    try:
+        pathlib.Path(path).write_text(text)
+    except OSError as error:
+        raise TFLiteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def _summary(compiled) -> dict[str, Any]:
     from micronets_jax.compile import report
 
@@ -138,6 +165,7 @@ def _summary(compiled) -> dict[str, Any]:
         "macs": compiled.macs,
         "arena_bytes": compiled.arena_bytes,
         "arena_bound_bytes": compiled.plan.bound,
+        "instructions_predicted": compiled.instructions,
         "weights_bytes": weights + tables,
         "code_bytes_predicted": compiled.code_bytes,
         "folding": report.folding(compiled.graph.foldings),
@@ -152,8 +180,9 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     model = _read(arguments.model)
     compiled = compiler.compile_model(
-        model, pathlib.Path(arguments.model).stem, arguments.flash_budget
-    )
+        model, pathlib.Path(arguments.model).stem, arguments.flash_budget, plan=arguments.plan,
+        ram=arguments.ram, rows=arguments.input == "rows",
+    )  # fmt: skip
     result, said = _summary(compiled), []
     if arguments.verify:
         from micronets_jax.compile import verify
@@ -168,7 +197,7 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     text = (
         f"{arguments.output}: arena {compiled.arena_bytes} bytes (bound {compiled.plan.bound}), "
         f"weights and tables {result['weights_bytes']} bytes, code about "
-        f"{compiled.code_bytes} bytes"
+        f"{compiled.code_bytes} bytes, about {compiled.instructions} instructions"
     )
     for line in report.folding_lines(compiled.graph.foldings)[-1:]:
         text += f"; {line} (micronets inspect says where)"
@@ -192,6 +221,7 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     prediction = firmware.write(
         _read(arguments.model), arguments.device, arguments.output, runtime=arguments.runtime,
         title=pathlib.Path(arguments.model).stem, flash_budget=arguments.flash_budget,
+        plan=arguments.plan,
         tflm_include=arguments.tflm_include, tflm_library=arguments.tflm_library,
         frontend=_read(arguments.frontend).decode(errors="replace") if arguments.frontend else None,
     )  # fmt: skip
@@ -298,23 +328,32 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from micronets_jax import compile as compiler
     from micronets_jax.compile import report
 
-    compiled = compiler.compile_model(_read(arguments.model), pathlib.Path(arguments.model).stem)
+    compiled = compiler.compile_model(
+        _read(arguments.model), pathlib.Path(arguments.model).stem, plan=arguments.plan,
+        rows=arguments.input == "rows",
+    )  # fmt: skip
     result = _summary(compiled)
-    live = [
-        sum(b.size for b in compiled.plan.buffers if b.first <= step <= b.last)
-        for step in range(len(compiled.calls))
-    ]
+    buffers, steps = compiled.plan.buffers, compiled.step_of_layer
+    live = [sum(b.size for b in buffers if b.first <= step <= b.last) for step in steps]
     result["layers"] = [
         {
             "name": call.name, "kind": call.kind, "macs": 0 if call.continues else call.macs,
             "output": list(compiled.graph.values[call.output].shape), "live_bytes": bytes_,
+            "step": step, "rows": rows["rows"],
         }
-        for call, bytes_ in zip(compiled.calls, live, strict=True)
+        for call, bytes_, step, rows in zip(
+            compiled.calls, live, steps, compiled.manifest()["layers"], strict=True
+        )
     ]  # fmt: skip
+    result["plans"] = [dataclasses.asdict(point) for point in compiled.front]
+    if arguments.picture:
+        from micronets_jax.compile import report
+
+        _write(arguments.picture, report.front_svg(compiled))
     peak = max(live, default=1)
-    lines = [f"{'layer':<40} {'kind':<13} {'output':<18} {'MACs':>10}  tensors alive"]
+    lines = [f"{'layer':<40} {'kind':<13} {'output':<18} {'MACs':>10}  bytes alive"]
     for layer in result["layers"]:
-        bar = "#" * max(1, round(30 * layer["live_bytes"] / peak))
+        bar = ("=" if layer["rows"] else "#") * max(1, round(30 * layer["live_bytes"] / peak))
         shape = "x".join(map(str, layer["output"]))
         lines.append(
             f"{layer['name'][:40]:<40} {layer['kind']:<13} {shape:<18} {layer['macs']:>10}  "
@@ -326,6 +365,13 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         f"tensors may share bytes); weights and tables {result['weights_bytes']} bytes; code about "
         f"{compiled.code_bytes} bytes"
     )
+    lines += ["", f"  {'arena':>8} {'instructions':>13}  what goes row by row (=)"]
+    for point in compiled.front:
+        mark = "*" if point.ram_bytes == compiled.arena_bytes else " "
+        streams = [f"{first[:24]} to {last[:24]}" for first, last in point.streams]
+        streams += [f"{point.singles} single layers"] if point.singles else []
+        text = ", ".join(streams) or "none"
+        lines.append(f"{mark} {point.ram_bytes:>8} {point.instructions:>13}  {text}")
     return result, "\n".join(lines)
 
 

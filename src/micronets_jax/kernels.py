@@ -20,7 +20,7 @@ from micronets_jax.windows import Window
 LANES = 4
 """Pixels of a convolution whose patches are laid out side by side."""
 
-_NOWHERE, _ANYWHERE = 1 << 40, -(1 << 30)
+NOWHERE, _ANYWHERE = 1 << 40, -(1 << 30)
 
 
 # ---------------------------------------------------------------- order of access
@@ -58,7 +58,7 @@ class Steps:
         written = np.maximum.accumulate(self.spans.write_high)[:-1]
         corners: list[tuple[int, int]] = []
         for w, r in sorted(zip(written.tolist(), unread.tolist(), strict=True)):
-            if r >= _NOWHERE:
+            if r >= NOWHERE:
                 continue
             while corners and r <= corners[-1][1]:
                 corners.pop()
@@ -146,6 +146,12 @@ def conv_scratch(window: Window, in_channels: Count) -> Count:
     return 8 * lanes * quads + where(ragged(in_channels, 4), 4 * quads, 0)
 
 
+def conv_row_scratch(window: Window, in_channels: Count) -> Count:
+    """Likewise for one row of outputs, whose last pixels are one to three side by side."""
+    quads, lanes = conv_quads(window, in_channels), min(LANES, window.out[1])
+    return 8 * lanes * quads + where(ragged(in_channels, 4), 4 * quads, 0)
+
+
 def conv_order(window: Window, in_channels: Count, out_channels: Count) -> Order:
     """Groups of four pixels, then single ones; a group is read whole before it is written."""
     return Order(_conv_steps(window), in_channels, out_channels)
@@ -164,7 +170,7 @@ def _conv_spans(window: Window) -> Spans:
     low = top[y] * window.size[1] + left[x]
     high = bottom[y] * window.size[1] + right[x] + 1
     outside = (top > bottom)[y] | (left > right)[x]  # a window in the padding reads nothing
-    low, high = np.where(outside, _NOWHERE, low), np.where(outside, -1, high)
+    low, high = np.where(outside, NOWHERE, low), np.where(outside, -1, high)
     single = pixels - pixels % LANES
     starts = np.concatenate([np.arange(0, single, LANES), np.arange(single, pixels)])
     ends = np.append(starts[1:], pixels)
@@ -178,6 +184,12 @@ def _inside(window: Window, axis: int) -> tuple[np.ndarray, np.ndarray]:
     first = start + np.maximum(0, -(start // dilation)) * dilation
     taps = np.minimum(kernel - 1, (n - 1 - start) // dilation)
     return first, start + taps * dilation
+
+
+def taps_inside(window: Window, axis: int) -> list[int]:
+    """Rows (or columns) of the kernel that lie in the picture, for each row (column) of outputs."""
+    first, last = _inside(window, axis)
+    return np.maximum(0, (last - first) // window.dilation[axis] + 1).tolist()
 
 
 # ---------------------------------------------------------------- depthwise convolution
@@ -229,6 +241,18 @@ def _is_fast(window: Window) -> bool:
 def _row_cost(window: Window) -> int:
     """Pairs of outputs, with a factor where pairs are not possible."""
     return window.out[0] * -(-window.out[1] // 2) * (1 if _is_fast(window) else 4)
+
+
+def depthwise_row_pairs(window: Window) -> int:
+    """Pairs of neighbouring outputs in a row that depthwise_row.h computes together: squares of 3,
+    5 and 7 at stride 1 and 2, where the window lies inside of the picture; a single pair would not
+    pay for unpacking its weights."""
+    side = window.kernel[1]
+    if window.kernel != (side, side) or side not in (3, 5, 7) or window.stride[1] not in (1, 2):
+        return 0
+    first, last = _inside(window, 1)
+    pairs = int((last - first == side - 1).sum()) // 2 if window.dilation == (1, 1) else 0
+    return pairs if pairs > 1 else 0
 
 
 def depthwise_order(channels: Count) -> Order:

@@ -15,8 +15,22 @@ from typing import Any
 import numpy as np
 
 from micronets_jax import tflite
-from micronets_jax.compile import emit, graph, kernels, operators, planner, report, schedule
+from micronets_jax.compile import (
+    check,
+    emit,
+    graph,
+    kernels,
+    operators,
+    planner,
+    plans,
+    report,
+    schedule,
+    stream,
+)
 from micronets_jax.tflite import TFLiteError
+
+PROGRESS_BYTES = 12
+"""``struct mn_progress``: where a stretch stands between two pushes of rows."""
 
 
 @dataclasses.dataclass
@@ -24,16 +38,63 @@ class Compiled:
     """A model, planned and written as text.
 
     Attributes:
-        addresses: tensor -> first byte in the arena.
-        scratch: first byte of every call's scratch (0 where it has none).
+        calls: the layers in order, on whole tensors or by rows.
+        steps: of the plan: calls on whole tensors, and stretches of calls by rows.
+        addresses: tensor that is whole at some time -> first byte in the arena.
+        places: first bytes of every step's local buffers.
+        candidate: the plan before it was laid out.
+        room: all plans.
+        front: the plans worth having, this one among them.
     """
 
     title: str
     graph: graph.Graph
     calls: list[kernels.Call]
+    steps: list[plans.Step]
     plan: planner.Plan
     addresses: dict[int, int]
-    scratch: list[int]
+    places: list[list[int]]
+    candidate: plans.Candidate
+    room: plans.Plans
+    front: list[Point] = dataclasses.field(default_factory=list)
+
+    @property
+    def instructions(self) -> int:
+        """Of an inference on a Cortex-M4, predicted."""
+        return self.candidate.instructions
+
+    @property
+    def pushed(self) -> bool:
+        """Whether the input comes row by row."""
+        return isinstance(self.steps[0], stream.Stretch) and self.steps[0].pushed
+
+    @property
+    def step_of_layer(self) -> list[int]:
+        """Of every layer: the step of the plan that computes it."""
+        return [
+            index
+            for index, step in enumerate(self.steps)
+            for _ in ([step] if isinstance(step, kernels.Call) else filter(None, step.layers))
+        ]
+
+    @functools.cached_property
+    def accesses(self) -> list[check.Access]:
+        """What every call touches, in the order in which they run."""
+        return list(check.accesses(self.graph, self.steps, self.addresses, self.places))
+
+    def dead_ranges(self) -> list[list[check.Range]]:
+        """Bytes that nobody needs before the first call and after each."""
+        kept = [
+            (at := self.addresses[t], at + self.graph.values[t].bytes) for t in self.graph.outputs
+        ]
+        if self.pushed:
+            kept.append((self.progress, self.progress + PROGRESS_BYTES))
+        return check.dead_ranges(self.accesses, self.arena_bytes, kept)
+
+    @property
+    def progress(self) -> int:
+        """First byte of what is kept between two pushes."""
+        return self.plan.addresses[-1]
 
     @property
     def arena_bytes(self) -> int:
@@ -42,7 +103,7 @@ class Compiled:
     @property
     def code_bytes(self) -> int:
         """Predicted bytes of code: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M4."""
-        return emit.code_bytes(self.calls)
+        return emit.code_bytes(self.steps, self.calls)
 
     @property
     def macs(self) -> int:
@@ -68,7 +129,7 @@ class Compiled:
     @functools.cached_property
     def constant_bytes(self) -> tuple[int, int]:
         """Bytes of weights with their biases and scales, and of tables, on a 32-bit core."""
-        return emit.constant_bytes(self.calls, self._operands())
+        return emit.constant_bytes(self.steps, self.calls, self._operands())
 
     def interface(self) -> list[dict[str, Any]]:
         """Inputs, then outputs, in the order of the file."""
@@ -85,7 +146,7 @@ class Compiled:
                         "way": way, "index": index, "name": value.name,
                         "shape": list(value.shape), "dtype": value.dtype, "scale": value.scale,
                         "zero_point": value.zero_point, "bytes": value.bytes, "tensor": tensor,
-                        "offset": self.addresses[root],
+                        "offset": self.addresses.get(root),  # None: it is never whole
                     }
                 )  # fmt: skip
         return entries
@@ -93,19 +154,22 @@ class Compiled:
     def files(self) -> dict[str, str]:
         """Path in the folder -> text."""
         emitter = emit.Emitter(
-            self.calls, self.addresses, self.scratch, self._operands(), self.states, self.title
+            self.steps, self.addresses, self.places, self._operands(), self.states, self.title
         )
         entries = self.interface()
         arena = [(entry["way"], entry["offset"]) for entry in entries]
+        rows = self.input_rows if self.pushed else None
         files = {
-            "model.c": emitter.model_c(arena),
-            "model.h": report.model_h(self.title, self.arena_bytes, self.state_bytes, entries),
+            "model.c": emitter.model_c(arena, self.progress),
+            "model.h": report.model_h(
+                self.title, self.arena_bytes, self.state_bytes, entries, rows
+            ),
             "weights.c": emitter.weights_c(),
             "weights.h": emitter.weights_h(),
             **emit.kernel_files(self.calls),
             "Makefile": report.makefile(),
             "CMakeLists.txt": report.cmake(),
-            "example/main.c": report.example(),
+            "example/main.c": report.example(self.pushed),
             "memory.json": json.dumps(report.memory(self), indent=1) + "\n",
             "memory.svg": report.memory_svg(self),
         }
@@ -126,15 +190,25 @@ class Compiled:
             "code_bytes_predicted": self.code_bytes,
             "macs": self.macs,
             "folding": report.folding(self.graph.foldings),
+            "instructions_predicted": self.instructions,
+            "input": "rows" if self.pushed else "whole",
             "interface": self.interface(),
             "layers": [
                 {
                     "name": call.name, "kind": call.kind, "operator": call.operator,
                     "macs": 0 if call.continues else call.macs,
+                    "rows": isinstance(self.steps[step], stream.Stretch),
                 }
-                for call in self.calls
+                for call, step in zip(self.calls, self.step_of_layer, strict=True)
             ],
         }  # fmt: skip
+
+    @property
+    def input_rows(self) -> tuple[int, int]:
+        """Rows of the input, and bytes of each, where they are pushed."""
+        step = self.steps[0]
+        assert isinstance(step, stream.Stretch)
+        return step.nodes[0].rows, step.nodes[0].row_bytes
 
     def _operands(self) -> dict[int, np.ndarray]:
         """Constants that calls read as they read tensors."""
@@ -142,68 +216,159 @@ class Compiled:
         return {tensor: v.data for tensor, v in values.items() if v.data is not None}
 
 
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A plan of the front.
+
+    Attributes:
+        ram_bytes: of the arena.
+        instructions: predicted, of one inference on a Cortex-M4.
+        streams: names of the first and last layers of its stretches of several layers.
+        singles: layers between whole tensors that go row by row.
+    """
+
+    ram_bytes: int
+    instructions: int
+    streams: tuple[tuple[str, str], ...]
+    singles: int
+
+
+PLANS = ("balanced", "speed", "memory", "whole")
+
+SLOWER = 1.03
+"""The default plan is the least memory that takes at most this many times the instructions of the
+fastest plan."""
+
+
 def compile_model(
-    source: str | pathlib.Path | bytes, title: str = "model", flash_budget: int = 0
-) -> Compiled:
+    source: str | pathlib.Path | bytes, title: str = "model", flash_budget: int = 0, *,
+    plan: str = "whole", ram: int | None = None, rows: bool = False,
+) -> Compiled:  # fmt: skip
     """Reads, rewrites, lowers and plans a model.
 
     Args:
         flash_budget: bytes of flash that may go to weights widened to int16.
+        plan: of :data:`PLANS`: ``balanced`` (least memory for at most 3 % more instructions than
+            the fastest), ``speed`` (fewest instructions), ``memory`` (least memory), or ``whole``
+            (no layer goes row by row; what a search counts).
+        ram: bytes of the arena: the fastest plan that fits, of all.
+        rows: the input is pushed row by row and never whole; ``plan`` must not be ``whole``.
 
     Raises:
-        TFLiteError: the model cannot be read or is not supported; the sentence says what and why.
+        TFLiteError: the model cannot be read or is not supported, or no plan fits; the sentence
+            says what and why.
     """
     built = operators.build(tflite.read(source))
-    candidates = [_plan(built)]
+    if plan not in PLANS:
+        raise TFLiteError(f"--plan {plan}: give one of {', '.join(PLANS)}")
+    streams = plan != "whole" or ram is not None
+    if rows and not streams:
+        raise TFLiteError(
+            "--plan whole: an input that comes row by row needs layers that go so too"
+        )
+    found = _front(built, title, rows, streams)
     # state is read and written in the file's order
     reordered = built.nodes if built.states else schedule.best_order(built)
     if reordered != built.nodes:
-        candidates.append(_plan(dataclasses.replace(built, nodes=reordered)))
-    built, calls, plan, tensors, owners = min(candidates, key=lambda found: found[2].peak)
-    kernels.widen_weights(calls, flash_budget)
-    addresses = dict(zip(tensors, plan.addresses, strict=False))
-    scratch = [0] * len(calls)
-    for owner, address in zip(owners, plan.addresses[len(tensors) :], strict=True):
-        scratch[owner] = address
-    return Compiled(title, built, calls, plan, addresses, scratch)
+        found += _front(dataclasses.replace(built, nodes=reordered), title, rows, streams)
+    found.sort(key=lambda c: (c.arena_bytes, c.instructions))
+    front: list[Compiled] = []
+    for c in found:
+        if not front or c.instructions < front[-1].instructions:
+            front.append(c)
+    chosen = _choose(front, plan, ram)
+    better = lay_out(chosen.room, chosen.candidate, title)
+    if better.arena_bytes < chosen.arena_bytes:
+        front[front.index(chosen)] = chosen = better
+    kernels.widen_weights(chosen.calls, flash_budget)
+    check.prove(chosen.graph, chosen.accesses, chosen.arena_bytes, chosen.addresses)
+    chosen.front = [_point(c) for c in front]
+    return chosen
 
 
-def _plan(built: graph.Graph):
-    calls = kernels.lower(built)
-    buffers, sharings, tensors, owners = arena(built, calls)
-    return built, calls, planner.plan(buffers, sharings), tensors, owners
+def _choose(front: list[Compiled], plan: str, ram: int | None) -> Compiled:
+    """One of the front, which goes from least memory to fewest instructions."""
+    if ram is not None:
+        fitting = [c for c in front if c.arena_bytes <= ram]
+        if not fitting:
+            least = front[0]
+            raise TFLiteError(
+                f"--ram {ram} is below the least plan: {least.arena_bytes} bytes, set by "
+                f"{least.room.tightest(least.candidate)}"
+            )
+        return fitting[-1]
+    if plan == "memory":
+        return front[0]
+    if plan in ("speed", "whole"):
+        return front[-1]
+    return next(c for c in front if c.instructions <= SLOWER * front[-1].instructions)
 
 
-def arena(built: graph.Graph, calls: list[kernels.Call]):
-    """Buffers (tensors, then scratch), what may share, the tensors, and the calls with scratch."""
-    first: dict[int, int] = {tensor: -1 for tensor in built.inputs}
-    last: dict[int, int] = {tensor: -1 for tensor in built.inputs}
-    for step, call in enumerate(calls):
+def _point(c: Compiled) -> Point:
+    stretches = [step.nodes for step in c.steps if isinstance(step, stream.Stretch)]
+    streams = tuple((n[0].node.name, n[-1].node.name) for n in stretches if len(n) > 1)
+    return Point(c.arena_bytes, c.instructions, streams, len(stretches) - len(streams))
+
+
+def _front(built: graph.Graph, title: str, rows: bool, streams: bool) -> list[Compiled]:
+    """Every plan of the front, laid out."""
+    room = plans.Plans(built, rows, streams)
+    return [lay_out(room, candidate, title, SKETCH) for candidate in room.front()]
+
+
+SKETCH = 4_000
+"""Placements that laying out a plan may try before it is chosen."""
+
+
+def lay_out(
+    room: plans.Plans, candidate: plans.Candidate, title: str, effort: int = 40_000
+) -> Compiled:
+    """A plan with addresses for everything; ``effort`` as in :func:`planner.plan`."""
+    steps, layers = room.build(candidate)
+    buffers, sharings, tensors = arena(room.graph, steps)
+    laid = planner.plan(buffers, sharings, effort)
+    addresses = dict(zip(tensors, laid.addresses, strict=False))
+    places, at = [], len(tensors)
+    for step in steps:
+        places.append(list(laid.addresses[at : at + len(step.local)]))
+        at += len(step.local)
+    return Compiled(
+        title, room.graph, layers, steps, laid, addresses, places, candidate, room
+    )  # fmt: skip
+
+
+def arena(built: graph.Graph, steps: list[plans.Step]):
+    """Buffers (tensors, then what is local to steps), what may share, and the tensors."""
+    pushed = isinstance(steps[0], stream.Stretch) and steps[0].pushed
+    first: dict[int, int] = {} if pushed else dict.fromkeys(built.inputs, -1)
+    last = dict(first)
+    for step, call in enumerate(steps):
         for tensor in call.inputs:
             if built.values[tensor].in_arena:
                 last[tensor] = step
-        if built.values[call.output].in_arena:
-            first.setdefault(call.output, step)
-            last[call.output] = step
+        for tensor in call.outputs:
+            if built.values[tensor].in_arena:
+                first.setdefault(tensor, step)
+                last[tensor] = step
     for tensor in built.outputs:
-        last[tensor] = len(calls)
+        last[tensor] = len(steps)
     tensors = list(first)
     place = {tensor: i for i, tensor in enumerate(tensors)}
     buffers = [
         planner.Buffer(built.values[t].name, built.values[t].bytes, first[t], last[t])
         for t in tensors
     ]
-    owners = [step for step, call in enumerate(calls) if call.scratch]
-    buffers += [
-        planner.Buffer(f"scratch of {calls[s].name}", calls[s].scratch, s, s) for s in owners
-    ]
+    for step, call in enumerate(steps):
+        buffers += [planner.Buffer(name, size, step, step) for name, size in call.local]
+    if pushed:
+        buffers.append(planner.Buffer("progress", PROGRESS_BYTES, 0, len(steps)))
     sharings = [
         planner.share(place[tensor], place[call.output], step, order)
-        for step, call in enumerate(calls)
+        for step, call in enumerate(steps)
         for tensor, order in call.orders.items()
         if last.get(tensor) == step == first.get(call.output)
     ]
-    return buffers, sharings, tensors, owners
+    return buffers, sharings, tensors
 
 
 def write(compiled: Compiled, folder: str | pathlib.Path) -> None:

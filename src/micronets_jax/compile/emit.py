@@ -16,6 +16,7 @@ import numpy as np
 
 from micronets_jax.compile.graph import Value
 from micronets_jax.compile.kernels import CHANNEL, Call
+from micronets_jax.compile.stream import Stretch, sources_of
 from micronets_jax.tflite import TFLiteError
 
 CSRC = pathlib.Path(__file__).parent.parent / "csrc"
@@ -68,50 +69,90 @@ def struct_bytes(name: str, table: dict[str, list[Field]]) -> tuple[int, int]:
     return -(-at // align) * align, align
 
 
-def constant_bytes(calls: Iterable[Call], operands: dict[int, np.ndarray]) -> tuple[int, int]:
-    """Bytes of weights (with biases and scales) and of tables (parameters and the like)."""
+def constant_bytes(
+    steps: Iterable[Call | Stretch], calls: Iterable[Call], operands: dict[int, np.ndarray]
+) -> tuple[int, int]:
+    """Bytes of weights (with biases and scales) and of tables (parameters and the like), all that
+    weights.c holds."""
     table = structs()
     weights = sum(-(-data.nbytes // 4) * 4 for data in operands.values())
     tables = 0
     seen: set[bytes] = set()
-    for call in calls:
-        for array in arrays(call):
-            key = array.dtype.str.encode() + array.tobytes()
-            if key in seen:
-                continue
-            seen.add(key)
-            size = -(-array.nbytes // 4) * 4  # every array starts at a word
-            if call.kind in _WITH_WEIGHTS:
-                weights += size
-            else:
-                tables += size
-        if call.struct:
-            tables += struct_bytes(call.struct, table)[0]
+    found = [(call.kind, array) for call in calls for array in arrays(call)]
+    found += [
+        ("map", np.array(source.map, np.int16))
+        for step in steps
+        if isinstance(step, Stretch)
+        for node in step.nodes
+        for source in sources_of(node)
+        if source.map
+    ]
+    for kind, array in found:
+        key = array.dtype.str.encode() + array.tobytes()
+        if key in seen:
+            continue
+        seen.add(key)
+        size = -(-array.nbytes // 4) * 4  # every array starts at a word
+        if kind in _WITH_WEIGHTS:
+            weights += size
+        else:
+            tables += size
+    tables += sum(struct_bytes(call.struct, table)[0] for call in calls if call.struct)
     return weights, tables
 
 
+def stretch_bytes(stretch: Stretch) -> int:
+    """Bytes of the tables of a stretch, which model.c holds."""
+    table = structs()
+    count = {
+        "mn_stretch": 1,
+        "mn_phase": len(stretch.loops),
+        "mn_row_call": sum(len(calls) for calls, _ in stretch.loops),
+        "mn_row_op": len(stretch.nodes),
+        "mn_source": sum(len(sources_of(n)) for n in stretch.nodes),
+    }
+    return sum(n * struct_bytes(name, table)[0] for name, n in count.items())
+
+
 # Measured: arm-none-eabi-gcc 12.2.1, -O2, Cortex-M4. Per file; per depthwise function by the side
-# of its square (0: any other), and what these share; per call of model_run.
+# of its square (0: any other), and what these share; per row kernel; per function of pairs by side
+# and stride; per call of model_run.
 _FILE_CODE = {
-    "conv.c": 4360, "pool.c": 608, "binary.c": 1208, "reduce.c": 420, "copy.c": 188,
+    "conv.c": 4460, "pool.c": 608, "binary.c": 1208, "reduce.c": 420, "copy.c": 188,
     "resize.c": 104, "grouped.c": 500, "pairs.c": 1500, "extreme.c": 500, "bilinear.c": 400,
     "l2_norm.c": 500, "log_softmax.c": 900, "matmul.c": 400, "svdf.c": 600, "lstm.c": 900,
     "transpose_conv.c": 500, "table.c": 128, "softmax.c": 560, "ends.c": 268,
-    "depthwise_any.c": 548, "depthwise.h": 264,
+    "depthwise_any.c": 548, "depthwise.h": 264, "stream.h": 390, "depthwise_row.h": 1906,
 }  # fmt: skip
 _DEPTHWISE_CODE = {3: 455, 5: 575, 7: 740, 0: 360}
-_CALL_CODE, _BASE_CODE = 18, 50
+_ROW_CODE = {
+    "mn_conv_row": 1458, "mn_depthwise_any_row": 472, "mn_average_pool_row": 272,
+    "mn_max_pool_row": 210, "mn_max_row": 114, "mn_sum_row": 294, "mn_move_row": 156,
+    "mn_resize_row": 52,
+}  # fmt: skip
+_PAIRS_CODE = {(3, 1): 952, (3, 2): 1024, (5, 1): 1858, (5, 2): 2098, (7, 1): 3158, (7, 2): 3662}
+_CALL_CODE, _BASE_CODE, _SMALL_CODE = 18, 50, 20
 
 
-def code_bytes(calls: Iterable[Call]) -> int:
-    """Predicted bytes of code on a Cortex-M4 (see the table above for the compiler)."""
-    calls = list(calls)
-    total = _BASE_CODE + _CALL_CODE * len(calls)
-    total += sum(_FILE_CODE[name] for name in {call.source for call in calls})
-    kernels = {call.template: call.fields["kernel_columns"] for call in calls if call.template}
-    return total + sum(
-        _DEPTHWISE_CODE[side if "FAST" in template else 0] for template, side in kernels.items()
-    )
+def code_bytes(steps: Iterable[Call | Stretch], calls: Iterable[Call]) -> int:
+    """Predicted bytes of code on a Cortex-M4 (see the table above for the compiler), with the
+    tables of stretches."""
+    steps, calls = list(steps), list(calls)
+    total = _BASE_CODE + _CALL_CODE * len(steps)
+    total += sum(stretch_bytes(step) for step in steps if isinstance(step, Stretch))
+    files = {name for call in calls for name in (call.source, *call.headers)}
+    total += sum(_FILE_CODE.get(name, 0) for name in files)
+    rows = {call.function for call in calls if call.function.endswith("_row")}
+    total += sum(_ROW_CODE.get(name, _SMALL_CODE) for name in rows)
+    for template, f in {call.template: call.fields for call in calls if call.template}.items():
+        side = f["kernel_columns"]
+        if template.startswith("MN_DEPTHWISE_ROW_FAST"):
+            total += _PAIRS_CODE[side, f["stride_columns"]] + _SMALL_CODE
+        elif template.startswith("MN_DEPTHWISE_ROW"):
+            total += _SMALL_CODE
+        else:
+            total += _DEPTHWISE_CODE[side if "FAST" in template else 0]
+    return total
 
 
 def arrays(call: Call) -> list[np.ndarray]:
@@ -124,23 +165,30 @@ class Emitter:
 
     def __init__(
         self,
-        calls: list[Call],
+        steps: list[Call | Stretch],
         addresses: dict[int, int],
-        scratch: list[int],
+        places: list[list[int]],
         operands: dict[int, np.ndarray],
         states: list[tuple[Value, int]],
         title: str,
     ) -> None:
-        self.calls, self.addresses, self.scratch = calls, addresses, scratch
+        self.steps, self.addresses, self.title = steps, addresses, title
         self.states = states
         self.state_places = {value.tensor: at for value, at in states}
-        self.title = title
         self.names: dict[bytes, str] = {}
         self.data: list[tuple[str, str, np.ndarray]] = []
         self.structs = structs()
         self.resetting = self.reset()  # its constants first
         self.operands = {i: self.array(d.astype(np.int8)) for i, d in operands.items()}
-        self.body = [self.call(i, call) for i, call in enumerate(calls)]
+        self.layers: list[Call] = []
+        self.parameters: list[str] = []  # definitions of the layers' parameters
+        self.tables: list[str] = []  # definitions of the stretches' tables
+        self.body = [
+            self.stretch(i, step, local)
+            if isinstance(step, Stretch)
+            else self.call(step, local[0] if local else 0)
+            for i, (step, local) in enumerate(zip(steps, places, strict=True))
+        ]
 
     def array(self, array: np.ndarray) -> str:
         """Name of the constant with these contents; equal contents are stored once."""
@@ -155,16 +203,22 @@ class Emitter:
             self.data.append((self.names[key], ctype, array))
         return self.names[key]
 
-    def call(self, index: int, call: Call) -> tuple[str, str]:
-        """Definition of the parameters, and the call."""
-        arguments, definition = [], ""
-        if call.struct:
-            values = ", ".join(
-                self.initialiser(field, call.fields[field.name])
-                for field in self.structs[call.struct]
-            )
-            definition = f"const struct {call.struct} model_layer_{index} = {{{values}}};"
-            arguments.append(f"&model_layer_{index}")
+    def layer(self, call: Call) -> str:
+        """Takes the next layer: defines its parameters, if it has some, and gives their address."""
+        index = len(self.layers)
+        self.layers.append(call)
+        if not call.struct:
+            return "0"
+        values = ", ".join(
+            self.initialiser(field, call.fields[field.name]) for field in self.structs[call.struct]
+        )
+        self.parameters.append(f"const struct {call.struct} model_layer_{index} = {{{values}}};")
+        return f"&model_layer_{index}"
+
+    def call(self, call: Call, scratch: int) -> list[str]:
+        """A call on whole tensors."""
+        parameters = self.layer(call)
+        arguments = [parameters] if call.struct else []
         if call.table is not None:
             arguments.append(self.array(call.table))
         arguments += call.leading
@@ -174,12 +228,61 @@ class Emitter:
         # memcpy is the only function whose table is what it reads
         arguments = [output, *arguments] if call.function == "memcpy" else [*arguments, output]
         if call.scratch:
-            arguments.append(f"a + {self.scratch[index]}")
+            arguments.append(f"a + {scratch}")
         arguments += call.trailing
-        text = f"{call.function}({', '.join(arguments)});"
-        if call.repeats > 1:
-            text = f"for (int32_t i = 0; i < {call.repeats}; i++) {text}"
-        return definition, text
+        loop = f"for (int32_t i = 0; i < {call.repeats}; i++) " if call.repeats > 1 else ""
+        return [
+            f"{loop}{call.function}({', '.join(arguments)}); /* {_comment(call)} */",
+            f"MODEL_HOOK({len(self.layers) - 1}, arena);",
+        ]
+
+    def stretch(self, number: int, stretch: Stretch, local: list[int]) -> list[str]:
+        """The tables of a stretch, and the call that follows them."""
+        where = stretch.places(self.addresses, local)
+        waiting = iter(local[len(stretch.rings) :])
+        scratch = local[-1] if local else 0
+        sources: list[str] = []
+        ops: list[str] = []
+        for node, call in zip(stretch.nodes, stretch.layers, strict=True):
+            place = where[node.node.output]
+            room = next(waiting) if node.accumulates else scratch
+            first = len(sources)
+            for source in sources_of(node):
+                at, constant = where.get(source.tensor), self.operands.get(source.tensor, "0")
+                pitch = at.pitch if at else source.row_bytes
+                offset, depth = (at.offset, at.depth) if at else (0, source.rows)
+                mapped = self.array(np.array(source.map, np.int16)) if source.map else "0"
+                sources.append(
+                    f"{{{constant}, {mapped}, {offset}, {pitch}, {depth}, {source.rows}, "
+                    f"{source.taps}, {source.stride}, {source.pad}, {source.dilation}}}"
+                )
+            layer, kernel, parameters = -1, "0", "0"
+            if call:
+                layer, kernel, parameters = len(self.layers), call.function, self.layer(call)
+            comment = f" /* {_comment(call)} */" if call else " /* rows that are pushed */"
+            ops.append(
+                f"{{{kernel}, {parameters}, model_sources_{number} + {first}, {place.offset}, "
+                f"{place.pitch}, {room}, {place.depth}, {len(sources) - first}, {layer}}},{comment}"
+            )
+        loops = stretch.loops
+        rows = [f"{{{row}, {op}, {step}}}" for calls, _ in loops for op, row, step in calls]
+        times = [f"{{{len(calls)}, {n}}}" for calls, n in loops]
+        self.tables += [
+            f"static const struct mn_source model_sources_{number}[] = {{",
+            *(f"    {text}," for text in sources or ["{0}"]),
+            "};",
+            f"static const struct mn_row_op model_ops_{number}[] = {{",
+            *(f"    {text}" for text in ops),
+            "};",
+            f"static const struct mn_row_call model_calls_{number}[] = {{",
+            *("    " + ", ".join(rows[i : i + 8]) + "," for i in range(0, len(rows), 8)),
+            "};",
+            f"static const struct mn_phase model_phases_{number}[] = {{{', '.join(times)}}};",
+            f"static const struct mn_stretch model_stretch_{number} = {{model_ops_{number}, "
+            f"model_calls_{number}, model_phases_{number}, {len(loops)}}};",
+            "",
+        ]
+        return [f"stream(&model_stretch_{number}, a);"]
 
     def pointer(self, call: Call, tensor: int, way: str) -> str:
         known = tensor in self.operands
@@ -210,39 +313,66 @@ class Emitter:
             return "{" + ", ".join(map(_integer, value)) + "}"
         return value if isinstance(value, str) else _integer(value)
 
-    def model_c(self, arena: list[tuple[str, int]]) -> str:
-        """``arena``: per entry of the interface, the tensor's address."""
-        headers = ["model.h", "weights.h"]
-        if any(call.source == "depthwise.h" for call in self.calls):
-            headers.append("depthwise.h")
+    def model_c(self, arena: list[tuple[str, int | None]], progress: int = 0) -> str:
+        """The program.
+
+        Args:
+            arena: per entry of the interface, the tensor's address, None if it is never whole.
+            progress: where a stretch that waits for rows keeps where it stands.
+        """
+        stretches = [step for step in self.steps if isinstance(step, Stretch)]
+        headers = [
+            "model.h", "weights.h",
+            *sorted({name for call in self.layers for name in _headers(call)} - {"stream.h"}),
+        ]  # fmt: skip
         lines = [f"/* {self.title} */", *(f'#include "{h}"' for h in headers), ""]
         lines += [
-            "/* A debugger or a profiler may define this: it runs after every layer. */",
+            "/* A debugger or a profiler may define this: it runs after every layer, and after",
+            " * every row of layers that compute row by row. */",
             "#ifndef MODEL_HOOK",
             "#define MODEL_HOOK(layer, arena) ((void)0)",
             "#endif",
             "",
-            *sorted({call.template for call in self.calls if call.template}),
-            "",
-            *self.resetting,
-            f"int model_run(void *arena{', void *state' if self.states else ''})",
-            "{",
-            "    int8_t *const a = arena;",
-            *(["    int8_t *const s = state;"] if self.states else []),
-            "    if (a == 0 || (uintptr_t)a % MODEL_ARENA_ALIGN != 0)",
-            "        return MODEL_ERROR_ARENA;",
         ]
-        if self.states:
+        if stretches:
+            taps = max(stretch.taps for stretch in stretches)
+            lines += [f"#define MN_TAPS {taps}", '#include "stream.h"', ""]
+        lines += [
+            *sorted({call.template for call in self.layers if call.template}),
+            "",
+            *self.tables,
+            *self.resetting,
+        ]
+        pushed = bool(stretches) and stretches[0].pushed
+        if len(stretches) > pushed:
             lines += [
-                "    if (s == 0 || (uintptr_t)s % MODEL_ARENA_ALIGN != 0)",
-                "        return MODEL_ERROR_STATE;",
+                "static void stream(const struct mn_stretch *stretch, int8_t *arena)",
+                "{",
+                "    struct mn_progress at = {0, 0, 0, 0, 0};",
+                "    mn_stream(stretch, &at, arena);",
+                "}",
+                "",
             ]
-        for index, (call, (_, text)) in enumerate(zip(self.calls, self.body, strict=True)):
-            lines.append(f"    {text} /* {_comment(call)} */")
-            lines.append(f"    MODEL_HOOK({index}, arena);")
-        lines += ["    return 0;", "}"]
+        rest = [f"    {text}" for step in self.body[pushed:] for text in step]
+        if pushed:
+            lines += _push(progress, rest)
+        else:
+            lines += [
+                f"int model_run(void *arena{', void *state' if self.states else ''})",
+                "{",
+                "    int8_t *const a = arena;",
+                *(["    int8_t *const s = state;"] if self.states else []),
+                "    if (a == 0 || (uintptr_t)a % MODEL_ARENA_ALIGN != 0)",
+                "        return MODEL_ERROR_ARENA;",
+                *_STATE_CHECK * bool(self.states),
+                *rest,
+                "    return 0;",
+                "}",
+            ]
         for way in ("input", "output"):
-            places = [at for name, at in arena if name == way]
+            places = [at for name, at in arena if name == way and at is not None]
+            if not places:
+                continue
             lines += [
                 "",
                 f"void *model_{way}(void *arena, int index)",
@@ -280,7 +410,7 @@ class Emitter:
             *(f"extern const {ctype} {name}[{a.size}];" for name, ctype, a in self.data),
             *(
                 f"extern const struct {call.struct} model_layer_{i};"
-                for i, call in enumerate(self.calls)
+                for i, call in enumerate(self.layers)
                 if call.struct
             ),
             "",
@@ -310,7 +440,7 @@ class Emitter:
             parts.append(f"const {ctype} {name}[{array.size}] ALIGNED = {{\n")
             parts.append(",\n".join(text))
             parts.append("};\n")
-        parts += [definition + "\n" for definition, _ in self.body if definition]
+        parts += [definition + "\n" for definition in self.parameters]
         return "".join(parts)
 
 
@@ -333,10 +463,52 @@ def _comment(call: Call) -> str:
     return re.sub(r"[^ -~]|\*/|/\*|\\", "?", f"{call.kind} {call.name}")[:100]
 
 
+_STATE_CHECK = [
+    "    if (s == 0 || (uintptr_t)s % MODEL_ARENA_ALIGN != 0)",
+    "        return MODEL_ERROR_STATE;",
+]
+
+
+def _headers(call: Call) -> list[str]:
+    """Files that model.c includes for a call."""
+    return [name for name in (call.source, *call.headers) if name.endswith(".h")]
+
+
+def _push(progress: int, rest: list[str]) -> list[str]:
+    """The functions that take rows; ``rest`` is what follows the first stretch."""
+    return [
+        "void model_begin(void *arena)",
+        "{",
+        f"    memset((int8_t *)arena + {progress}, 0, sizeof(struct mn_progress));",
+        "}",
+        "",
+        "int model_push(void *arena, const int8_t *rows, int count)",
+        "{",
+        "    int8_t *const a = arena;",
+        f"    struct mn_progress *const at = (void *)(a + {progress});",
+        "    if (a == 0 || (uintptr_t)a % MODEL_ARENA_ALIGN != 0)",
+        "        return MODEL_ERROR_ARENA;",
+        "    if (count < 0 || count > MODEL_INPUT_ROWS - at->rows)",
+        "        return MODEL_ERROR_ROWS;",
+        "    for (; count > 0; count--, rows += MODEL_INPUT_ROW_BYTES) {",
+        "        at->rows++;",
+        "        if (at->phase == model_stretch_0.num_phases)",
+        "            continue; /* rows that no layer reads */",
+        "        mn_stream(&model_stretch_0, at, a); /* rows of padding come before all others */",
+        "        mn_take(&model_stretch_0, at, a, rows);",
+        "        if (!mn_stream(&model_stretch_0, at, a))",
+        "            continue;",
+        *(f"    {text}" for text in rest),
+        "    }",
+        "    return 0;",
+        "}",
+    ]
+
+
 def kernel_files(calls: list[Call]) -> dict[str, str]:
     """The hand-written files that the calls need, and no others."""
     files: dict[str, str] = {}
-    waiting = ["kernels.h", *(call.source for call in calls)]
+    waiting = ["kernels.h", *(name for call in calls for name in (call.source, *call.headers))]
     try:
         while waiting:
             name = waiting.pop()

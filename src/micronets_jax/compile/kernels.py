@@ -31,7 +31,7 @@ class Call:
     macs: int
     operator: int
     function: str
-    source: str  # file in csrc
+    source: str  # file in csrc that holds it
     inputs: list[int]
     output: int
     states: list[int] = dataclasses.field(default_factory=list)  # after the inputs, written too
@@ -51,18 +51,30 @@ class Call:
     in_step: int = 0
     out_step: int = 0
     continues: bool = False  # a further call of the operator before it
+    headers: tuple[str, ...] = ()  # further files in csrc that model.c includes
+
+    @property
+    def outputs(self) -> list[int]:
+        return [self.output]
+
+    @property
+    def local(self) -> list[tuple[str, int]]:
+        """Name and bytes of what lives during the call alone."""
+        return [(f"scratch of {self.name}", self.scratch)] if self.scratch else []
 
 
 def lower(graph: Graph) -> list[Call]:
     """The calls of all nodes in order; some nodes take several calls."""
-    calls = []
-    for node in graph.nodes:
-        made = _LOWER[node.kind](graph, node)
-        for position, call in enumerate(made):
-            call.continues = position > 0
-            _repeat(graph, node, call)
-        calls.extend(made)
-    return calls
+    return [call for node in graph.nodes for call in lower_node(graph, node)]
+
+
+def lower_node(graph: Graph, node: Node) -> list[Call]:
+    """The calls of one node on whole tensors."""
+    made = _LOWER[node.kind](graph, node)
+    for position, call in enumerate(made):
+        call.continues = position > 0
+        _repeat(graph, node, call)
+    return made
 
 
 def _repeat(graph: Graph, node: Node, call: Call) -> None:
@@ -121,22 +133,25 @@ CHANNEL = np.dtype(
 )
 
 
-def _channels(graph: Graph, node: Node) -> tuple[np.ndarray, str]:
-    """Table of one row per channel (padded to an even number) and the rounding of the layer.
+def channel_table(graph: Graph, node: Node, folded: bool = True) -> tuple[np.ndarray, str]:
+    """Table of one row per channel (padded to an even number) and the rounding of the layer. The
+    input's zero point is ``folded`` into biases, or else the kernel subtracts it.
 
     A channel is wide where two folded constants cannot stand for the reference's two roundings:
     a scale of 1/2 and more, a negative one, or sums beyond 30 bits."""
     o, zero_out = node.options, graph.values[node.output].zero_point
     weights, sums, reach = o["weights"].astype(np.int64), o["sums"], o["reach"]
     axes = (0, 1, 2) if node.kind == "depthwise" else (1, 2, 3)
-    bias = o["bias"] - graph.values[node.inputs[0]].zero_point * weights.sum(axis=axes)
+    zero_in = graph.values[node.inputs[0]].zero_point
+    bias = o["bias"] - (zero_in * weights.sum(axis=axes) if folded else 0)
     shift = -o["exponent"]
     usual = np.clip(shift, 1, 30)
     offset = (1 << (usual - 1)) + zero_out * (1 << usual)
     largest = np.maximum(np.abs(sums.low), np.abs(sums.high))
     wide = (shift < 1) | (shift > 30) | (largest >= 1 << 30) | (o["multiplier"] < 0)
     wide |= largest + np.abs(offset) + 2 >= 1 << 31
-    wide |= np.abs(bias) + 128 * np.abs(weights).sum(axis=axes) >= 1 << 31
+    furthest = 128 if folded else 255
+    wide |= np.abs(bias) + furthest * np.abs(weights).sum(axis=axes) >= 1 << 31
     rounding = MIXED if (wide & ~reach.constant).any() else SIGNED
     if rounding == SIGNED and o["min"] >= zero_out:
         rounding = POSITIVE
@@ -167,7 +182,7 @@ def pack_pairs(weights: np.ndarray) -> np.ndarray:
 def widen_weights(calls: list[Call], budget: int) -> None:
     """Stores weights of convolutions as int16, those first that are used for most pixels, as long
     as ``budget`` bytes allow: the inner loop takes 11 instead of 13 instructions then."""
-    convolutions = [call for call in calls if call.function == "mn_conv"]
+    convolutions = [call for call in calls if call.function in ("mn_conv", "mn_conv_row")]
     for call in sorted(convolutions, key=lambda call: -call.fields["pixels"]):
         narrow = call.fields["weights"]
         if call.fields["pixels"] >= 4 and narrow.nbytes <= budget:
@@ -181,10 +196,10 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
     o, weights = node.options, node.options["weights"]
     value = graph.values[node.inputs[0]]
     count, (kr, kc), depth = len(weights), o["kernel"], weights.shape[3]
-    table, rounding = _channels(graph, node)
+    table, rounding = channel_table(graph, node)
     # Of a dense layer every row of inputs is a pixel.
     size = o["size"] if o.get("dense") else node.in_shapes[0][1:3]
-    window = _window(node, size)
+    window = window_of(node, size)
     quads = kernels.conv_quads(window, depth)
     fields = {
         "weights": pack_pairs(weights.reshape(count, -1)),
@@ -208,7 +223,7 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
     return [call]
 
 
-def _window(node: Node, size: tuple[int, ...]) -> Window:
+def window_of(node: Node, size: tuple[int, ...]) -> Window:
     """How the node's kernel walks over a picture of these rows and columns."""
     o = node.options
     dilation = o.get("dilation", (1, 1))
@@ -225,12 +240,12 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
     rows, columns, depth = node.in_shapes[0][1:]
     weights = o["weights"][0]  # [kernel rows, kernel columns, channels]
     count = weights.shape[2]
-    table, rounding = _channels(graph, node)
+    table, rounding = channel_table(graph, node)
     if count != depth or o["dilation"] != (1, 1):
-        return [_depthwise_any(graph, node, weights, table, rounding)]
+        return [depthwise_any(graph, node, weights, table, rounding)]
     steps_in, steps_out = (columns * depth, depth), (o["size"][1] * depth, depth)
     weights = np.moveaxis(weights, 2, 0)
-    walked = kernels.Depthwise.over(_window(node, (rows, columns)))
+    walked = kernels.Depthwise.over(window_of(node, (rows, columns)))
     if walked.transposed:
         steps_in, steps_out = steps_in[::-1], steps_out[::-1]
         weights = weights.transpose(0, 2, 1)
@@ -264,7 +279,7 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
     return [call]
 
 
-def _depthwise_any(
+def depthwise_any(
     graph: Graph, node: Node, weights: np.ndarray, table: np.ndarray, rounding: str
 ) -> Call:
     o = node.options
@@ -290,7 +305,7 @@ def _depthwise_any(
 def _grouped(graph: Graph, node: Node) -> list[Call]:
     o, weights = node.options, node.options["weights"]
     rows, columns, depth = node.in_shapes[0][1:]
-    table, rounding = _channels(graph, node)
+    table, rounding = channel_table(graph, node)
     fields = {
         "weights": np.ascontiguousarray(weights).reshape(-1),
         "channels": table,
@@ -347,7 +362,7 @@ def _pool(graph: Graph, node: Node) -> list[Call]:
         "min": o["min"], "max": o["max"],
     }  # fmt: skip
     call = _call(node, "mn_" + node.kind, "pool.c", struct="mn_pool", fields=fields)
-    call.orders[node.inputs[0]] = kernels.pool_order(_window(node, (rows, columns)), depth)
+    call.orders[node.inputs[0]] = kernels.pool_order(window_of(node, (rows, columns)), depth)
     return [call]
 
 
@@ -694,14 +709,14 @@ def _lstm(graph: Graph, node: Node) -> list[Call]:
     return [_call(node, "mn_lstm", "lstm.c", struct="mn_lstm", fields=fields)]
 
 
-def _float(x: float) -> str:
+def float_literal(x: float) -> str:
     return float(np.float32(x)).hex() + "f"
 
 
 def _quantize(graph: Graph, node: Node) -> list[Call]:
     value = graph.values[node.output]
     call = _call(
-        node, "mn_quantize", "ends.c", leading=[_float(value.scale), str(value.zero_point)],
+        node, "mn_quantize", "ends.c", leading=[float_literal(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
     )  # fmt: skip
     call.in_type = "float"
@@ -724,7 +739,7 @@ def _dequantize(graph: Graph, node: Node) -> list[Call]:
     value = graph.values[node.inputs[0]]
     function = "mn_dequantize" if value.dtype == "int8" else "mn_dequantize_u8"
     call = _call(
-        node, function, "ends.c", leading=[_float(value.scale), str(value.zero_point)],
+        node, function, "ends.c", leading=[float_literal(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
     )  # fmt: skip
     call.in_type, call.out_type = f"{value.dtype}_t", "float"

@@ -14,7 +14,14 @@ if typing.TYPE_CHECKING:
     from micronets_jax.compile.compiler import Compiled
 
 
-def model_h(title: str, arena_bytes: int, state_bytes: int, interface: list[dict[str, Any]]) -> str:
+def model_h(
+    title: str,
+    arena_bytes: int,
+    state_bytes: int,
+    interface: list[dict[str, Any]],
+    rows: tuple[int, int] | None = None,
+) -> str:
+    """The interface; ``rows``: how many rows the input is pushed in, and the bytes of each."""
     lines = [
         f"/* {title} */",
         "#ifndef MODEL_H",
@@ -41,17 +48,35 @@ def model_h(title: str, arena_bytes: int, state_bytes: int, interface: list[dict
             scale = entry["scale"] if entry["dtype"] in ("int8", "uint8") else 1.0
             lines.append(f"{prefix}SCALE {scale!r}f")
             lines.append(f"{prefix}ZERO_POINT ({entry['zero_point']})")
+    if rows:
+        lines += [
+            "",
+            f"#define MODEL_INPUT_ROWS {rows[0]}",
+            f"#define MODEL_INPUT_ROW_BYTES {rows[1]}",
+            "#define MODEL_ERROR_ROWS 2 /* more rows than the input has */",
+        ]
+        functions = [
+            "/* The arena is the caller's: MODEL_ARENA_BYTES, aligned to MODEL_ARENA_ALIGN. Rows",
+            " * of the input are pushed as they come, any number at a time, and the model runs as",
+            " * far as they allow; outputs are there after the last row, until the next begin. */",
+            "void model_begin(void *arena);",
+            "int model_push(void *arena, const int8_t *rows, int count); /* 0, or an error code */",
+        ]
+    else:
+        functions = [
+            "/* The arena is the caller's: MODEL_ARENA_BYTES, aligned to MODEL_ARENA_ALIGN. Inputs",
+            " * lie in it and are written before every run, which overwrites them; outputs stay",
+            " * until the next. */",
+            *_running(state_bytes > 0),
+            "void *model_input(void *arena, int index); /* 0 if there is no such input */",
+        ]
     lines += [
         "",
         "#ifdef __cplusplus",
         'extern "C" {',
         "#endif",
         "",
-        "/* The arena is the caller's: MODEL_ARENA_BYTES, aligned to MODEL_ARENA_ALIGN. Inputs",
-        " * lie in it and are written before every run, which overwrites them; outputs stay until",
-        " * the next. */",
-        *_running(state_bytes > 0),
-        "void *model_input(void *arena, int index); /* 0 if there is no such input */",
+        *functions,
         "void *model_output(void *arena, int index);",
         "",
         "#ifdef __cplusplus",
@@ -117,8 +142,37 @@ endif()
 """
 
 
-def example() -> str:
-    return """\
+def example(rows: bool = False) -> str:
+    """A program that runs the model; ``rows``: that pushes rows."""
+    if rows:
+        return _EXAMPLE.replace(
+            "@LOCALS@", "    static const int8_t row[MODEL_INPUT_ROW_BYTES];\n"
+        ).replace(
+            "@RUN@",
+            """\
+    model_begin(&arena);
+    for (i = 0; i < MODEL_INPUT_ROWS; i++)
+        if (model_push(&arena, row, 1) != 0)
+            return 1;
+""",
+        )
+    return _EXAMPLE.replace("@LOCALS@", "").replace(
+        "@RUN@",
+        """\
+    memset(model_input(&arena, 0), 0, MODEL_INPUT_0_BYTES);
+#ifdef MODEL_STATE_BYTES
+    model_reset(&state);
+    if (model_run(&arena, &state) != 0)
+        return 1;
+#else
+    if (model_run(&arena) != 0)
+        return 1;
+#endif
+""",
+    )
+
+
+_EXAMPLE = """\
 /* Runs the model once on a zero input and prints the bytes of its first output. */
 #include "model.h"
 
@@ -138,18 +192,9 @@ static union {
 
 int main(void)
 {
-    const int8_t *output;
+@LOCALS@    const int8_t *output;
     int i;
-    memset(model_input(&arena, 0), 0, MODEL_INPUT_0_BYTES);
-#ifdef MODEL_STATE_BYTES
-    model_reset(&state);
-    if (model_run(&arena, &state) != 0)
-        return 1;
-#else
-    if (model_run(&arena) != 0)
-        return 1;
-#endif
-    output = model_output(&arena, 0);
+@RUN@    output = model_output(&arena, 0);
     for (i = 0; i < MODEL_OUTPUT_0_BYTES; i++)
         printf("%d\\n", output[i]);
     return 0;
@@ -163,7 +208,7 @@ def memory(compiled: Compiled) -> dict[str, Any]:
     return {
         "arena_bytes": plan.peak,
         "bound_bytes": plan.bound,
-        "steps": len(compiled.calls),
+        "steps": len(compiled.steps),
         "buffers": [
             {
                 "name": buffer.name, "offset": address, "bytes": buffer.size,
@@ -219,7 +264,7 @@ def _share(part: int, whole: int) -> str:
 
 def memory_svg(compiled: Compiled) -> str:
     """Time to the right, addresses upwards, one rectangle per buffer."""
-    plan, steps = compiled.plan, len(compiled.calls) + 2
+    plan, steps = compiled.plan, len(compiled.steps) + 2
     width, height, left, bottom = 960, 480, 70, 30
     per_step = (width - left) / steps
     per_byte = (height - bottom - 10) / max(1, plan.peak)
@@ -250,6 +295,49 @@ def memory_svg(compiled: Compiled) -> str:
         )
     parts.append(
         f'<text x="{left}" y="{height - 8}">layers of {html.escape(compiled.title)}</text>'
+    )
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+def front_svg(compiled: Compiled) -> str:
+    """The plans worth having: instructions to the right, memory upwards, the chosen one filled."""
+    points = compiled.front
+    width, height, left, bottom = 720, 400, 90, 60
+    most = max(p.ram_bytes for p in points)
+    low, high = min(p.instructions for p in points), max(p.instructions for p in points)
+
+    def place(ram: int, instructions: int) -> tuple[float, float]:
+        along = (instructions - low) / max(1, high - low)
+        return left + 20 + along * (width - left - 60), height - bottom - ram / most * 300
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<polyline points="{left},20 {left},{height - bottom} {width - 20},{height - bottom}" '
+        'fill="none" stroke="#333"/>',
+    ]
+    for point in points:
+        x, y = place(point.ram_bytes, point.instructions)
+        chosen = point.ram_bytes == compiled.arena_bytes
+        layers = ", ".join(f"{first} to {last}" for first, last in point.streams) or "none"
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" stroke="#7aa6c2" stroke-width="2" '
+            f'fill="{"#7aa6c2" if chosen else "white"}"><title>{point.ram_bytes} bytes, '
+            f"{point.instructions} instructions; row by row: {html.escape(layers)}</title></circle>"
+        )
+    for value in (points[0].ram_bytes, most):
+        y = place(value, low)[1]
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value}</text>')
+    for value in sorted({low, high}):
+        x = place(0, value)[0]
+        parts.append(
+            f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{value}</text>'
+        )
+    parts.append(
+        f'<text x="{left}" y="{height - 12}">bytes of arena over predicted instructions, '
+        f"{html.escape(compiled.title)}</text>"
     )
     parts.append("</svg>")
     return "\n".join(parts) + "\n"

@@ -101,10 +101,11 @@ class Host:
 
     def run_poisoned(self, cases: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
         """Like :meth:`run`, with every dead byte overwritten after each layer."""
-        plan = self.compiled.plan
+        ran = [-1, *(call.layer for call in self.compiled.accesses)]
         with tempfile.NamedTemporaryFile(suffix=".dead") as file:
-            for step in range(-1, len(self.compiled.calls)):
-                ranges = dead_ranges(plan, step)
+            for layer, ranges in zip(ran, self.compiled.dead_ranges(), strict=True):
+                if layer < 0 and file.tell():
+                    continue  # a row that is pushed is not a layer
                 file.write(struct.pack("<i", len(ranges)))
                 for low, high in ranges:
                     file.write(struct.pack("<ii", low, high))
@@ -130,16 +131,6 @@ class Host:
 
 def _itemsize(entry: dict) -> int:
     return np.dtype(_NUMPY[entry["dtype"]]).itemsize
-
-
-def dead_ranges(plan, step: int) -> list[tuple[int, int]]:
-    """Bytes of the arena that nothing needs after a step (before the first for -1)."""
-    alive = np.zeros(plan.peak, bool)
-    for buffer, address in zip(plan.buffers, plan.addresses, strict=True):
-        if buffer.first <= step < buffer.last or (step == -1 == buffer.first):
-            alive[address : address + buffer.size] = True
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], alive, [True]]).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 def cases(entries: list[dict], count: int = 8, seed: int = 0) -> list[list[np.ndarray]]:
@@ -347,25 +338,38 @@ def _first_layer(
         others = _stored(compiled, references[1 - which].tensors(case, indices))
     except InterpreterError:
         others = {}
-    for step, (call, arena) in enumerate(zip(compiled.calls, arenas, strict=True)):
-        if step + 1 < len(arenas) and compiled.calls[step + 1].continues:
+    ran = [access for access in compiled.accesses if access.layer >= 0]
+    for access, arena in zip(ran, arenas, strict=True):
+        step, call = access.layer, compiled.calls[access.layer]
+        if step + 1 < len(compiled.calls) and compiled.calls[step + 1].continues:
             continue
-        theirs_here = np.ascontiguousarray(theirs[call.output])
-        size = compiled.graph.values[call.output].bytes
-        at = compiled.addresses[call.output]
-        got = np.frombuffer(arena[at : at + size], theirs_here.dtype)
+        written = next((w for w in access.writes if w[0] == call.output), None)
+        if written is None:  # a row of a sum
+            continue
+        _, row, begin, end = written
+
+        def part(tensor: np.ndarray, row: int = row, size: int = end - begin) -> np.ndarray:
+            flat = np.ascontiguousarray(tensor).reshape(-1)
+            if row < 0:
+                return flat
+            size //= flat.itemsize
+            return flat[row * size :][:size]
+
+        theirs_here = part(theirs[call.output])
+        got = np.frombuffer(arena[begin:end], theirs_here.dtype)
         if got.tobytes() == theirs_here.tobytes():
             continue
         steps, count = np.inf, f"a tensor of {theirs_here.size} instead of {got.size} values"
         if got.size == theirs_here.size:
-            differing = got != theirs_here.reshape(-1)
-            apart = got.astype(float) - theirs_here.reshape(-1).astype(float)
+            differing = got != theirs_here
+            apart = got.astype(float) - theirs_here.astype(float)
             steps = float(np.abs(apart).max())
             count = f"{int(differing.sum())} of {got.size} values, by up to {steps:g}"
+        place = f", row {row}" if row >= 0 else ""
         other = others.get(call.output)
-        alone = other is not None and got.tobytes() == np.ascontiguousarray(other).tobytes()
+        alone = other is not None and got.tobytes() == part(other).tobytes()
         return Layer(
-            f"first layer that differs: {step} ({call.kind} {call.name}, operator "
+            f"first layer that differs: {step}{place} ({call.kind} {call.name}, operator "
             f"{call.operator}), {count}",
             call.kind,
             steps,

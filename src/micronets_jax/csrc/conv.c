@@ -55,13 +55,34 @@ static int8_t *fill(int8_t value, int8_t *out, int bytes)
     return out;
 }
 
+/* What a window reads: pointers to its rows, 0 for those outside of the picture; or, where the kernel
+ * has too many, the picture and the first row in it. */
+enum { MAX_LINES = 16 };
+struct source {
+    const int8_t *const *rows;
+    const int8_t *in;
+    int row;
+};
+
+MN_INLINE const int8_t *row_of(const struct mn_conv *c, const struct source *from, int k)
+{
+    int y;
+    if (from->rows)
+        return from->rows[k];
+    y = from->row + k * c->dilation_rows;
+    return y < 0 || y >= c->in_rows ? 0 : from->in + y * c->in_columns * c->in_channels;
+}
+
 /* The patch as bytes, for channel counts that do not fill quads (first layers, mostly). */
-MN_NOINLINE void gather(const struct mn_conv *c, const int8_t *in, int row, int column, int8_t *patch)
+MN_NOINLINE void gather(const struct mn_conv *c, const struct source *from, int column,
+                        int8_t *patch)
 {
     const int channels = c->in_channels, run = c->kernel_columns;
-    for (int k = 0, y = row; k < c->kernel_rows; k++, y += c->dilation_rows) {
-        const int8_t *line = in + (y * c->in_columns + column) * channels;
-        if (y < 0 || y >= c->in_rows) {
+    for (int k = 0; k < c->kernel_rows; k++) {
+        const int8_t *line = row_of(c, from, k);
+        if (line)
+            line += column * channels;
+        if (!line) {
             patch = fill(c->pad_value, patch, run * channels);
         } else if (c->dilation_columns == 1) {
             const int before = column >= 0 ? 0 : -column < run ? -column : run;
@@ -81,22 +102,24 @@ MN_NOINLINE void gather(const struct mn_conv *c, const int8_t *in, int row, int 
     }
 }
 
-/* Lays out the patch of the output pixel whose window starts at `row`, `column` of the input. */
-MN_NOINLINE void lay(const struct mn_conv *c, const int8_t *in, int row, int column, int16_t *x,
-                int lanes, int8_t *patch)
+/* Lays out the patch of the output pixel whose window starts at `column` of these rows. */
+MN_NOINLINE void lay(const struct mn_conv *c, const struct source *from, int column, int16_t *x,
+                     int lanes, int8_t *patch)
 {
     const int channels = c->in_channels, quads = channels / 4;
     if (channels % 4 != 0 &&
         (c->kernel_columns * channels % 4 != 0 || c->dilation_columns != 1 || column < 0 ||
          column + c->kernel_columns > c->in_columns)) {
-        gather(c, in, row, column, patch);
+        gather(c, from, column, patch);
         widen(patch, x, c->quads, lanes);
         return;
     }
-    for (int k = 0, y = row; k < c->kernel_rows; k++, y += c->dilation_rows) {
-        const int8_t *line = in + (y * c->in_columns + column) * channels;
+    for (int k = 0; k < c->kernel_rows; k++) {
+        const int8_t *line = row_of(c, from, k);
         const int run = c->kernel_columns;
-        if (y < 0 || y >= c->in_rows) {
+        if (line)
+            line += column * channels;
+        if (!line) {
             x = widen_value(c->pad_value, x, run * channels / 4, lanes);
         } else if (c->dilation_columns == 1 && column >= 0 && column + run <= c->in_columns) {
             x = widen(line, x, run * channels / 4, lanes);
@@ -244,36 +267,81 @@ PRODUCT4(product4_signed, ROUND_SIGNED, STEP)
 PRODUCT4(product4_wide_positive, ROUND_POSITIVE, STEP_WIDE)
 PRODUCT4(product4_wide_signed, ROUND_SIGNED, STEP_WIDE)
 
-/* One pixel, two output channels at a time. */
-static void product1(const int16_t *x, const struct mn_conv *c, int8_t *out)
-{
-    const int32_t *weights = c->weights;
-    const struct mn_channel *channel = c->channels;
-    for (int left = c->out_channels; left > 0; left -= 2, channel += 2, out += 2) {
-        const int32_t *word = (const int32_t *)(const void *)x;
-        int32_t a = channel[0].bias, b = channel[1].bias;
-        for (int words = c->wide ? 2 * c->quads : 0; words > 0; words--) {
-            a = mn_smlad(*word, weights[0], a);
-            b = mn_smlad(*word++, weights[1], b);
-            weights += 2;
-        }
-        for (int quads = c->wide ? 0 : c->quads; quads > 0; quads--) {
-            const int32_t x0 = word[0], x1 = word[1], w0 = weights[0], w1 = weights[1];
-            a = mn_smlad(x0, mn_sxtb16(w0), a);
-            b = mn_smlad(x0, mn_sxtb16_ror8(w0), b);
-            a = mn_smlad(x1, mn_sxtb16(w1), a);
-            b = mn_smlad(x1, mn_sxtb16_ror8(w1), b);
-            word += 2;
-            weights += 2;
-        }
-        out[0] = (int8_t)mn_requantize(a, &channel[0], MN_SIGNED);
-        if (left > 1)
-            out[1] = (int8_t)mn_requantize(b, &channel[1], MN_SIGNED);
+/* One to three pixels, two output channels at a time; LANES(F) is F(0), F(0) F(1) or so. A quad of
+ * inputs: the weights' words w0 and w1 hold inputs (0, 2) and (1, 3) of both channels. */
+#define LANE(n)                                                                                    \
+    "ldr %[in], [%[x]], #4\n\t"                                                                    \
+    "smlad %[a" #n "], %[in], %[t], %[a" #n "]\n\t"
+#define LANE_B(n, w) "smlad %[b" #n "], %[in], %[" w "], %[b" #n "]\n\t"
+#define LANE_0(n) LANE(n) LANE_B(n, "w0")
+#define LANE_1(n) LANE(n) LANE_B(n, "w1")
+#define WORD(w, LANES)                                                                             \
+    "sxtb16 %[t], %[" w "]\n\t"                                                                    \
+    "sxtb16 %[" w "], %[" w "], ror #8\n\t" LANES
+#define SUMS(n) , [a##n] "+&r"(a##n), [b##n] "+&r"(b##n)
+#define QUADS(LANES)                                                                               \
+    __asm__ volatile("1:\n\t"                                                                      \
+                     "ldrd %[w0], %[w1], [%[w]], #8\n\t" WORD("w0", LANES(LANE_0))               \
+                     WORD("w1", LANES(LANE_1))       \
+                     "subs %[quads], %[quads], #1\n\t"                                             \
+                     "bne 1b\n\t"                                                                  \
+                     : [x] "+&r"(word), [w] "+&r"(weights), [quads] "+&r"(quads), [t] "=&r"(wa),   \
+                       [w0] "=&r"(w0), [w1] "=&r"(w1), [in] "=&r"(in) LANES(SUMS)                                  \
+                     :                                                                             \
+                     : "cc", "memory");
+#define START(n) int32_t a##n = channel[0].bias, b##n = channel[1].bias;
+#define HALF(n)                                                                                    \
+    a##n = mn_smlad(word[n], wa, a##n);                                                            \
+    b##n = mn_smlad(word[n], wb, b##n);
+#define FINISH(n)                                                                                  \
+    out[n * c->out_channels] = (int8_t)mn_requantize(a##n, &channel[0], MN_SIGNED);                \
+    if (left > 1)                                                                                  \
+        out[n * c->out_channels + 1] = (int8_t)mn_requantize(b##n, &channel[1], MN_SIGNED);
+#define PRODUCT_FEW(name, count, LANES)                                                            \
+    static __attribute__((noinline)) void name(const int16_t *x, const struct mn_conv *c,          \
+                                               int8_t *out)                                        \
+    {                                                                                              \
+        const int32_t *weights = c->weights;                                                       \
+        const struct mn_channel *channel = c->channels;                                            \
+        for (int left = c->out_channels; left > 0; left -= 2, channel += 2, out += 2) {            \
+            const int32_t *word = (const int32_t *)(const void *)x;                                \
+            int32_t wa, wb;                                                                        \
+            LANES(START)                                                                           \
+            for (int words = c->wide ? 2 * c->quads : 0; words > 0; words--) {                     \
+                wa = weights[0];                                                                   \
+                wb = weights[1];                                                                   \
+                LANES(HALF)                                                                        \
+                weights += 2;                                                                      \
+                word += count;                                                                     \
+            }                                                                                      \
+            if (!c->wide) {                                                                        \
+                int32_t quads = c->quads, w0, w1, in;                                     \
+                QUADS(LANES)                                                                       \
+            }                                                                                      \
+            LANES(FINISH)                                                                          \
+        }                                                                                          \
     }
-}
+#define ONE(F) F(0)
+#define TWO(F) F(0) F(1)
+#define THREE(F) F(0) F(1) F(2)
+PRODUCT_FEW(product1, 1, ONE)
+PRODUCT_FEW(product2, 2, TWO)
+PRODUCT_FEW(product3, 3, THREE)
 #endif
 
-static void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+/* What the assembly leaves: wide channels, or all without it, and the activation's clamp. */
+MN_NOINLINE void complete(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+{
+    for (int o = 0; (!MN_DSP || c->rounding == MN_MIXED) && o < c->out_channels; o++)
+        if (!MN_DSP || c->channels[o].wide)
+            product(x, lanes, c, o, out);
+    if (c->min > -128 || c->max < 127)
+        for (int i = 0; i < lanes * c->out_channels; i++)
+            out[i] = mn_clamp(out[i], c->min, c->max);
+}
+
+/* Four pixels, or one. */
+MN_NOINLINE void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
 {
 #if MN_DSP
     if (lanes == 1)
@@ -282,16 +350,17 @@ static void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_
         (c->wide ? product4_wide_positive : product4_positive)(x, x + 16 * c->quads, out, c);
     else
         (c->wide ? product4_wide_signed : product4_signed)(x, x + 16 * c->quads, out, c);
-    for (int o = 0; c->rounding == MN_MIXED && o < c->out_channels; o++)
-        if (c->channels[o].wide)
-            product(x, lanes, c, o, out);
-#else
-    for (int o = 0; o < c->out_channels; o++)
-        product(x, lanes, c, o, out);
 #endif
-    if (c->min > -128 || c->max < 127)
-        for (int i = 0; i < lanes * c->out_channels; i++)
-            out[i] = mn_clamp(out[i], c->min, c->max);
+    complete(x, lanes, c, out);
+}
+
+/* Two or three pixels that are left of a row. */
+MN_NOINLINE void multiply_few(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+{
+#if MN_DSP
+    (lanes == 2 ? product2 : product3)(x, c, out);
+#endif
+    complete(x, lanes, c, out);
 }
 
 /* A pixel is its own patch. */
@@ -307,7 +376,9 @@ void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scrat
     const int pointwise = is_pointwise(c);
     int16_t *x = scratch;
     int32_t left = c->pixels;
-    int row = -c->pad_top, column = -c->pad_left, at = 0;
+    const int8_t *lines[MAX_LINES];
+    struct source from = {0, in, -c->pad_top};
+    int column = -c->pad_left, at = 0;
     while (left > 0) {
         const int lanes = left >= 4 ? 4 : 1;
         int8_t *patch = (int8_t *)(x + 4 * lanes * c->quads);
@@ -317,16 +388,47 @@ void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scrat
                 in += c->in_channels;
                 continue;
             }
-            lay(c, in, row, column, x + 2 * lane, lanes, patch);
+            if (at == 0 && c->kernel_rows <= MAX_LINES) {
+                from.rows = 0;
+                for (int k = 0; k < c->kernel_rows; k++)
+                    lines[k] = row_of(c, &from, k);
+                from.rows = lines;
+            }
+            lay(c, &from, column, x + 2 * lane, lanes, patch);
             column += c->stride_columns;
             if (++at == c->out_columns) {
                 at = 0;
                 column = -c->pad_left;
-                row += c->stride_rows;
+                from.row += c->stride_rows;
             }
         }
         multiply(x, lanes, c, out);
         out += lanes * c->out_channels;
         left -= lanes;
+    }
+}
+
+/* One row of outputs; a row is too short to leave up to three pixels to one by one. */
+void mn_conv_row(const void *parameters, const int8_t *const *rows, int8_t *out, void *scratch,
+                 int32_t row)
+{
+    const struct mn_conv *c = parameters;
+    const struct source from = {rows, 0, 0};
+    const int pointwise = c->kernel_rows * c->kernel_columns == 1 && c->in_channels % 4 == 0 &&
+                          c->pad_left == 0 &&
+                          (c->out_columns - 1) * c->stride_columns < c->in_columns;
+    int16_t *x = scratch;
+    int column = -c->pad_left;
+    (void)row;
+    for (int left = c->out_columns, lanes; left > 0; left -= lanes) {
+        lanes = left < 4 ? left : 4;
+        for (int lane = 0; lane < lanes; lane++, column += c->stride_columns) {
+            if (pointwise && rows[0])
+                widen(rows[0] + column * c->in_channels, x + 2 * lane, c->quads, lanes);
+            else
+                lay(c, &from, column, x + 2 * lane, lanes, (int8_t *)(x + 4 * lanes * c->quads));
+        }
+        (lanes == 2 || lanes == 3 ? multiply_few : multiply)(x, lanes, c, out);
+        out += lanes * c->out_channels;
     }
 }

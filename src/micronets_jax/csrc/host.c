@@ -56,6 +56,24 @@ int main(int argc, char **argv)
         memset(arena, 0xA5, MODEL_ARENA_BYTES);
         if (dead)
             rewind(dead);
+#ifdef MODEL_INPUT_ROWS
+        int8_t *input = malloc((size_t)in_bytes[0]);
+        if (!input || fread(input, 1, (size_t)in_bytes[0], stdin) != (size_t)in_bytes[0]) {
+            free(input);
+            free(arena);
+            return 0;
+        }
+        model_begin(arena);
+        poison(arena);
+        for (int row = 0, count = 0; row < MODEL_INPUT_ROWS; row += count, count = count % 4 + 1) {
+            count = count < MODEL_INPUT_ROWS - row ? count : MODEL_INPUT_ROWS - row;
+            if (model_push(arena, input + row * MODEL_INPUT_ROW_BYTES, count) != 0)
+                return 4;
+        }
+        free(input);
+        if (model_push(arena, 0, 1) != MODEL_ERROR_ROWS)
+            return 5;
+#else
         for (int i = 0; i < MODEL_NUM_INPUTS; i++)
             if (fread(model_input(arena, i), 1, (size_t)in_bytes[i], stdin) !=
                 (size_t)in_bytes[i]) {
@@ -72,6 +90,7 @@ int main(int argc, char **argv)
 #else
         if (model_run(arena) != 0)
             return 4;
+#endif
 #endif
         for (int i = 0; i < MODEL_NUM_OUTPUTS && !tracing; i++)
             fwrite(model_output(arena, i), 1, (size_t)out_bytes[i], stdout);

@@ -79,6 +79,16 @@ struct mn_depthwise {
     uint8_t rounding;
 };
 
+struct mn_depthwise_row { /* a row of outputs over rows of inputs, four channels at once */
+    const int8_t *weights;  /* [groups of four channels][kernel rows][kernel columns][4]; the last
+                               group ends with the last channel and may overlap the one before */
+    const struct mn_channel *channels; /* the input's zero point is not folded in */
+    int16_t num_channels, in_columns, out_columns, pad_left;
+    int16_t kernel_rows, kernel_columns, stride_columns, dilation_columns;
+    int8_t zero_point, min, max;
+    uint8_t rounding;
+};
+
 struct mn_depthwise_any { /* any multiplier, any dilation */
     const int8_t *weights;    /* [kernel rows][kernel columns][out channels] */
     const struct mn_channel *channels;
@@ -137,6 +147,41 @@ struct mn_pairs { /* what of it a function needs */
     int32_t left_zero_point, right_zero_point, zero_point, multipliers[3], shifts[3];
     int32_t dims[4], left_steps[4], right_steps[4];
     int8_t min, max;
+};
+
+struct mn_sum_row { /* rows summed up to one pixel */
+    int32_t columns, channels, rows;
+    int32_t count, zero_point_sum, multiplier, shift, zero_point; /* count > 0: a rounded mean */
+    int8_t min, max;
+};
+
+struct mn_max_row {
+    int32_t columns, channels, rows;
+    int8_t min, max;
+};
+
+struct mn_bytes_row {
+    const uint8_t *table; /* 0: the sign bit turns */
+    int32_t bytes;
+};
+
+struct mn_float_row {
+    float scale;
+    int32_t zero_point, count;
+    uint8_t is_unsigned;
+};
+
+struct mn_move_row { /* a row put together of parts of other rows */
+    const int32_t *parts; /* twelve numbers each: input; first byte there and here; three times:
+                             count, step there, step here, of the last of which steps are 1 */
+    int32_t num_parts, bytes;
+    int8_t fill;
+    uint8_t fills; /* whether the parts leave something out */
+};
+
+struct mn_resize_row {
+    const int16_t *columns;
+    int32_t out_columns, channels;
 };
 
 struct mn_reduce {
@@ -202,6 +247,44 @@ struct mn_lstm { /* gates in this order: input, forget, cell, output */
     int32_t steps, features, units, zero_point, clip, cell_shift;
 };
 
+/* Rows of a tensor that a row call reads: those of a window that begins with row
+ * `call * stride - pad`, or row map[call]. Row y lies in slot y mod depth. */
+struct mn_source {
+    const int8_t *constant; /* or 0: in the arena */
+    const int16_t *map;     /* or 0 */
+    int32_t offset, pitch;  /* of slot 0; from one to the next */
+    int16_t depth, rows, taps, stride, pad, dilation;
+};
+
+/* `in`: a pointer for every row of every source, 0 for those outside of the picture; `row` counts
+ * the calls. */
+typedef void mn_row_kernel(const void *parameters, const int8_t *const *in, int8_t *out,
+                           void *scratch, int32_t row);
+
+struct mn_row_op {
+    mn_row_kernel *kernel; /* 0: waits for a row of the model's input */
+    const void *parameters;
+    const struct mn_source *sources;
+    int32_t out, pitch, scratch; /* bytes in the arena */
+    int16_t depth, num_sources, layer;
+};
+
+struct mn_row_call { /* in repetition i of its phase: row + i * step of operation `op` */
+    int16_t row;
+    uint8_t op, step;
+};
+
+struct mn_phase { /* the next `calls` calls, `times` times */
+    uint16_t calls, times;
+};
+
+struct mn_stretch {
+    const struct mn_row_op *ops;
+    const struct mn_row_call *calls;
+    const struct mn_phase *phases;
+    int32_t num_phases;
+};
+
 struct mn_softmax {
     const int32_t *exponentials; /* of 0, -1, -2 ... steps of the input, in Q0.31 */
     int32_t num_exponentials, rows, columns;
@@ -243,6 +326,9 @@ void mn_dequantize(float scale, int32_t zero_point, const int8_t *in, float *out
 void mn_dequantize_u8(float scale, int32_t zero_point, const uint8_t *in, float *out,
                       int32_t count);
 
+void mn_conv_row(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,
+                 int32_t row);
+
 #if MN_DSP
 /* Instructions that a compiler does not find by itself. */
 MN_INLINE int32_t mn_smlad(int32_t x, int32_t y, int32_t acc)
@@ -273,6 +359,31 @@ MN_INLINE int32_t mn_sxtb16_ror8(int32_t x)
 {
     int32_t r;
     __asm__("sxtb16 %0, %1, ror #8" : "=r"(r) : "r"(x));
+    return r;
+}
+/* Bytes 0 and 2, or 1 and 3, of `y` as two int16, each plus one of `x`. */
+MN_INLINE int32_t mn_sxtab16(int32_t x, int32_t y)
+{
+    int32_t r;
+    __asm__("sxtab16 %0, %1, %2" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+}
+MN_INLINE int32_t mn_sxtab16_ror8(int32_t x, int32_t y)
+{
+    int32_t r;
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+}
+MN_INLINE int32_t mn_smlabb(int32_t x, int32_t y, int32_t acc)
+{
+    int32_t r;
+    __asm__("smlabb %0, %1, %2, %3" : "=r"(r) : "r"(x), "r"(y), "r"(acc));
+    return r;
+}
+MN_INLINE int32_t mn_smlatt(int32_t x, int32_t y, int32_t acc)
+{
+    int32_t r;
+    __asm__("smlatt %0, %1, %2, %3" : "=r"(r) : "r"(x), "r"(y), "r"(acc));
     return r;
 }
 MN_INLINE int32_t mn_pkhbt(int32_t low, int32_t high)

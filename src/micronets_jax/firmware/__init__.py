@@ -87,6 +87,7 @@ def write(
     title: str = "model",
     frontend: str | None = None,
     flash_budget: int = 0,
+    plan: str = "whole",
     tflm_include: Sequence[str] = (),
     tflm_library: str | None = None,
 ) -> Prediction:
@@ -100,7 +101,7 @@ def write(
         title: names the model on the line and in the README.
         frontend: text of the model's ``frontend.json``; with it the firmware takes audio as well
             as features.
-        flash_budget: of the compiled runtime, see :func:`compile.compile_model`.
+        flash_budget, plan: of the compiled runtime, see :func:`compile.compile_model`.
         tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
 
     Raises:
@@ -115,7 +116,7 @@ def write(
     if runtime == "tflm":
         made = tflm.engine(model, on, tflm.find(tflm_include, tflm_library))
     else:
-        made = engine.compiled(model, title, flash_budget)
+        made = engine.compiled(model, title, flash_budget, plan)
     hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
     planned = project.plan(made, model, on, title, hearing, frontend or "")
     project.write(planned, folder)

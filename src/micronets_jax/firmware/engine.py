@@ -65,13 +65,13 @@ STACK_BYTES = 2048
 """Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""
 
 
-def compiled(model: bytes, title: str, flash_budget: int = 0) -> Engine:
-    """The model compiled to C.
+def compiled(model: bytes, title: str, flash_budget: int = 0, plan: str = "whole") -> Engine:
+    """The model compiled to C, see :func:`compile.compile_model`.
 
     Raises:
         TFLiteError: the model is not supported.
     """
-    built = compiler.compile_model(model, title, flash_budget)
+    built = compiler.compile_model(model, title, flash_budget, plan=plan)
     return _of_c(built.files(), built.manifest())
 
 

@@ -14,7 +14,7 @@ const void *engine_output(int index);
 int engine_run(void); /* 0, or the runtime's error */
 uint32_t engine_arena_used(void);
 
-/* Ticks at the end of every layer of the last run. */
+/* Ticks at the end of every layer of the last run, as if one layer ran after the other. */
 extern uint64_t engine_marks[];
 
 #ifdef __cplusplus

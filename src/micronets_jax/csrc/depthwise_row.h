@@ -1,0 +1,415 @@
+/* Depthwise convolution of one row over pointers to rows, four channels at once, specialised for
+ * kernel columns and stride by the compiler.
+ *
+ * Where the window lies inside of the picture, two pixels are computed together. Elsewhere inputs
+ * come as differences from their zero point, so that what lies outside adds nothing and is not
+ * visited: on the small pictures of last layers that is most of a window. */
+#ifndef MN_DEPTHWISE_ROW_H
+#define MN_DEPTHWISE_ROW_H
+
+#include "kernels.h"
+
+#if MN_DSP
+/* What the assembly below takes; it reads members by their offsets. */
+struct mn_pixel_pairs {
+    const int8_t *weights;             /* of four channels */
+    const struct mn_channel *channels; /* of the first */
+    int32_t minus_zero;
+    int32_t step; /* bytes of a pixel */
+    int8_t *out;
+    int32_t count;             /* of pairs */
+    const int8_t *const *rows; /* a pointer for every row of the kernel, or 0 */
+    int32_t start;             /* bytes from there to the first window */
+};
+MN_AT(mn_pixel_pairs, weights, 0);
+MN_AT(mn_pixel_pairs, channels, 4);
+MN_AT(mn_pixel_pairs, minus_zero, 8);
+MN_AT(mn_pixel_pairs, step, 12);
+MN_AT(mn_pixel_pairs, out, 16);
+MN_AT(mn_pixel_pairs, count, 20);
+MN_AT(mn_pixel_pairs, rows, 24);
+MN_AT(mn_pixel_pairs, start, 28);
+
+/* Weights of one tap are unpacked into two words on the stack, channels (0, 2) and (1, 3), once for
+ * all pairs of a row, and summed up for the bias. */
+#define MN_UNPACK                                                                                  \
+    "ldr r9, [r1], #4\n\t"                                                                         \
+    "sxtb16 r10, r9\n\t"                                                                           \
+    "sxtb16 r11, r9, ror #8\n\t"                                                                   \
+    "sadd16 r4, r4, r10\n\t"                                                                       \
+    "sadd16 r5, r5, r11\n\t"                                                                       \
+    "strd r10, r11, [r2], #8\n\t"
+#define MN_UNPACK_3 MN_UNPACK MN_UNPACK MN_UNPACK
+#define MN_UNPACK_5 MN_UNPACK_3 MN_UNPACK MN_UNPACK
+#define MN_UNPACK_7 MN_UNPACK_5 MN_UNPACK MN_UNPACK
+
+/* Sums of the first pixel in r4-r7, of the second in r8-r11; inputs of a column in r0, r1, weights in
+ * r2, r3; the window in r12, bytes of a pixel in lr. */
+#define MN_COLUMN(at)                                                                              \
+    "ldr r1, [r12" at "]\n\t"                                                                      \
+    "sxtb16 r0, r1\n\t"                                                                            \
+    "sxtb16 r1, r1, ror #8\n\t"
+#define MN_FIRST                                                                                   \
+    "smlabb r4, r0, r2, r4\n\t"                                                                    \
+    "smlabb r5, r1, r3, r5\n\t"                                                                    \
+    "smlatt r6, r0, r2, r6\n\t"                                                                    \
+    "smlatt r7, r1, r3, r7\n\t"
+#define MN_SECOND                                                                                  \
+    "smlabb r8, r0, r2, r8\n\t"                                                                    \
+    "smlabb r9, r1, r3, r9\n\t"                                                                    \
+    "smlatt r10, r0, r2, r10\n\t"                                                                  \
+    "smlatt r11, r1, r3, r11\n\t"
+#define MN_TAP(tap) "ldrd r2, r3, [sp, #8 * (" tap ")]\n\t"
+#define MN_STEP1 ", lr"
+#define MN_STEP2 ", lr, lsl #1"
+#define MN_MOVE2 "add r12, r12, lr, lsl #1\n\t"
+#define MN_MOVE4 "add r12, r12, lr, lsl #2\n\t"
+
+/* One row of the kernel, whose first tap is `t`. At stride 1 a column serves both pixels. */
+#define MN_BOTH(at, tap) MN_COLUMN(at) MN_SECOND MN_TAP(tap) MN_FIRST
+#define MN_KERNEL_ROW_3_1(t)                                                                       \
+    MN_COLUMN("") MN_TAP(t) MN_FIRST MN_BOTH(MN_STEP1, t "+1") MN_BOTH(MN_STEP2, t "+2") MN_MOVE2  \
+        MN_COLUMN(MN_STEP1) MN_SECOND
+#define MN_KERNEL_ROW_5_1(t)                                                                       \
+    MN_COLUMN("") MN_TAP(t) MN_FIRST MN_BOTH(MN_STEP1, t "+1") MN_BOTH(MN_STEP2, t "+2") MN_MOVE2  \
+        MN_BOTH(MN_STEP1, t "+3") MN_BOTH(MN_STEP2, t "+4") MN_MOVE2 MN_COLUMN(MN_STEP1) MN_SECOND
+#define MN_KERNEL_ROW_7_1(t)                                                                       \
+    MN_COLUMN("") MN_TAP(t) MN_FIRST MN_BOTH(MN_STEP1, t "+1") MN_BOTH(MN_STEP2, t "+2") MN_MOVE2  \
+        MN_BOTH(MN_STEP1, t "+3") MN_BOTH(MN_STEP2, t "+4") MN_MOVE2 MN_BOTH(MN_STEP1, t "+5")     \
+            MN_BOTH(MN_STEP2, t "+6") MN_MOVE2 MN_COLUMN(MN_STEP1) MN_SECOND
+/* At stride 2 a tap serves both pixels. */
+#define MN_TWICE(first, second, tap)                                                               \
+    MN_TAP(tap) MN_COLUMN(first) MN_FIRST MN_COLUMN(second) MN_SECOND
+#define MN_TWICE_AHEAD(tap)                                                                        \
+    MN_TAP(tap) MN_COLUMN(MN_STEP1) MN_FIRST MN_MOVE2 MN_COLUMN(MN_STEP1) MN_SECOND
+#define MN_KERNEL_ROW_3_2(t)                                                                       \
+    MN_TWICE("", MN_STEP2, t) MN_TWICE_AHEAD(t "+1") MN_TWICE("", MN_STEP2, t "+2")
+#define MN_KERNEL_ROW_5_2(t)                                                                       \
+    MN_KERNEL_ROW_3_2(t) MN_TWICE_AHEAD(t "+3") MN_TWICE("", MN_STEP2, t "+4")
+#define MN_KERNEL_ROW_7_2(t)                                                                       \
+    MN_KERNEL_ROW_5_2(t) MN_TWICE_AHEAD(t "+5") MN_TWICE("", MN_STEP2, t "+6")
+
+#define MN_ROUND_ONE_MN_POSITIVE(acc)                                                              \
+    "lsls " acc ", " acc ", #1\n\t"                                                                \
+    "smmlar r3, " acc ", r0, r1\n\t"
+#define MN_ROUND_ONE_MN_MIXED MN_ROUND_ONE_MN_SIGNED
+#define MN_ROUND_ONE_MN_SIGNED(acc)                                                                \
+    "lsls " acc ", " acc ", #1\n\t"                                                                \
+    "smmlar r3, " acc ", r0, r1\n\t"                                                               \
+    "add r3, r3, " acc ", asr #31\n\t"
+/* A channel of both pixels; the bytes of a pixel are in r4 from the first channel's sum on. */
+#define MN_STORE_CHANNEL(ROUND, i, first, second, step)                                            \
+    "ldrd r0, r1, [r12, #16 * " i " + 4]\n\t"                                                      \
+    "ldr r2, [r12, #16 * " i " + 12]\n\t" ROUND(first)                                             \
+    "asrs r3, r3, r2\n\t"                                                                          \
+    "ssat r3, #8, r3\n\t"                                                                          \
+    "strb r3, [lr]\n\t" step ROUND(second)                                                         \
+    "asrs r3, r3, r2\n\t"                                                                          \
+    "ssat r3, #8, r3\n\t"                                                                          \
+    "strb r3, [lr, r4]\n\t"                                                                        \
+    "add lr, lr, #1\n\t"
+
+/* The frame: weights, then (from F on) biases 0, channels 16, bytes of a pixel 20, output 24, pairs
+ * left 28, bytes to the window 32, pointers to rows 36. */
+#define MN_ROWS_OF_3(ROW, F) ROW("0", "3", F) ROW("1", "3", F) ROW("2", "3", F)
+#define MN_ROWS_OF_5(ROW, F)                                                                       \
+    ROW("0", "5", F) ROW("1", "5", F) ROW("2", "5", F) ROW("3", "5", F) ROW("4", "5", F)
+#define MN_ROWS_OF_7(ROW, F)                                                                       \
+    ROW("0", "7", F) ROW("1", "7", F) ROW("2", "7", F) ROW("3", "7", F) ROW("4", "7", F)           \
+        ROW("5", "7", F) ROW("6", "7", F)
+#define MN_SKIP(k, F)                                                                              \
+    "ldr r12, [sp, #" F " + 36 + 4 * " k "]\n\t"                                                   \
+    "ldr r0, [sp, #" F " + 32]\n\t"                                                                \
+    "cmp r12, #0\n\t"                                                                              \
+    "beq 5f\n\t"                                                                                   \
+    "add r12, r12, r0\n\t"
+#define MN_ROW_3_1_AT(k, K, F) MN_SKIP(k, F) MN_KERNEL_ROW_3_1(k "*" K) "5:\n\t"
+#define MN_ROW_5_1_AT(k, K, F) MN_SKIP(k, F) MN_KERNEL_ROW_5_1(k "*" K) "5:\n\t"
+#define MN_ROW_7_1_AT(k, K, F) MN_SKIP(k, F) MN_KERNEL_ROW_7_1(k "*" K) "5:\n\t"
+#define MN_ROW_3_2_AT(k, K, F) MN_SKIP(k, F) MN_KERNEL_ROW_3_2(k "*" K) "5:\n\t"
+#define MN_ROW_5_2_AT(k, K, F) MN_SKIP(k, F) MN_KERNEL_ROW_5_2(k "*" K) "5:\n\t"
+#define MN_ROW_7_2_AT(k, K, F) MN_SKIP(k, F) MN_KERNEL_ROW_7_2(k "*" K) "5:\n\t"
+
+#define MN_PAIRS(name, K, S, ROUNDING)                                                             \
+    MN_PAIRS_FRAME(name, K, S, ROUNDING, #K, "8 * " #K " * " #K)
+#define MN_PAIRS_FRAME(name, K, S, ROUNDING, k, F)                                                 \
+    static __attribute__((naked, noinline)) void name##_pairs(const struct mn_pixel_pairs *pairs)        \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "sub sp, sp, #" F " + 36 + 4 * " k "\n\t"                                              \
+            "ldr r1, [r0]\n\t"                                                                     \
+            "ldr r3, [r0, #24]\n\t"                                                                \
+            "mov r2, sp\n\t"                                                                       \
+            "add r8, sp, #" F " + 36\n\t"                                                          \
+            "movs r4, #0\n\t"                                                                      \
+            "movs r5, #0\n\t"                                                                      \
+            "movs r6, #" k "\n"                                                                    \
+            "1:\n\t"                                                                               \
+            "ldr r7, [r3], #4\n\t"                                                                 \
+            "str r7, [r8], #4\n\t"                                                                 \
+            "cmp r7, #0\n\t"                                                                       \
+            "beq 2f\n\t" MN_UNPACK_##K                                                             \
+            "subs r6, r6, #1\n\t"                                                                  \
+            "bne 1b\n\t"                                                                           \
+            "b 3f\n"                                                                               \
+            "2:\n\t"                                                                               \
+            "add r1, r1, #4 * " k "\n\t"                                                           \
+            "add r2, r2, #8 * " k "\n\t"                                                           \
+            "subs r6, r6, #1\n\t"                                                                  \
+            "bne 1b\n"                                                                             \
+            "3:\n\t"                                                                               \
+            "ldrd r1, r2, [r0, #4]\n\t"                                                            \
+            "ldr r6, [r1]\n\t"                                                                     \
+            "ldr r7, [r1, #16]\n\t"                                                                \
+            "ldr r8, [r1, #32]\n\t"                                                                \
+            "ldr r9, [r1, #48]\n\t"                                                                \
+            "smlabb r6, r4, r2, r6\n\t"                                                            \
+            "smlabb r7, r5, r2, r7\n\t"                                                            \
+            "smlatb r8, r4, r2, r8\n\t"                                                            \
+            "smlatb r9, r5, r2, r9\n\t"                                                            \
+            "strd r6, r7, [sp, #" F "]\n\t"                                                        \
+            "strd r8, r9, [sp, #" F " + 8]\n\t"                                                    \
+            "ldrd r2, r3, [r0, #12]\n\t"                                                           \
+            "strd r1, r2, [sp, #" F " + 16]\n\t"                                                   \
+            "mov lr, r2\n\t"                                                                       \
+            "ldr r1, [r0, #20]\n\t"                                                                \
+            "strd r3, r1, [sp, #" F " + 24]\n\t"                                                   \
+            "ldr r1, [r0, #28]\n\t"                                                                \
+            "str r1, [sp, #" F " + 32]\n"                                                          \
+            "4:\n\t"                                                                               \
+            "ldrd r4, r5, [sp, #" F "]\n\t"                                                        \
+            "ldrd r6, r7, [sp, #" F " + 8]\n\t"                                                    \
+            "mov r8, r4\n\t"                                                                       \
+            "mov r9, r5\n\t"                                                                       \
+            "mov r10, r6\n\t"                                                                      \
+            "mov r11, r7\n\t" MN_ROWS_OF_##K(MN_ROW_##K##_##S##_AT, F)                             \
+            "ldr r12, [sp, #" F " + 16]\n\t"                                                       \
+            "ldr lr, [sp, #" F " + 24]\n\t"                                                        \
+            MN_STORE_CHANNEL(MN_ROUND_ONE_##ROUNDING, "0", "r4", "r8",                             \
+                             "ldr r4, [sp, #" F " + 20]\n\t")                                      \
+            MN_STORE_CHANNEL(MN_ROUND_ONE_##ROUNDING, "1", "r5", "r9", "")                         \
+            MN_STORE_CHANNEL(MN_ROUND_ONE_##ROUNDING, "2", "r6", "r10", "")                        \
+            MN_STORE_CHANNEL(MN_ROUND_ONE_##ROUNDING, "3", "r7", "r11", "")                        \
+            "add lr, lr, r4, lsl #1\n\t"                                                           \
+            "subs r0, lr, #4\n\t"                                                                  \
+            "ldrd r1, r2, [sp, #" F " + 28]\n\t"                                                   \
+            "add r2, r2, r4, lsl #" #S "\n\t"                                                      \
+            "subs r1, r1, #1\n\t"                                                                  \
+            "strd r0, r1, [sp, #" F " + 24]\n\t"                                                   \
+            "str r2, [sp, #" F " + 32]\n\t"                                                        \
+            "mov lr, r4\n\t"                                                                       \
+            "bne 4b\n\t"                                                                           \
+            "add sp, sp, #" F " + 36 + 4 * " k "\n\t"                                              \
+            "pop {r4-r11, pc}\n\t");                                                               \
+        (void)pairs;                                                                               \
+    }
+
+/* One pixel, of all groups of four channels. */
+struct mn_pixel {
+    const struct mn_channel *channels;
+    int8_t *out;
+    const int8_t *in;
+    const int8_t *weights;
+    int32_t group_bytes; /* of weights */
+    int32_t groups;      /* left */
+    int32_t minus_zero;
+    const int32_t *taps; /* pairs of offsets, to inputs and to weights */
+    const int32_t *end;  /* behind them */
+    int32_t entry;       /* set below */
+};
+MN_AT(mn_pixel, channels, 0);
+MN_AT(mn_pixel, out, 4);
+MN_AT(mn_pixel, in, 8);
+MN_AT(mn_pixel, weights, 12);
+MN_AT(mn_pixel, group_bytes, 16);
+MN_AT(mn_pixel, groups, 20);
+MN_AT(mn_pixel, minus_zero, 24);
+MN_AT(mn_pixel, taps, 28);
+MN_AT(mn_pixel, end, 32);
+MN_AT(mn_pixel, entry, 36);
+
+/* A tap takes 44 bytes, so that a number of them that is no multiple of four enters in the middle. */
+#define MN_PIXEL_TAP                                                                               \
+    "ldrd r0, r2, [r12], #8\n\t"                                                                   \
+    "ldr.w r1, [r10, r0]\n\t"                                                                      \
+    "ldr.w r3, [r11, r2]\n\t"                                                                      \
+    "sxtab16 r0, r8, r1\n\t"                                                                       \
+    "sxtab16 r1, r8, r1, ror #8\n\t"                                                               \
+    "sxtb16 r2, r3\n\t"                                                                            \
+    "sxtb16 r3, r3, ror #8\n\t"                                                                    \
+    "smlabb r4, r0, r2, r4\n\t"                                                                    \
+    "smlabb r5, r1, r3, r5\n\t"                                                                    \
+    "smlatt r6, r0, r2, r6\n\t"                                                                    \
+    "smlatt r7, r1, r3, r7\n\t"
+#define MN_PIXEL_STORE(ROUND, acc)                                                                 \
+    "ldrd r0, r1, [r10, #4]\n\t"                                                                   \
+    "ldr r2, [r10, #12]\n\t" ROUND(acc)                                                            \
+    "add r10, r10, #16\n\t"                                                                        \
+    "asrs r3, r3, r2\n\t"                                                                          \
+    "ssat r3, #8, r3\n\t"                                                                          \
+    "strb r3, [r11], #1\n\t"
+#define MN_PIXEL(name, ROUND)                                                                      \
+    static __attribute__((naked, noinline, unused)) void name(struct mn_pixel *pixel)              \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "mov lr, r0\n\t"                                                                       \
+            "ldrd r12, r9, [lr, #28]\n\t"                                                          \
+            "ldr r8, [lr, #24]\n\t"                                                                \
+            "pkhbt r8, r8, r8, lsl #16\n\t"                                                        \
+            "sub r0, r9, r12\n\t"                                                                  \
+            "ubfx r0, r0, #3, #2\n\t"                                                              \
+            "rsb r0, r0, #4\n\t"                                                                   \
+            "and r0, r0, #3\n\t"                                                                   \
+            "movs r1, #44\n\t"                                                                     \
+            "adr.w r2, 2f\n\t"                                                                     \
+            "mla r0, r0, r1, r2\n\t"                                                               \
+            "orr r0, r0, #1\n\t"                                                                   \
+            "str r0, [lr, #36]\n"                                                                   \
+            "1:\n\t"                                                                               \
+            "ldr r0, [lr]\n\t"                                                                     \
+            "ldr r12, [lr, #28]\n\t"                                                               \
+            "ldr r4, [r0]\n\t"                                                                     \
+            "ldr r5, [r0, #16]\n\t"                                                                \
+            "ldr r6, [r0, #32]\n\t"                                                                \
+            "ldr r7, [r0, #48]\n\t"                                                                \
+            "ldrd r10, r11, [lr, #8]\n\t"                                                          \
+            "cmp r12, r9\n\t"                                                                      \
+            "beq 3f\n\t"                                                                           \
+            "ldr r0, [lr, #36]\n\t"                                                                \
+            "bx r0\n\t"                                                                            \
+            ".balign 4\n"                                                                          \
+            "2:\n\t" MN_PIXEL_TAP MN_PIXEL_TAP MN_PIXEL_TAP MN_PIXEL_TAP                           \
+            "cmp r12, r9\n\t"                                                                      \
+            "bne 2b\n"                                                                              \
+            "3:\n\t"                                                                               \
+            "ldr r0, [lr, #16]\n\t"                                                                \
+            "adds r10, r10, #4\n\t"                                                                \
+            "add r11, r11, r0\n\t"                                                                 \
+            "strd r10, r11, [lr, #8]\n\t"                                                          \
+            "ldrd r10, r11, [lr]\n\t" MN_PIXEL_STORE(ROUND, "r4") MN_PIXEL_STORE(ROUND, "r5")      \
+                MN_PIXEL_STORE(ROUND, "r6") MN_PIXEL_STORE(ROUND, "r7")                            \
+            "strd r10, r11, [lr]\n\t"                                                              \
+            "ldr r0, [lr, #20]\n\t"                                                                \
+            "subs r0, r0, #1\n\t"                                                                  \
+            "str r0, [lr, #20]\n\t"                                                                \
+            "bne 1b\n\t"                                                                           \
+            "pop {r4-r11, pc}\n\t");                                                               \
+        (void)pixel;                                                                               \
+    }
+MN_PIXEL(mn_pixel_positive, MN_ROUND_ONE_MN_POSITIVE)
+MN_PIXEL(mn_pixel_signed, MN_ROUND_ONE_MN_SIGNED)
+#endif
+
+/* Channels first..first + 4 * groups - 1 of the pixel whose window begins at column `start`.
+ * `offsets` has room for two numbers for every tap. Of a pixel that was `paired` only wide channels
+ * are left. */
+MN_NOINLINE void mn_depthwise_pixel(const struct mn_depthwise_row *d, const int8_t *const *in,
+                                    int32_t first, int32_t groups, const int8_t *weights,
+                                    int32_t start, int8_t *out, int32_t *offsets, int paired)
+{
+    const int8_t *base = 0;
+    int32_t *end = offsets, tap = 0;
+    /* what lies inside of the picture, relative to the first row there */
+    for (int32_t k = 0; k < d->kernel_rows; k++) {
+        int32_t x = start;
+        base = base ? base : in[k];
+        for (int32_t i = 0; i < d->kernel_columns; i++, tap += 4, x += d->dilation_columns)
+            if (in[k] && x >= 0 && x < d->in_columns) {
+                *end++ = (int32_t)(in[k] - base) + x * d->num_channels;
+                *end++ = tap;
+            }
+    }
+#if MN_DSP
+    if (!paired) {
+        struct mn_pixel pixel = {d->channels + first,
+                                 out + first,
+                                 base + first,
+                                 weights,
+                                 tap,
+                                 groups,
+                                 -d->zero_point,
+                                 offsets,
+                                 end,
+                                 0};
+        (d->rounding == MN_POSITIVE ? mn_pixel_positive : mn_pixel_signed)(&pixel);
+    }
+    if (d->rounding != MN_MIXED)
+        return;
+#endif
+    (void)paired;
+    for (int32_t c = 0; c < 4 * groups; c++) {
+        const struct mn_channel *const channel = &d->channels[first + c];
+        const int8_t *w = weights + c / 4 * tap + c % 4;
+        uint32_t acc = (uint32_t)channel->bias;
+        if (MN_DSP && !channel->wide)
+            continue;
+        for (const int32_t *at = offsets; at < end; at += 2)
+            acc += (uint32_t)((base[at[0] + first + c] - d->zero_point) * w[at[1]]);
+        out[first + c] = (int8_t)mn_requantize((int32_t)acc, channel, d->rounding);
+    }
+}
+
+#if !MN_DSP
+struct mn_pixel_pairs;
+#endif
+
+/* One row: pairs of pixels where the window lies inside, as many as there are, if `pairs` computes
+ * them (a single pair would not pay for unpacking weights), and single pixels elsewhere. A group of
+ * channels that overlaps the one before ends a number that is no multiple of four. */
+MN_NOINLINE void mn_depthwise_row(const struct mn_depthwise_row *d, const int8_t *const *in,
+                                  int8_t *out, void *scratch, void (*pairs)(const struct mn_pixel_pairs *))
+{
+    const int32_t count = d->num_channels, groups = count / 4;
+    const int32_t size = 4 * d->kernel_rows * d->kernel_columns;
+    int32_t start = -d->pad_left, paired = 0;
+    for (int32_t x = 0; x < d->out_columns; x++, start += d->stride_columns) {
+#if MN_DSP
+        const int32_t inside = d->in_columns - d->kernel_columns - start;
+        const int32_t fit = inside < 0 || start < 0 ? 0 : inside / d->stride_columns + 1;
+        const int32_t left = d->out_columns - x, twos = (fit < left ? fit : left) / 2;
+        if (pairs && paired <= 0 && twos > 1) {
+            struct mn_pixel_pairs state = {d->weights, 0, -d->zero_point, count, 0, twos, in, 0};
+            for (int32_t c = 0; c < count; c += 4, state.weights += size) {
+                const int32_t first = c + 4 > count ? count - 4 : c;
+                state.channels = d->channels + first;
+                state.out = out + x * count + first;
+                state.start = start * count + first;
+                pairs(&state);
+            }
+            paired = 2 * twos;
+        }
+#endif
+        if (--paired < 0 || d->rounding == MN_MIXED) {
+            mn_depthwise_pixel(d, in, 0, groups, d->weights, start, out + x * count, scratch,
+                               paired >= 0);
+            if (count % 4)
+                mn_depthwise_pixel(d, in, count - 4, 1, d->weights + groups * size, start,
+                                   out + x * count, scratch, paired >= 0);
+        }
+    }
+    (void)pairs;
+    if (d->min > -128 || d->max < 127)
+        for (int32_t i = 0; i < d->out_columns * count; i++)
+            out[i] = mn_clamp(out[i], d->min, d->max);
+}
+
+/* The kernel of any shape, and that of squares of 3, 5 and 7 at stride 1 and 2. */
+#define MN_DEPTHWISE_ROW_BODY(name, pairs)                                                         \
+    static void name(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,  \
+                     int32_t row)                                                                  \
+    {                                                                                              \
+        (void)row;                                                                                 \
+        mn_depthwise_row(parameters, in, out, scratch, pairs);                                     \
+    }
+#define MN_DEPTHWISE_ROW(name) MN_DEPTHWISE_ROW_BODY(name, 0)
+#if MN_DSP
+#define MN_DEPTHWISE_ROW_FAST(name, k, stride, rounding)                                           \
+    MN_PAIRS(name, k, stride, rounding)                                                            \
+    MN_DEPTHWISE_ROW_BODY(name, name##_pairs)
+#else
+#define MN_DEPTHWISE_ROW_FAST(name, k, stride, rounding) MN_DEPTHWISE_ROW(name)
+#endif
+
+#endif

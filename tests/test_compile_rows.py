@@ -1,0 +1,343 @@
+"""Stretches that go row by row: order, rings, plans, their checker, and bytes on this machine."""
+
+import dataclasses
+import json
+
+import flatbuffer_models as fm
+import numpy as np
+import pytest
+
+from micronets_jax import compile as compiler
+from micronets_jax import tflite
+from micronets_jax.compile import check, operators, plans, rows, stream, verify
+from micronets_jax.compile import compiler as inner
+
+LINEAR = {"scale": 0.1, "zero_point": 3}
+
+
+class Net:
+    """A network under construction; methods take and give (tensor, shape)."""
+
+    def __init__(self, shape, seed=0, dtype="int8"):
+        self.m, self.rng = fm.Models(), np.random.default_rng(seed)
+        q = {} if dtype == "float32" else {"scale": 0.1, "zero_point": 3}
+        self.input = self.m.tensor(shape, dtype, **q), tuple(shape)
+
+    def conv(self, x, outs, kernel=3, stride=1, padding=0, depthwise=False, dilation=1, relu=0):
+        (tensor, (_, *size, ins)) = x
+        kr, kc = (kernel, kernel) if isinstance(kernel, int) else kernel
+        outs = ins * outs if depthwise else outs
+        shape = (1, kr, kc, outs) if depthwise else (outs, kr, kc, ins)
+        w = self.rng.integers(-127, 128, shape, np.int8)
+        scale = np.full(outs, 0.02 / np.sqrt(kr * kc * (1 if depthwise else ins)))
+        weights = self.m.tensor(shape, "int8", scale, 0, w, 3 if depthwise else 0)
+        bias = self.m.tensor(
+            [outs], "int32", 0.1 * scale, 0, self.rng.integers(-999, 999, outs, np.int32)
+        )
+        reach = [(k - 1) * dilation + 1 for k in (kr, kc)]
+        valid = [(n - r) // stride + 1 for n, r in zip(size, reach, strict=True)]
+        size = valid if padding else [-(-n // stride) for n in size]
+        out = (1, *size, outs)
+        q = {"scale": 6 / 255, "zero_point": -128} if relu else LINEAR
+        y = self.m.tensor(out, **q)
+        name = "DepthwiseConv2D" if depthwise else "Conv2D"
+        self.m.operator(
+            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D", [tensor, weights, bias], [y],
+            name + "Options", padding=padding, strideH=stride, strideW=stride,
+            fusedActivationFunction=relu, dilationHFactor=dilation, dilationWFactor=dilation,
+            **({"depthMultiplier": outs // ins} if depthwise else {}),
+        )  # fmt: skip
+        return y, out
+
+    def depthwise(self, x, multiplier=1, **options):
+        return self.conv(x, multiplier, depthwise=True, **options)
+
+    def binary(self, kind, a, b):
+        shape = np.broadcast_shapes(a[1], b[1])
+        y = self.m.tensor(shape, **LINEAR)
+        self.m.operator(kind, [a[0], b[0]], [y], kind.title() + "Options")
+        return y, shape
+
+    def constant(self, shape):
+        data = self.rng.integers(-128, 128, shape, np.int8)
+        return self.m.tensor(shape, data=data, **LINEAR), tuple(shape)
+
+    def concat(self, parts, axis=3):
+        shape = list(parts[0][1])
+        shape[axis] = sum(part[1][axis] for part in parts)
+        y = self.m.tensor(shape, **LINEAR)
+        tensors = [part[0] for part in parts]
+        self.m.operator("CONCATENATION", tensors, [y], "ConcatenationOptions", axis=axis)
+        return y, tuple(shape)
+
+    def pool(self, kind, x, kernel=2, stride=2):
+        (_, *size, depth) = x[1]
+        kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+        out = (1, *((n - k) // stride + 1 for n, k in zip(size, kernel, strict=True)), depth)
+        y = self.m.tensor(out, **LINEAR)
+        self.m.operator(
+            kind, [x[0]], [y], "Pool2DOptions", padding=1, strideH=stride, strideW=stride,
+            filterHeight=kernel[0], filterWidth=kernel[1],
+        )  # fmt: skip
+        return y, out
+
+    def pad(self, x, amounts):
+        shape = tuple(n + sum(a) for n, a in zip(x[1], amounts, strict=True))
+        y = self.m.tensor(shape, **LINEAR)
+        p = self.m.tensor([4, 2], "int32", data=np.array(amounts, np.int32))
+        self.m.operator("PAD", [x[0], p], [y], "PadOptions")
+        return y, shape
+
+    def resize(self, x, size):
+        shape = (1, *size, x[1][3])
+        y = self.m.tensor(shape, **LINEAR)
+        s = self.m.tensor([2], "int32", data=np.array(size, np.int32))
+        self.m.operator("RESIZE_NEAREST_NEIGHBOR", [x[0], s], [y], "ResizeNearestNeighborOptions")
+        return y, shape
+
+    def mean(self, x):
+        y = self.m.tensor([1, x[1][3]], scale=0.07, zero_point=1)
+        axes = self.m.tensor([2], "int32", data=np.array([1, 2], np.int32))
+        self.m.operator("MEAN", [x[0], axes], [y], "ReducerOptions")
+        return y, (1, x[1][3])
+
+    def logistic(self, x):
+        y = self.m.tensor(x[1], scale=1 / 256, zero_point=-128)
+        self.m.operator("LOGISTIC", [x[0]], [y])
+        return y, x[1]
+
+    def quantize(self, x, dtype="int8"):
+        y = self.m.tensor(x[1], dtype, **({} if dtype == "float32" else LINEAR))
+        self.m.operator("DEQUANTIZE" if dtype == "float32" else "QUANTIZE", [x[0]], [y])
+        return y, x[1]
+
+    def build(self, *outputs) -> bytes:
+        return self.m.build([self.input[0]], [y[0] for y in outputs])
+
+
+def graph_of(model: bytes):
+    return operators.build(tflite.read(model))
+
+
+def order_of(graph, kept=()):
+    nodes = [rows.by_rows(graph, node) for node in graph.nodes]
+    assert None not in nodes
+    return rows.Order(graph, nodes, {*graph.outputs, *kept})
+
+
+def streamed(model: bytes, pushed: bool = False) -> compiler.Compiled:
+    """The plan in which everything goes row by row that can."""
+    room = plans.Plans(graph_of(model), pushed)
+    cuts, end = [], len(room.nodes)
+    while end:
+        begin = min((b for b, streams, *_ in room.steps[end] if streams), default=end - 1)
+        cuts.insert(0, (begin, end, begin < end - 1 or room.rows[begin] is not None))
+        end = begin
+    return inner.lay_out(room, plans.Candidate(tuple(cuts), 0, 0), "model")
+
+
+def verified(model: bytes, pushed: bool = False) -> compiler.Compiled:
+    compiled = streamed(model, pushed)
+    check.prove(compiled.graph, compiled.accesses, compiled.arena_bytes, compiled.addresses)
+    assert verify.verify(compiled, model, 2, ("-O1", *verify.SANITIZE)).cases == 6
+    return compiled
+
+
+# Order and rings, by hand ------------------------------------------------------------------------
+
+
+def test_demand_pulls_rows():
+    """Two 3 x 3 layers over six rows: the second needs one row of the first on each side."""
+    net = Net((1, 6, 4, 2))
+    order = order_of(graph_of(net.build(net.conv(net.conv(net.input, 2), 2))))
+    assert order.calls[:6] == [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (0, 3)]
+    assert [call for op, call in order.calls if op == 1] == list(range(6))
+    assert order.depth([order.nodes[0].node.output]) == 3
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "depth"),
+    [(1, 1, 1, 1), (3, 1, 1, 3), (3, 2, 1, 3), (5, 1, 1, 5), (5, 2, 1, 5), (1, 2, 1, 1),
+     (3, 1, 2, 5), (7, 1, 1, 7)],
+)  # fmt: skip
+def test_a_ring_holds_the_rows_of_a_window(kernel, stride, dilation, depth):
+    net = Net((1, 16, 16, 4))
+    x = net.conv(net.input, 4, 1)
+    graph = graph_of(net.build(net.depthwise(x, kernel=kernel, stride=stride, dilation=dilation)))
+    order = order_of(graph)
+    assert order.depth([graph.nodes[0].output]) == depth
+
+
+def test_a_residual_waits_as_long_as_its_block_lags():
+    """A block of two 3 x 3 layers lags by two rows, so what is added to it holds three; its sum is
+    written over its last row."""
+    net = Net((1, 8, 4, 4))
+    x = net.conv(net.input, 4, 1)
+    y = net.binary("ADD", net.conv(net.conv(x, 4), 4), x)
+    graph = graph_of(net.build(net.conv(y, 4)))
+    order = order_of(graph)
+    stem, first, second, added, _ = (node.output for node in graph.nodes)
+    assert order.depth([stem]) == 3
+    assert order.taken_over(set(graph.outputs)) == {second: added}
+    assert order.depth([first]) == 3
+    assert order.depth([second, added]) == 3
+
+
+def test_pooling_accumulates():
+    net = Net((1, 8, 4, 4))
+    x = net.conv(net.input, 6)
+    graph = graph_of(net.build(net.pool("AVERAGE_POOL_2D", x, (8, 4), 1)))
+    order = order_of(graph)
+    assert order.depth([graph.nodes[0].output]) == 1
+    assert stream.sum_bytes(order.nodes[1]) == 24
+
+
+def test_loops_unroll_to_the_sequence():
+    rng = np.random.default_rng(0)
+    for seed in range(30):
+        period = [(int(op), int(step)) for op, step in rng.integers(0, [5, 3], (1 + seed % 7, 2))]
+        sequence = [(int(o), int(r)) for o, r in rng.integers(0, 5, (seed % 4, 2))]
+        sequence += [(op, i * step) for i in range(seed) for op, step in period]
+        sequence += [(int(o), int(r)) for o, r in rng.integers(0, 5, (seed % 3, 2))]
+        loops = stream.phases(sequence)
+        unrolled = [
+            (op, row + i * step) for calls, n in loops for i in range(n) for op, row, step in calls
+        ]
+        assert unrolled == sequence
+        if seed > 20:
+            assert sum(len(calls) for calls, _ in loops) <= 3 * len(period) + 9
+
+
+# Plans --------------------------------------------------------------------------------------------
+
+
+def test_front_of_a_network_by_hand():
+    """Two pointwise layers over 8 x 8: 512 bytes between them, or a row of 64; a row of the output
+    is written after that row of the input has been read, so they lie on each other."""
+    net = Net((1, 8, 8, 2))
+    x = net.conv(net.input, 8, 1)
+    compiled = streamed(net.build(net.conv(x, 2, 1)))
+    assert compiled.arena_bytes == 128 + 64 + 64  # input and output, the row, patches of 4 pixels
+
+
+def test_every_plan_of_the_front_is_worth_having(reference):
+    path = reference / "models" / "mcunet_10fps_vww.tflite"
+    memory = compiler.compile_model(path, plan="memory")
+    front = memory.front
+    assert [p.ram_bytes for p in front] == sorted({p.ram_bytes for p in front})
+    taken = [p.instructions for p in front]
+    assert taken == sorted(set(taken), reverse=True)
+    chosen = compiler.compile_model(path, plan="balanced")
+    assert chosen.front == front
+    assert chosen.instructions <= 1.03 * front[-1].instructions
+    fits = compiler.compile_model(path, ram=20_000)
+    assert fits.arena_bytes <= 20_000
+    assert fits.instructions == min(p.instructions for p in front if p.ram_bytes <= 20_000)
+
+
+ESTIMATES = ["mcunet_10fps_vww", "micronet_kws_m", "mlperf_ic_resnet8", "mlperf_kws_dscnn"]
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_least_memory_beside_the_estimate(reference, name):
+    """Arena of the least plan, and of the least with rows pushed; RAM with stack is a slow test."""
+    data = json.loads((reference / "reference" / "engines.json").read_text())
+    row = next(r for r in data["rows_streamed_estimate"]["rows"] if r[0] == name)
+    path = reference / "models" / f"{name}.tflite"
+    for pushed, estimate in ((False, row[2]), (True, row[3])):
+        compiled = compiler.compile_model(path, plan="memory", rows=pushed)
+        assert compiled.arena_bytes <= estimate
+
+
+def test_the_checker_refuses_a_ring_that_is_too_small():
+    net = Net((1, 8, 4, 4))
+    compiled = streamed(net.build(net.conv(net.conv(net.input, 4), 4)))
+    (step,) = compiled.steps
+    (ring,) = step.rings
+    smaller = dataclasses.replace(ring, depth=ring.depth - 1)
+    compiled.steps = [dataclasses.replace(step, rings=[smaller])]
+    with pytest.raises(AssertionError, match="does not find row 0 of tensor"):
+        check.prove(compiled.graph, compiled.accesses, compiled.arena_bytes, compiled.addresses)
+
+
+def test_the_checker_refuses_rows_over_living_rows():
+    net = Net((1, 8, 4, 4))
+    compiled = streamed(net.build(net.conv(net.input, 4)))
+    output = compiled.graph.outputs[0]
+    for shift in (0, 16, 32, 48):
+        addresses = {**compiled.addresses, output: compiled.addresses[compiled.graph.inputs[0]]}
+        moved = dataclasses.replace(compiled, addresses=addresses)
+        moved.addresses[output] += shift
+        with pytest.raises(AssertionError):
+            check.prove(moved.graph, moved.accesses, moved.arena_bytes + 64, addresses)
+
+
+def test_words_of_refusals(reference, tmp_path):
+    path = reference / "models" / "mcunet_10fps_vww.tflite"
+    with pytest.raises(tflite.TFLiteError, match=r"--ram 100 is below the least plan: \d+ bytes, "):
+        compiler.compile_model(path, ram=100)
+    with pytest.raises(tflite.TFLiteError, match=r"operator 0 \(conv .*whole, all 640 bytes"):
+        compiler.compile_model(reference / "models" / "mlperf_ad.tflite", plan="memory", rows=True)
+    net = Net((1, 4, 4, 4))
+    second = net.m.tensor([1, 4, 4, 4], **LINEAR), (1, 4, 4, 4)
+    y = net.binary("ADD", net.input, second)
+    two = net.m.build([net.input[0], second[0]], [y[0]])
+    with pytest.raises(tflite.TFLiteError, match="one input; this has 2"):
+        compiler.compile_model(two, plan="memory", rows=True)
+
+
+# Bytes --------------------------------------------------------------------------------------------
+
+
+def mixed(seed: int) -> bytes:
+    """Every kind of row operation, branches, strides, paddings and a mean at the end."""
+    rng = np.random.default_rng(seed)
+    pick = lambda *options: options[rng.integers(len(options))]  # noqa: E731
+    net = Net((1, int(rng.integers(14, 22)), int(rng.integers(9, 14)), 3), seed)
+    wide = int(rng.integers(4, 11))
+    x = net.conv(net.input, wide, pick(3, (4, 2)), pick(1, 2), relu=3)
+    y = net.depthwise(x, kernel=pick(3, 5, 7), relu=pick(0, 3))
+    x = net.binary("ADD", net.conv(y, wide, 1), x)
+    x = net.concat([net.conv(x, 5, 3), net.depthwise(x, 2, kernel=3), x], 3)
+    x = net.pad(x, [(0, 0), (1, 2), (0, 1), (1, 0)])
+    x = net.pool(pick("MAX_POOL_2D", "AVERAGE_POOL_2D"), x)
+    x = net.binary(pick("ADD", "MUL"), x, net.constant([x[1][3]]))
+    x = net.resize(x, (x[1][1] * 2 - 1, x[1][2] + 1))
+    x = net.logistic(net.depthwise(x, kernel=3, stride=pick(1, 2), dilation=1))
+    x = net.conv(x, 6, 3, dilation=pick(1, 2))
+    return net.build(net.mean(x) if seed % 2 else net.pool("MAX_POOL_2D", x, x[1][1:3], 1))
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+def test_bytes_of_a_mixed_network(pushed):
+    compiled = verified(mixed(1), pushed)
+    assert len(compiled.steps) == 1
+    assert len(compiled.steps[0].nodes) >= 14
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_bytes_of_mixed_networks(seed, pushed):
+    verified(mixed(seed), pushed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_ends_convert_row_by_row(dtype):
+    net = Net((1, 9, 7, 4), dtype=dtype)
+    x = net.conv(net.quantize(net.input), 8, 3, 2)
+    if dtype == "float32":
+        x = net.quantize(x, "float32")
+    compiled = verified(net.build(x), pushed=True)
+    assert compiled.pushed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", ["memory", "balanced", "speed"])
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize("name", [*ESTIMATES, "mlperf_vww"])
+def test_bytes_of_published_models(reference, name, pushed, plan):
+    model = (reference / "models" / f"{name}.tflite").read_bytes()
+    compiled = compiler.compile_model(model, name, plan=plan, rows=pushed)
+    assert verify.verify(compiled, model, 2, ("-O1", *verify.SANITIZE)).cases == 6
