@@ -86,7 +86,7 @@ def test_chain_formula_planner_and_twin_agree(space, data, scratch):
 def test_spaces_of_chains_are_planned_by_the_formula(space, scratch):
     """Whatever is decided; sorting would cost some six hundred times as much."""
     network = space.supernetwork()
-    assert memory._is_chain(network) and memory._scratch_is_small(network, scratch)
+    assert memory.is_chain(network) and memory._scratch_is_small(network, scratch)
 
 
 def test_scratch_larger_than_its_neighbours_is_left_to_the_planner():

@@ -43,10 +43,11 @@ class Operator(NamedTuple):
     out_bytes: Count
 
 
-def operators(network: Network) -> list[Operator]:
+def operators(network: Network, reshapes: bool = True) -> list[Operator]:
     """The operators of the exported file in order, absent ones and mixes' branches included.
 
-    Reshaping a single pixel before a dense layer vanishes, as TFLite's converter has it.
+    Reshaping a single pixel before a dense layer vanishes, as TFLite's converter has it; without
+    ``reshapes`` so does any other, as where a reshaped tensor is the same bytes.
     """
     sizes, readers = output_sizes(network), consumers(network)
     elements: dict[str, Count] = {INPUT: math.prod(network.input_shape)}
@@ -60,7 +61,7 @@ def operators(network: Network) -> list[Operator]:
             continue
         single_pixel = layer.kind == "reshape" and sizes[source] == (1, 1)
         kinds = {network[reader].kind for reader in readers[layer.name]}
-        if single_pixel and kinds == {"dense"}:
+        if (single_pixel and kinds == {"dense"}) or (layer.kind == "reshape" and not reshapes):
             alias[layer.name] = alias[source]
             continue
         reads = tuple(alias[name] for name in layer.inputs)
@@ -150,7 +151,7 @@ class Buffer(NamedTuple):
 
 
 def _head(network: Network, scratch: bool) -> Count:
-    if _is_chain(network) and _scratch_is_small(network, scratch):
+    if is_chain(network) and _scratch_is_small(network, scratch):
         return _chain_head(rounded(network), scratch)
     start, size = _planned(_claims(network, scratch))
     head = (start + size).max()
@@ -166,20 +167,19 @@ def peak_bytes(
     for a later reader; ``rounding`` gives what a buffer of some bytes takes."""
     xp, column = _columns(all(isinstance(leaf, int) for leaf in jax.tree.leaves(network)))
     listed = operators(network)
-    if _is_chain(network):
+    if is_chain(network):
         outputs, inputs = [o.out_bytes for o in listed], [o.in_bytes[0] for o in listed]
         tensors = [rounding(column(outputs)), rounding(column(inputs))]
     else:
-        tensors = [_alive(_tensors(network), len(listed), rounding, xp, column)]
+        tensors = [alive(tensors_of(network, listed), len(listed), rounding)]
     live = sum(tensors, rounding(column([scratch(operator) for operator in listed])))
     peak = xp.max(live * column([operator.layer.presence for operator in listed]))
     return int(peak) if xp is np else peak
 
 
-def _alive(
-    tensors: list[Buffer], turns: int, rounding: Callable[[Count], Count], xp: Any, column: Any
-) -> Any:
+def alive(tensors: list[Buffer], turns: int, rounding: Callable[[Count], Count]) -> Any:
     """Bytes of the tensors alive while each operator runs, [turns]."""
+    xp, column = _columns(all(isinstance(v, int) for tensor in tensors for v in tensor[1:]))
     size = rounding(column([t.bytes for t in tensors])) * column([t.presence for t in tensors])
     last = column([t.last for t in tensors])
     turn = np.arange(turns)[:, None]
@@ -202,8 +202,9 @@ def buffers(network: Network, scratch: bool) -> list[Buffer]:
 
 def _claims(network: Network, scratch: bool) -> list[Buffer]:
     """:func:`buffers` before their bytes are padded."""
-    result = _tensors(network)
-    for i, operator in enumerate(operators(network)):
+    listed = operators(network)
+    result = tensors_of(network, listed)
+    for i, operator in enumerate(listed):
         size = scratch_bytes(operator, scratch)
         if not (isinstance(size, int) and size == 0):
             name = f"{operator.layer.name} scratch"
@@ -211,10 +212,9 @@ def _claims(network: Network, scratch: bool) -> list[Buffer]:
     return result
 
 
-def _tensors(network: Network) -> list[Buffer]:
-    """The tensors among :func:`_claims`."""
-    listed = operators(network)
-    makers = _makers(network)
+def tensors_of(network: Network, listed: list[Operator]) -> list[Buffer]:
+    """Tensors with their lives, before bytes are padded; times are positions in ``listed``."""
+    makers = makers_of(network, {operator.layer.name for operator in listed})
     first = {INPUT: 0} | {o.layer.name: i for i, o in enumerate(listed)}
     sizes: dict[str, Count] = {INPUT: math.prod(network.input_shape)}
     presence = {INPUT: 1}
@@ -233,13 +233,15 @@ def _tensors(network: Network) -> list[Buffer]:
     return [Buffer(n, sizes[n], first[n], last[n], latest[n], presence[n]) for n in first]
 
 
-def _makers(network: Network) -> dict[str, dict[str, Count]]:
-    """For each name, which layers' tensors it may stand for, each with 1 if it does, else 0."""
+def makers_of(network: Network, made: set[str]) -> dict[str, dict[str, Count]]:
+    """For each name, which tensors of those made it may stand for, each with 1 if it does, else
+    0."""
     presence = {layer.name: layer.presence for layer in network}
     makers: dict[str, dict[str, Count]] = {INPUT: {INPUT: 1}}
     for layer in network:
         if layer.kind != "mix":
-            makers[layer.name] = {layer.name: 1}
+            known = layer.name in made
+            makers[layer.name] = {layer.name: 1} if known else makers[layer.inputs[0]]
             continue
         first, second = layer.inputs
         makers[layer.name] = {
@@ -377,7 +379,7 @@ def _chain_head(network: Network, scratch: bool) -> Count:
     return maximum(ends)
 
 
-def _is_chain(network: Network) -> bool:
+def is_chain(network: Network) -> bool:
     """Whether each tensor has one reader, not counting branches of which a mix takes one."""
     readers = consumers(network)
     allowed = dict.fromkeys(readers, 1)

@@ -27,6 +27,7 @@ from micronets_jax.compile import (
     schedule,
     stream,
 )
+from micronets_jax.kernels import ALIGNMENT
 from micronets_jax.tflite import TFLiteError
 
 PROGRESS_BYTES = 12
@@ -115,7 +116,7 @@ class Compiled:
         placed, at = [], 0
         for value in self.graph.states:
             placed.append((value, at))
-            at += -(-value.bytes // planner.ALIGN) * planner.ALIGN
+            at += -(-value.bytes // ALIGNMENT) * ALIGNMENT
         return placed
 
     @property
@@ -124,7 +125,7 @@ class Compiled:
         if not self.states:
             return 0
         value, at = self.states[-1]
-        return at + -(-value.bytes // planner.ALIGN) * planner.ALIGN
+        return at + -(-value.bytes // ALIGNMENT) * ALIGNMENT
 
     @functools.cached_property
     def constant_bytes(self) -> tuple[int, int]:
@@ -182,7 +183,7 @@ class Compiled:
             "format": 1,
             "title": self.title,
             "arena_bytes": self.arena_bytes,
-            "arena_align": planner.ALIGN,
+            "arena_align": ALIGNMENT,
             "state_bytes": self.state_bytes,
             "arena_bound_bytes": self.plan.bound,
             "weights_bytes": weights,

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from micronets_jax.kernels import Order
-
-ALIGN = 4
+from micronets_jax.counts import align
+from micronets_jax.kernels import ALIGNMENT, Order, Turn, least_arena, most_alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,42 +60,25 @@ def share(source: int, target: int, step: int, order: Order) -> Sharing:
 
 
 def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: int = 40_000) -> Plan:
-    """Addresses for all buffers, with a proof; deterministic.
+    """Addresses for all buffers, in whole words, with a proof; deterministic.
 
-    First fit in several natural orders, the best of them improved by moving single buffers; where
-    that does not reach the bound, a depth-first search that places buffers from the lowest address
-    upwards, for ever lower limits, ``effort`` placements in total.
+    First fit in several natural orders, each improved by moving buffers, until one comes down to
+    ``kernels.least_arena``; where none does, a depth-first search that places buffers from the
+    lowest address upwards, for ever lower limits, ``effort`` placements in total.
     """
-    buffers, sharings = tuple(buffers), tuple(sharings)
+    buffers = tuple(dataclasses.replace(b, size=align(b.size, ALIGNMENT)) for b in buffers)
+    sharings = tuple(sharings)
     task = _Task(buffers, sharings)
-    bound = lower_bound(buffers, sharings)
-    span = [b.last - b.first for b in buffers]
+    bound, goal = lower_bound(buffers, sharings), least_arena(_turns(buffers, sharings))
     pressure = task.pressure()
     indices = range(len(buffers))
-    orders = [
-        sorted(indices, key=lambda i: (-buffers[i].size, buffers[i].first)),
-        sorted(indices, key=lambda i: (-pressure[i], -buffers[i].size, buffers[i].first)),
-        sorted(indices, key=lambda i: (buffers[i].first, -buffers[i].size)),
-        sorted(indices, key=lambda i: (-buffers[i].last, -buffers[i].size)),
-        sorted(indices, key=lambda i: (-span[i] * buffers[i].size, buffers[i].first)),
-        sorted(indices, key=lambda i: (-span[i], -buffers[i].size)),
-    ]
+    peak, order = _improved(task, goal, 8 * min(effort, 100_000_000 // len(buffers) ** 2))
     effort = min(effort, 40_000_000 // len(buffers) ** 2)  # each placement looks at all buffers
-    peak, order = min((task.first_fit(order)[1], order) for order in orders)
-    chance = random.Random(0)
-    for _ in range(min(200, effort // len(buffers)) if len(buffers) > 1 else 0):
-        if peak <= bound:
-            break
-        moved = list(order)
-        moved.insert(chance.randrange(len(moved)), moved.pop(chance.randrange(len(moved))))
-        top = task.first_fit(moved)[1]
-        if top <= peak:
-            peak, order = top, moved
     best = task.first_fit(order)[0]
     # from the bound upwards: the lower half of what is left to win first
-    floor = bound
+    floor = goal
     while floor < peak and effort > 0:
-        limit = floor if floor == bound else (floor + peak) // 2
+        limit = floor if floor == goal else (floor + peak) // 2
         # buffers that only ever see little company find a place afterwards
         crowd = [i for i in indices if 2 * pressure[i] > limit]
         nodes = max(1, effort // 24)
@@ -117,17 +99,82 @@ def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: in
 
 def lower_bound(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> int:
     """The largest sum of live bytes of any step, an output counted only where it cannot share."""
-    steps = range(min(b.first for b in buffers), max(b.last for b in buffers) + 1)
-    best = 0
-    for step in steps:
+    return most_alive(_turns(buffers, sharings))
+
+
+def _turns(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> list[Turn]:
+    """What each step asks of the arena."""
+    turns, following = [], -1
+    last = max(b.last for b in buffers)
+    for step in range(last, min(b.first for b in buffers) - 1, -1):
         total = sum(b.size for b in buffers if b.first <= step <= b.last)
+        here = [s for s in sharings if s.step == step]
         saved: dict[int, int] = {}
-        for s in (s for s in sharings if s.step == step):
+        for s in here:
             gain = s.order.overlap(buffers[s.source].size, buffers[s.target].size)
             saved[s.target] = saved.get(s.target, 0) + gain
-        total -= sum(min(gain, buffers[target].size) for target, gain in saved.items())
-        best = max(best, total)
-    return best
+        shared = sum(min(gain, buffers[target].size) for target, gain in saved.items())
+        turn = Turn(total, shared)
+        if len(here) == 1:
+            (s,) = here
+            sizes = buffers[s.source].size, buffers[s.target].size
+            turn = Turn(total, shared, 1, *sizes, s.order.offset, 1, following == s.target)
+        following = here[0].source if len(here) == 1 else -1
+        turns.append(turn)
+    return turns[::-1]
+
+
+def _improved(task: _Task, goal: int, effort: int) -> tuple[int, list[int]]:
+    """The lowest peak found and its order for first fit, by ``effort`` placements at most.
+
+    From several natural orders in turns; a move is kept unless it is worse. Half of the moves put a
+    buffer that reaches the peak, or one beside it, before another that lives beside it.
+    """
+    buffers, chance = task.buffers, random.Random(0)
+    indices = range(len(buffers))
+    working = [b.first == b.last for b in buffers]  # scratch, mostly
+    orders = [
+        sorted(indices, key=lambda i: (-buffers[i].size, buffers[i].first)),
+        sorted(indices, key=lambda i: (buffers[i].first, -buffers[i].size)),
+        sorted(indices, key=lambda i: (buffers[i].first, not working[i], -buffers[i].size)),
+        sorted(indices, key=lambda i: (working[i], -buffers[i].last, -buffers[i].size)),
+        sorted(indices, key=lambda i: (-task.span(i), -buffers[i].size)),
+        sorted(indices, key=lambda i: (-task.span(i) * buffers[i].size, buffers[i].first)),
+        sorted(indices, key=lambda i: (-buffers[i].last, -buffers[i].size)),
+        sorted(indices, key=lambda i: (-buffers[i].last, not working[i], -buffers[i].size)),
+    ]
+    found = [(*task.first_fit(order), order) for order in orders]
+    found.sort(key=lambda row: row[1])
+    beside = [[j for j, *_ in task.conflicts[i]] or [i] for i in indices]
+    turns = effort // len(buffers) // len(found) // _ROUNDS
+    for _ in range(_ROUNDS if len(buffers) > 1 else 0):
+        for which, (addresses, peak, order) in enumerate(found):
+            for _ in range(turns):
+                if peak <= goal:
+                    return peak, order
+                moved = list(order)
+                if chance.random() < 0.5:
+                    tops = [i for i in indices if addresses[i] + buffers[i].size == peak]
+                    one = chance.choice(tops)
+                    for _ in range(chance.randrange(3)):
+                        one = chance.choice(beside[one])
+                    other = chance.choice(beside[one])
+                    moved.remove(one)
+                    moved.insert(0 if other == one else moved.index(other), one)
+                else:
+                    for _ in range(chance.choice((1, 1, 2, 3))):
+                        moved.insert(
+                            chance.randrange(len(moved)), moved.pop(chance.randrange(len(moved)))
+                        )
+                again, top = task.first_fit(moved)
+                if top <= peak:
+                    addresses, peak, order = again, top, moved
+            found[which] = addresses, peak, order
+    _, peak, order = min(found, key=lambda row: row[1])
+    return peak, order
+
+
+_ROUNDS = 8
 
 
 class _Task:
@@ -264,7 +311,7 @@ def _lowest(blocked: list[tuple[int, int]]) -> int:
         if low >= at:
             break  # sorted: nothing blocks `at` any more
         if high > at:
-            at = -(-high // ALIGN) * ALIGN
+            at = align(high, ALIGNMENT)
     return at
 
 
@@ -277,7 +324,7 @@ def prove(result: Plan) -> None:
     at, buffers = result.addresses, result.buffers
     shared = {(s.source, s.target): s for s in result.sharings}
     for i, (a, start_a) in enumerate(zip(buffers, at, strict=True)):
-        assert start_a >= 0 and start_a % ALIGN == 0, f"{a.name} lies at {start_a}"
+        assert start_a >= 0 and start_a % ALIGNMENT == 0, f"{a.name} lies at {start_a}"
         assert start_a + a.size <= result.peak, f"{a.name} ends beyond the arena"
         for j in range(i + 1, len(buffers)):
             b, start_b = buffers[j], at[j]

@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from micronets_jax.compile.graph import Folding
-from micronets_jax.compile.planner import ALIGN
+from micronets_jax.kernels import ALIGNMENT
 
 if typing.TYPE_CHECKING:
     from micronets_jax.compile.compiler import Compiled
@@ -30,7 +30,7 @@ def model_h(
         "#include <stdint.h>",
         "",
         f"#define MODEL_ARENA_BYTES {arena_bytes}",
-        f"#define MODEL_ARENA_ALIGN {ALIGN}",
+        f"#define MODEL_ARENA_ALIGN {ALIGNMENT}",
         "#define MODEL_ERROR_ARENA 1 /* no arena, or not aligned */",
     ]
     if state_bytes:

@@ -1,0 +1,1 @@
+"""The C that ``compile`` writes, as a runtime."""

@@ -1,0 +1,97 @@
+"""Targets: what a network takes under each runtime, against what is delivered."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from micronets_jax import characterize, decisions, export, zoo
+from micronets_jax import compile as compiler
+from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.recipes import Bits
+from micronets_jax.spaces import DSCNN, MobileNetV2
+from micronets_jax.spaces.bits import with_bits
+from micronets_jax.spaces.mobilenet_v2 import Stage
+from micronets_jax.targets.compiled.memory import arena_bytes
+
+SPACES = {**characterize.SPACES, "quick": MobileNetV2((50, 50, 1), 2, 0.35)}
+SMALL = {
+    "words": DSCNN((20, 10, 1), max_width=60, strides=(2, 1, 2)),
+    "pictures": MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)), 32, 64),
+}
+FOUR = Bits(weights=4, depthwise=4, activations=4)
+
+
+def compiled(network, rng):
+    """With weights that leave no channel constant, which the compiler would fold away."""
+    folded, ranges = characterize.random_weights(rng, network)
+    for layer in folded.values():
+        layer["bias"] = np.abs(layer["bias"]) + 0.5
+    built = compiler.compile_model(export.assemble(network, folded, ranges))
+    assert not any(f.constant or f.unread for f in built.graph.foldings)
+    return built
+
+
+def check_arenas(space, count):
+    rng = np.random.default_rng(19)
+    traced, more = jax.jit(lambda choice: arena_bytes(space.network(choice))), 0
+    for i in range(count):
+        choice = decisions.uniform(rng, space.decisions())
+        network = space.decode(choice)
+        if i % 2:
+            network = with_bits(network, FOUR)
+        assert arena_bytes(network) == compiled(network, rng).arena_bytes, i
+        enough = int(traced(choice))
+        assert enough >= arena_bytes(network), i
+        more += enough > arena_bytes(network)
+    assert more <= max(1, count // 30)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_compiled_arena_is_known_to_the_byte(name):
+    check_arenas(SMALL[name], 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPACES)
+def test_the_compiled_arena_of_every_space_is_known_to_the_byte(name):
+    check_arenas(SPACES[name], 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_compiled_arena_of_the_zoo_is_known_to_the_byte(name):
+    network = zoo.network(name)
+    assert arena_bytes(network) == compiled(network, np.random.default_rng(0)).arena_bytes
+
+
+def chain(*widths):
+    """16 x 16 pixels, pointwise convolutions of these widths."""
+    layers, source, channels = [], INPUT, widths[0]
+    for i, width in enumerate(widths[1:]):
+        layers.append(Layer(f"layer{i}", "conv", (source,), channels, width))
+        source, channels = f"layer{i}", width
+    return Network((16, 16, widths[0]), tuple(layers))
+
+
+def test_offsets_of_outputs_over_inputs_add_up():
+    """By hand: patches of four pixels take 32 bytes for each quad of inputs."""
+    assert arena_bytes(chain(48, 44)) == 256 * 48 + 32 * 12
+    # Before the last four pixels 252 outputs are written, and lie below 252 inputs.
+    assert arena_bytes(chain(44, 48)) == 256 * 48 + 32 * 11
+    # So what lies between is 252 * 4 bytes above the last tensor, the first one at most 4 * 4
+    # below that (where the first four outputs go), and it is as large as the last.
+    network = chain(48, 44, 48)
+    assert arena_bytes(network) == 256 * 48 + 252 * 4 - 4 * 4
+    assert compiled(network, np.random.default_rng(0)).arena_bytes == arena_bytes(network)
+    # A small tensor lies beside the large ones, patches of its one quad too, in words and bytes.
+    assert arena_bytes(chain(48, 2, 48)) == 256 * (48 + 2) + 32 + 4
+
+
+def test_expected_arenas_have_slopes():
+    space = DSCNN((9, 4, 1), max_width=60, strides=(2, 1))
+    choice = {n: jnp.full(d.shape, 1 / d.shape[1]) for n, d in space.decisions().items()}
+    value, slopes = jax.jit(jax.value_and_grad(lambda c: arena_bytes(space.network(c))))(choice)
+    assert value == arena_bytes(jax.tree.map(lambda x: round(float(x)), space.network(choice)))
+    assert slopes["width"].shape == (3, 10) and jnp.isfinite(slopes["width"]).all()
+    assert slopes["width"][0, -1] > slopes["width"][0, 0] > 0
