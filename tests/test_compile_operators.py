@@ -485,3 +485,59 @@ def test_operators_see_their_own_view(seed):
         filterHeight=2, filterWidth=2,
     )  # fmt: skip
     check(m.build([x], [p, r]))
+
+
+def island(*steps, out=None) -> bytes:
+    """Functions of float32 between DEQUANTIZE and QUANTIZE, of every byte. A step is an operator
+    or, with a number, a function of two."""
+    m = fm.Models()
+    x = m.tensor([1, 256], scale=0.03, zero_point=-20)
+    last = m.tensor([1, 256], "float32")
+    m.operator("DEQUANTIZE", [x], [last], "DequantizeOptions")
+    for step in steps:
+        kind, *more = step if isinstance(step, tuple) else (step,)
+        made = m.tensor([1, 256], "float32")
+        constants = [m.tensor([], "float32", data=np.array(c, np.float32)) for c in more]
+        options = [kind.title() + "Options"] if kind in ("ADD", "SUB", "MUL", "DIV") else []
+        m.operator(kind, [last, *constants], [made], *options)
+        last = made
+    y = m.tensor([1, 256], **(out or {"scale": 0.04, "zero_point": -7}))
+    m.operator("QUANTIZE", [last], [y], "QuantizeOptions")
+    return m.build([x], [y])
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        *((kind,) for kind in ("NEG", "SQUARE", "EXP", "SIN", "COS", "ABS", "ELU", "TANH")),
+        *((kind,) for kind in ("LOGISTIC", "RELU", "RELU6", "FLOOR", "CEIL", "ROUND")),
+        ("ABS", "SQRT"), ("ABS", ("ADD", 0.5), "LOG"), ("ABS", ("ADD", 0.1), "RSQRT"),
+        (("MUL", -0.7), ("ADD", 0.3), ("DIV", 1.5), ("SUB", 0.2), "SQUARE"),
+        (("MAXIMUM", -0.5), ("MINIMUM", 1.5)),
+    ],
+)  # fmt: skip
+def test_islands_of_float_are_tables(steps):
+    model = island(*steps)
+    compiled = compiler.compile_model(model)
+    assert [call.kind for call in compiled.calls] == ["table"]
+    everything = [[np.arange(-128, 128, dtype=np.int8).reshape(1, 256)]]
+    want = verify.Reference(model).run(everything, compiled.interface())[0][0]
+    table = compiled.calls[0].table
+    assert table is not None
+    got = table[everything[0][0].view(np.uint8)].view(np.int8)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_gelu_is_litert_s(approximate):
+    m = fm.Models()
+    x = m.tensor([1, 256], scale=0.04, zero_point=5)
+    y = m.tensor([1, 256], scale=0.021, zero_point=-120)
+    m.operator("GELU", [x], [y], "GeluOptions", approximate=approximate)
+    model = m.build([x], [y])
+    everything = np.arange(-128, 128, dtype=np.int8).reshape(1, 256)
+    table = compiler.compile_model(model).calls[0].table
+    assert table is not None
+    np.testing.assert_array_equal(
+        table[everything.view(np.uint8)].view(np.int8), fm.litert(model, [everything])[0]
+    )

@@ -194,6 +194,7 @@ _OPTIONS: dict[str, dict[str, tuple[int, str, Any]]] = {
     "DEPTH_TO_SPACE": {"block_size": (0, "i", 0)},
     "MIRROR_PAD": {"mode": (0, "b", 0)},
     "LEAKY_RELU": {"alpha": (0, "f", 0.0)},
+    "GELU": {"approximate": (0, "b", 0)},
     "RESIZE_BILINEAR": {"align_corners": (2, "b", 0), "half_pixel_centers": (3, "b", 0)},
     "TRANSPOSE_CONV": {**_WINDOW, "activation": (3, "b", 0)},
     "BATCH_MATMUL": {"adj_x": (0, "b", 0), "adj_y": (1, "b", 0)},

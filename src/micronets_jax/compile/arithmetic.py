@@ -7,6 +7,7 @@ or runs an operator (double rounding; the scheme of Jacob et al., 2018, section 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -174,16 +175,42 @@ def leaky_relu_table(
 
 
 def elu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
-    """The reference makes this table in single precision."""
+    f = np.float32
+    return _single_precision_table(
+        lambda x: f(math.exp(x)) - f(1) if x < 0 else x, in_scale, in_zero, out_scale, out_zero
+    )
+
+
+def gelu_table(
+    in_scale: float, in_zero: int, out_scale: float, out_zero: int, approximate: bool
+) -> Table:
+    f = np.float32
+
+    def gelu(x: np.float32) -> np.float32:
+        if approximate:
+            inner = math.sqrt(2 / math.pi) * (float(x) + 0.044715 * float(x) ** 3)
+            return f(0.5 * float(x) * (1 + math.tanh(inner)))
+        return f(0.5) * x * f(math.erfc(float(x * f(-math.sqrt(0.5)))))
+
+    return _single_precision_table(gelu, in_scale, in_zero, out_scale, out_zero)
+
+
+def _single_precision_table(
+    function: Callable[[np.float32], np.float32],
+    in_scale: float,
+    in_zero: int,
+    out_scale: float,
+    out_zero: int,
+) -> Table:
+    """The reference makes some tables in single precision."""
     f = np.float32
     inverse = f(1) / f(out_scale)
 
-    def function(byte: int) -> int:
-        x = f(in_scale) * f(byte - in_zero)
-        y = f(math.exp(x)) - f(1) if x < 0 else x
+    def level(byte: int) -> int:
+        y = function(f(in_scale) * f(byte - in_zero))
         return saturate(int(f(round_away(float(y * inverse))) + f(out_zero)), 8)
 
-    return table_of(function)
+    return table_of(level)
 
 
 def abs_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
@@ -195,9 +222,7 @@ def abs_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) ->
 
 def rsqrt_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
     """Where the input is negative, for which there is no root, it is as at zero: the largest."""
-    f = np.float32
-    real = 1.0 / float(f(np.sqrt(f(in_scale))) * f(out_scale))
-    multiplier, exponent = quantize_multiplier(real)
+    multiplier, exponent = quantize_multiplier(1 / (math.sqrt(in_scale) * out_scale))
 
     def function(x: int) -> int:
         if x <= in_zero:

@@ -24,17 +24,7 @@ HELP = {
     "WHILE": "the converter kept a loop: for keras.layers.LSTM or GRU use unroll=True, or an LSTM "
     "with a fixed batch of 1",
     "IF": "choose the branch before converting",
-    "GELU": "use ReLU6 or hard-swish, which are as accurate in small networks",
-    "TILE": "keras.layers.UpSampling2D and tf.repeat convert to supported operators",
-    "EXP": "it is computed in float; leave softmax whole (keras.layers.Softmax)",
     "POW": "write x * x, which becomes MUL",
-    "SQUARE": "write x * x, which becomes MUL",
-    "SQRT": "int8 kernels know RSQRT only; batch normalisation folds away, layer normalisation "
-    "does not: use keras.layers.BatchNormalization",
-    "LOG": "leave log-softmax whole (tf.nn.log_softmax), or take logits",
-    "SIN": "compute it before the model, or keep a table",
-    "COS": "compute it before the model, or keep a table",
-    "NEG": "multiply by -1, which becomes MUL",
     "CONV_3D": "use Conv2D on frames side by side in channels",
     "TOPK_V2": "take the logits and sort them in the application",
     "NON_MAX_SUPPRESSION_V4": "end the model at boxes and scores; suppress in the application",

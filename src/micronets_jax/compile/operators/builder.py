@@ -14,7 +14,7 @@ import numpy as np
 
 from micronets_jax.compile.graph import Graph, Node, Value
 from micronets_jax.compile.operators import advice
-from micronets_jax.compile.operators.registry import ROWS
+from micronets_jax.compile.operators.registry import FLOAT_FUNCTIONS, ROWS
 from micronets_jax.tflite import Model, Operator, Tensor, TFLiteError
 
 # What bounds the compiler's own time and memory on files made to exhaust them.
@@ -34,6 +34,8 @@ class Builder:
         self.values: dict[int, Value] = {}
         self.roots: dict[int, int] = {}
         self.nodes: list[Node] = []
+        # tensors in float32 that are functions of one byte: its value and their 256 values
+        self.floats: dict[int, tuple[Value, np.ndarray]] = {}
         self.handles: dict[int, str] = {}  # tensors that are handles of variables -> their names
         self.variables: dict[str, Value] = {}
         self.initial: dict[str, np.ndarray] = {}  # what CALL_ONCE assigns to variables
@@ -65,8 +67,11 @@ class Builder:
                 raise TFLiteError(advice.unsupported(operator.kind))
             if self.missing.isdisjoint(operator.inputs):
                 self.check_arity(operator, row.inputs, row.outputs)
-                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                    row.read(self, operator)
+                with np.errstate(all="ignore"):
+                    if self.in_float(operator):
+                        self.compose(operator, row.inputs)
+                    else:
+                        row.read(self, operator)
                 return
         except OverflowError as error:
             self.refused.append((operator, f"its scales are out of proportion ({error})"))
@@ -105,6 +110,10 @@ class Builder:
         index = tensor.index
         data = self.constants.get(index)
         if data is None:
+            if index in self.floats and index not in self.values:
+                raise TFLiteError(
+                    f"output {tensor.label} is computed in float32; end the model before that"
+                )
             if index not in self.values:
                 raise TFLiteError(f"output {tensor.label} is not computed by any operator")
             return
@@ -181,14 +190,11 @@ class Builder:
             raise TFLiteError(f"its output is {value.dtype}, not {dtype}; {FULL_INTEGER}")
         return value
 
-    def free_output(self, operator: Operator, elements: int, dtype: str = "int8") -> Value:
-        """The value of an output that may have any shape of so many elements."""
+    def free_output(self, operator: Operator, shape: Sequence[int], dtype: str = "int8") -> Value:
+        """The value of an output that may say its shape in another way."""
         tensor = self.model.tensors[operator.outputs[0]]
-        if tensor.size != elements:
-            raise TFLiteError(
-                f"the output has shape {list(tensor.shape)}; it should have {elements} elements"
-            )
-        return self.output(operator, tensor.shape, dtype)
+        same = tensor.size == int(np.prod(shape, dtype=np.int64))
+        return self.output(operator, tensor.shape if same else shape, dtype)
 
     def add(
         self, operator: Operator, kind: str, inputs: list[Value], output: Value, macs: int = 0, **kw
@@ -200,6 +206,39 @@ class Builder:
         self.nodes.append(
             Node(kind, roots, output.tensor, kw, operator.index, name, macs, shapes, output.shape)
         )
+
+    # Float32 between DEQUANTIZE and QUANTIZE -----------------------------------------------------
+
+    def in_float(self, operator: Operator) -> bool:
+        """Whether an operator is a function of float32 of what one byte says."""
+        return operator.kind in FLOAT_FUNCTIONS and any(i in self.floats for i in operator.inputs)
+
+    def compose(self, operator: Operator, count: int) -> None:
+        """Makes a float32 output known as a function of the byte that its inputs are functions of.
+
+        Exporters compute some functions in float32 between DEQUANTIZE and QUANTIZE; all of it,
+        element by element, is one table of 256 bytes.
+        """
+        source, arrays, made = None, [], operator.outputs[0]
+        if made in self.values or made in self.constants or made in self.floats:
+            raise TFLiteError(f"{self.model.tensors[made].label} is written twice")
+        for index in operator.inputs[:count]:
+            if index in self.floats:
+                value, array = self.floats[index]
+                if source is not None and value.tensor != source.tensor:
+                    raise TFLiteError("it computes in float32 what depends on two int8 tensors")
+                source = value
+            else:
+                data = self.constants.get(index)
+                if data is None or data.dtype != np.float32 or data.size != 1:
+                    raise TFLiteError(
+                        f"it computes in float32 with {self.model.tensors[index].label}"
+                    )
+                array = data.reshape(-1)
+            arrays.append(array)
+        assert source is not None
+        result = np.asarray(FLOAT_FUNCTIONS[operator.kind](*arrays, **operator.options), np.float32)
+        self.floats[made] = (source, np.broadcast_to(result, (256,)))
 
     # Constants ----------------------------------------------------------------------------------
 

@@ -159,7 +159,8 @@ def fully_connected(b: Builder, operator: Operator) -> None:
             f"weights {list(weights.shape)} do not fit an input of {list(value.shape)}"
         )
     batch = value.elements // depth
-    output = b.free_output(operator, batch * count)
+    flat = len(b.model.tensors[operator.outputs[0]].shape) == 2
+    output = b.free_output(operator, (batch, count) if flat else (*value.shape[:-1], count))
     b.add(
         operator, "conv", [value], output, batch * weights.size,
         weights=weights.reshape(count, 1, 1, depth), bias=bias_of(b, operator, count),

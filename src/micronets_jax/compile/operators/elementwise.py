@@ -9,6 +9,7 @@ import numpy as np
 
 from micronets_jax.compile import arithmetic
 from micronets_jax.compile.graph import Value
+from micronets_jax.compile.operators import floats
 from micronets_jax.compile.operators.builder import FULL_INTEGER, MAX_FOLDED, Builder
 from micronets_jax.compile.operators.convolution import activation
 from micronets_jax.compile.operators.registry import reads
@@ -78,10 +79,25 @@ def leaky_relu(b: Builder, operator: Operator) -> None:
     )  # fmt: skip
 
 
+@reads("GELU", "as LiteRT computes it; TensorFlow Lite Micro does not")
+def gelu(b: Builder, operator: Operator) -> None:
+    table(
+        b, operator,
+        lambda x, y: arithmetic.gelu_table(
+            x.scale, x.zero_point, y.scale, y.zero_point, bool(operator.options["approximate"])
+        ),
+    )  # fmt: skip
+
+
 @reads("QUANTIZE", "between int8, uint8 and, at an input of the model, float32")
 def quantize(b: Builder, operator: Operator) -> None:
     source, target = (b.model.tensors[i[0]].dtype for i in (operator.inputs, operator.outputs))
-    if (source, target) == ("float32", "int8"):
+    if operator.inputs[0] in b.floats:
+        value, reals = b.floats[operator.inputs[0]]
+        output = b.output(operator, value.shape, target)
+        made = floats.quantized(reals, output)
+        b.add(operator, "table", [value], output, table=made)
+    elif (source, target) == ("float32", "int8"):
         value = b.input(operator, 0, "float32")
         b.add(operator, "quantize", [value], b.output(operator, value.shape))
     elif (source, target) in (("int8", "int8"), ("int8", "uint8"), ("uint8", "int8")):
@@ -104,7 +120,9 @@ def dequantize(b: Builder, operator: Operator) -> None:
     if source not in ("int8", "uint8"):
         raise TFLiteError(f"from {source}; {FULL_INTEGER}")
     value = b.input(operator, 0, source)
-    b.add(operator, "dequantize", [value], b.output(operator, value.shape, "float32"))
+    output = b.output(operator, value.shape, "float32")
+    b.add(operator, "dequantize", [value], output)
+    b.floats[output.tensor] = (value, floats.dequantized(value))
 
 
 @reads("CAST", "of constants, and from int8 to int32 or float32 at an output of the model")

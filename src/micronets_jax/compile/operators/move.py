@@ -8,6 +8,7 @@ that is factored into strided copies.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,7 +97,14 @@ def reshape(b: Builder, operator: Operator) -> None:
     before = _shape_of(b, operator)
     open_ = b.model.tensors[operator.outputs[0]].open
     count = int(np.prod(before, dtype=np.int64))
-    if any(open_) and count != int(np.prod(shape, dtype=np.int64)) and 0 not in shape:
+    if operator.kind == "RESHAPE" and len(operator.inputs) > 1 and b.is_constant(operator, 1):
+        wanted = b.integers(operator, 1, "shape")
+        rest = int(np.prod([n for n in wanted if n != -1], dtype=np.int64))
+        if wanted.count(-1) == 1 and rest > 0:
+            wanted = [count // rest if n == -1 else n for n in wanted]
+        if any(open_) and min(wanted, default=1) > 0 and math.prod(wanted) == count:
+            shape = wanted
+    elif any(open_) and count != int(np.prod(shape, dtype=np.int64)) and 0 not in shape:
         rest = int(np.prod([n for n, o in zip(shape, open_, strict=True) if not o], dtype=np.int64))
         shape = [count // rest if o else n for n, o in zip(shape, open_, strict=True)]
     if int(np.prod(shape, dtype=np.int64)) != count:
@@ -435,6 +443,43 @@ def batch_to_space(b: Builder, operator: Operator) -> None:
         ),
         "batch_to_space", blocks=made,
     )  # fmt: skip
+
+
+@reads("TILE", "multiples constant", inputs=2)
+def tile(b: Builder, operator: Operator) -> None:
+    times, shape = b.integers(operator, 1, "multiples"), _shape_of(b, operator)
+    if len(times) != len(shape) or min(times, default=1) < 1 or max(times, default=1) > 1 << 14:
+        raise TFLiteError(f"multiples {times} of {list(shape)}")
+    if math.prod(times) * math.prod(shape) > MAX_FOLDED << 7:
+        raise TFLiteError(f"multiples {times} of {list(shape)} are too many")
+    move(b, operator, [0], lambda x, _: np.tile(x[0], times), "copy")
+
+
+@reads("FILL", "of constants", inputs=2)
+def fill(b: Builder, operator: Operator) -> None:
+    shape = b.integers(operator, 0, "shape")
+    _, value = b.constant(operator, 1, "value", ("int8", "uint8", "int32", "int64"))
+    if value.size != 1 or min(shape, default=1) < 0 or math.prod(shape) > MAX_FOLDED:
+        raise TFLiteError(f"it fills {shape}, more than {MAX_FOLDED} elements")
+    b.fold(operator, np.full(shape, value.reshape(-1)[0], value.dtype))
+
+
+@reads("ZEROS_LIKE", "the byte 0 everywhere")
+def zeros_like(b: Builder, operator: Operator) -> None:
+    shape, dtype = _shape_of(b, operator), b.model.tensors[operator.outputs[0]].dtype
+    if dtype not in ("int8", "int32", "int64") or math.prod(shape) > MAX_FOLDED:
+        raise TFLiteError(f"{dtype} of {list(shape)}; at most {MAX_FOLDED} integers")
+    b.fold(operator, np.zeros(shape, dtype))
+
+
+@reads("BROADCAST_ARGS", "of constants, which compute shapes", inputs=2)
+def broadcast_args(b: Builder, operator: Operator) -> None:
+    shapes = [b.integers(operator, i, "shape") for i in (0, 1)]
+    try:
+        made = np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        raise TFLiteError(str(error)) from error
+    b.fold(operator, np.array(made, np.int32))
 
 
 @reads("SHAPE")

@@ -54,11 +54,10 @@ def _reduced(
     b: Builder, operator: Operator, value: Value, axes: list[int], dtype: str = "int8"
 ) -> Value:
     """The output, with or without the dimensions of one that are left of ``axes``."""
-    shape = b.model.tensors[operator.outputs[0]].shape
     kept = [n for i, n in enumerate(value.shape) if i not in axes]
-    if [n for n in shape if n != 1] != [n for n in kept if n != 1]:
-        raise TFLiteError(f"the output has shape {list(shape)}; it should be {kept}")
-    return b.output(operator, shape, dtype)
+    if len(b.model.tensors[operator.outputs[0]].shape) == len(value.shape):
+        kept = [1 if i in axes else n for i, n in enumerate(value.shape)]
+    return b.free_output(operator, kept, dtype)
 
 
 @reads("MEAN", "axes constant", inputs=2)

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from micronets_jax.compile.operators.builder import Builder
     from micronets_jax.tflite import Operator
@@ -39,6 +41,13 @@ class Row:
 
 
 ROWS: dict[str, Row] = {}
+
+
+FloatFunction = Callable[..., np.ndarray]
+"""Of the arrays of the operator's inputs and, by name, its options; float32 in and out."""
+
+FLOAT_FUNCTIONS: dict[str, FloatFunction] = {}
+"""What operators compute, element by element, where a model computes in float32."""
 
 
 def reads(
