@@ -166,6 +166,7 @@ def _summary(compiled) -> dict[str, Any]:
         "arena_bytes": compiled.arena_bytes,
         "arena_bound_bytes": compiled.plan.bound,
         "instructions_predicted": compiled.instructions,
+        **({"state_bytes": compiled.state_bytes} if compiled.state_bytes else {}),
         "weights_bytes": weights + tables,
         "code_bytes_predicted": compiled.code_bytes,
         "folding": report.folding(compiled.graph.foldings),
@@ -196,12 +197,16 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     result["output"] = str(arguments.output)
     text = (
         f"{arguments.output}: arena {compiled.arena_bytes} bytes (bound {compiled.plan.bound}), "
-        f"weights and tables {result['weights_bytes']} bytes, code about "
+        f"{_state(compiled)}weights and tables {result['weights_bytes']} bytes, code about "
         f"{compiled.code_bytes} bytes, about {compiled.instructions} instructions"
     )
     for line in report.folding_lines(compiled.graph.foldings)[-1:]:
         text += f"; {line} (micronets inspect says where)"
     return result, "\n".join([text, *said])
+
+
+def _state(compiled) -> str:
+    return f"state {compiled.state_bytes} bytes, " if compiled.state_bytes else ""
 
 
 def _operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -362,8 +367,8 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     lines += report.folding_lines(compiled.graph.foldings)
     lines.append(
         f"{compiled.macs} MACs; arena {compiled.arena_bytes} bytes (bound {compiled.plan.bound}; "
-        f"tensors may share bytes); weights and tables {result['weights_bytes']} bytes; code about "
-        f"{compiled.code_bytes} bytes"
+        f"tensors may share bytes); {_state(compiled)}weights and tables "
+        f"{result['weights_bytes']} bytes; code about {compiled.code_bytes} bytes"
     )
     lines += ["", f"  {'arena':>8} {'instructions':>13}  what goes row by row (=)"]
     for point in compiled.front:

@@ -89,7 +89,7 @@ def gelu(b: Builder, operator: Operator) -> None:
     )  # fmt: skip
 
 
-@reads("QUANTIZE", "between int8, uint8 and, at an input of the model, float32")
+@reads("QUANTIZE", "between int8 and uint8, and from float32")
 def quantize(b: Builder, operator: Operator) -> None:
     source, target = (b.model.tensors[i[0]].dtype for i in (operator.inputs, operator.outputs))
     if operator.inputs[0] in b.floats:
@@ -114,7 +114,7 @@ def quantize(b: Builder, operator: Operator) -> None:
         )
 
 
-@reads("DEQUANTIZE", "from int8 or uint8 to float32, at an output of the model")
+@reads("DEQUANTIZE", "from int8 or uint8 to float32")
 def dequantize(b: Builder, operator: Operator) -> None:
     source = b.model.tensors[operator.inputs[0]].dtype
     if source not in ("int8", "uint8"):
