@@ -22,7 +22,7 @@ def attention(keras, x):
 
 def activations(keras, x):
     x = keras.layers.LeakyReLU()(keras.layers.Dense(16)(x))
-    for name in ("elu", "tanh", "relu6", "swish", "gelu"):
+    for name in ("elu", "tanh", "relu6", "swish"):
         x = keras.layers.Dense(16, activation=name)(x)
     x = keras.layers.PReLU()(keras.layers.Dense(8)(x))
     return keras.layers.Dense(8, activation="log_softmax")(x)

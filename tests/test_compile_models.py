@@ -196,3 +196,44 @@ def test_exported_networks(name):
     compiled = compiler.compile_model(model)
     verdict = verify.verify(compiled, model, 4, ("-O1", *verify.SANITIZE))
     assert (verdict.cases, verdict.equal_to[0]) == (8, "TensorFlow Lite Micro")
+
+
+def portable() -> dict[str, bytes]:
+    """Models of one kernel each that has no assembly of its own."""
+    import test_tflite
+
+    def rows(kind: str, options: str, scale: float, zero_point: int) -> bytes:
+        m = fm.Models()
+        x = m.tensor([3, 12], scale=0.1, zero_point=9)
+        y = m.tensor([3, 12], scale=scale, zero_point=zero_point)
+        m.operator(kind, [x], [y], options)
+        return m.build([x], [y])
+
+    shapes = (1, 3, 4, 2), (1, 6, 8, 2)
+    return {
+        **{kind: test_tflite.pair(kind) for kind in ("MAXIMUM", "PRELU", "SQUARED_DIFFERENCE")},
+        "BATCH_MATMUL": test_tflite.pair("BATCH_MATMUL"),
+        "REDUCE_MAX": test_tflite.single("REDUCE_MAX", "", (1, 3, 4, 2), (1, 2), [[1, 2]]),
+        "RESIZE_BILINEAR": test_tflite.single("RESIZE_BILINEAR", "", *shapes, [[6, 8]]),
+        "LOG_SOFTMAX": rows("LOG_SOFTMAX", "LogSoftmaxOptions", 1 / 16, 127),
+        "L2_NORMALIZATION": rows("L2_NORMALIZATION", "L2NormOptions", 1 / 128, 0),
+        "CONV_2D in groups": fm.convolution(
+            np.random.default_rng(0), (2, 5, 6, 8), 6, (3, 3), groups=2
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", portable())
+def test_portable_kernels_on_a_core(name, tmp_path):
+    model = portable()[name]
+    compiled = compiler.compile_model(model)
+    compiler.write(compiled, tmp_path / "out")
+    ran = firmware.run(tmp_path / "out", "lcg:5", core="cortex-m4")
+    inputs = [e for e in compiled.interface() if e["way"] == "input"]
+    sizes = [int(np.prod(e["shape"])) for e in inputs]
+    parts = np.split(noise(sum(sizes), 5).view(np.int8), np.cumsum(sizes)[:-1])
+    case = [part.reshape(e["shape"]) for part, e in zip(parts, inputs, strict=True)]
+    want = verify.Reference(model).run([case], compiled.interface())
+    np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+    predicted = compiled.code_bytes
+    assert abs(ran.code_bytes - predicted) <= max(0.1 * ran.code_bytes, 64)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from micronets_jax import compile as compiler
-from micronets_jax import tflite
+from micronets_jax import firmware, tflite
 from micronets_jax.compile import verify
+from micronets_jax.firmware.inputs import noise
 
 Q = {"scale": 0.1, "zero_point": -7}
 
@@ -137,6 +138,20 @@ def test_runs_in_a_row(name):
     compiled, flags = compiler.compile_model(model), ("-O1", *verify.SANITIZE)
     verdict = verify.verify(compiled, model, 12, flags, like="tflm")
     assert verdict.cases == 16 and "TensorFlow Lite Micro" in verdict.equal_to
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ring with beginnings", "svdf", "lstm"])
+def test_first_run_on_a_core(name, tmp_path):
+    """The firmware keeps the state and begins with it reset."""
+    model = MODELS[name]()
+    compiled = compiler.compile_model(model)
+    compiler.write(compiled, tmp_path / "out")
+    ran = firmware.run(tmp_path / "out", "lcg:5", core="cortex-m4")
+    shape = compiled.interface()[0]["shape"]
+    case = noise(int(np.prod(shape)), 5).view(np.int8).reshape(shape)
+    want = verify.Reference(model).run([[case]], compiled.interface())
+    np.testing.assert_array_equal(ran.outputs[0], want[0][0])
 
 
 def test_state_is_the_callers():
