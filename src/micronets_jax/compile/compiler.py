@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class Compiled:
     @property
     def pushed(self) -> bool:
         """Whether the input comes row by row."""
-        return isinstance(self.steps[0], stream.Stretch) and self.steps[0].pushed
+        return _is_pushed(self.steps)
 
     @property
     def step_of_layer(self) -> list[int]:
@@ -311,6 +311,11 @@ def _point(c: Compiled) -> Point:
     return Point(c.arena_bytes, c.instructions, streams, len(stretches) - len(streams))
 
 
+def _is_pushed(steps: Sequence[Any]) -> bool:
+    """Whether the first step, if there is one, takes the input row by row."""
+    return any(isinstance(step, stream.Stretch) and step.pushed for step in steps[:1])
+
+
 def _front(built: graph.Graph, title: str, rows: bool, streams: bool) -> list[Compiled]:
     """Every plan of the front, laid out."""
     room = plans.Plans(built, rows, streams)
@@ -340,7 +345,7 @@ def lay_out(
 
 def arena(built: graph.Graph, steps: list[plans.Step]):
     """Buffers (tensors, then what is local to steps), what may share, and the tensors."""
-    pushed = isinstance(steps[0], stream.Stretch) and steps[0].pushed
+    pushed = _is_pushed(steps)
     first: dict[int, int] = {} if pushed else dict.fromkeys(built.inputs, -1)
     last = dict(first)
     for step, call in enumerate(steps):

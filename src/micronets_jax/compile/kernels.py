@@ -74,6 +74,8 @@ def lower_node(graph: Graph, node: Node) -> list[Call]:
     for position, call in enumerate(made):
         call.continues = position > 0
         _repeat(graph, node, call)
+        # only what lies in the arena can share its bytes
+        call.orders = {t: o for t, o in call.orders.items() if graph.values[t].in_arena}
     return made
 
 
