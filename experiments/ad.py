@@ -63,7 +63,7 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=0.7),
-        search=DNAS(epochs=15, batch_size=64, warmup=0.4, trial_epochs=10),
+        search=DNAS(epochs=15, batch_size=64, warmup=0.4, trials=4, trial_epochs=10),
         train=FloatTraining(steps=1600),
         quantize=Training(steps=320, learning_rate=0.0005),
     ),

@@ -100,7 +100,7 @@ PRESETS = {
         preset="quick",
         budget=Limits(mops=3.0),
         space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
-        search=DNAS(epochs=3, batch_size=64, start="even", trials=4, trial_epochs=4),
+        search=DNAS(epochs=3, batch_size=64, start="even", trials=2, trial_epochs=4),
         train=FloatTraining(steps=5620, batch_size=32),
         quantize=Training(steps=281, learning_rate=0.0005),
     ),

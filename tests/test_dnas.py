@@ -108,7 +108,7 @@ def test_what_was_learned_is_proposed_first_at_the_limits(finished):
         "keep": jnp.array([[0.0, 3.0], [1.0, 0.0]]),
     }
     made = search.of(SETTINGS, problem())
-    first, second, *_ = made.proposals(state._replace(logits=logits))
+    first, _, second, *_ = made.proposals(state._replace(logits=logits))
     assert np.argmax(first.choice["keep"], axis=-1).tolist() == [1, 0]
     widths = SPACE.decisions()["width"].value(first.choice["width"])
     assert widths[0] <= widths[2] / 2

@@ -1,5 +1,6 @@
 """Every experiment as a person uses it: presets, tiny runs to the end, mistakes in one sentence."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ from PIL import Image
 from benchmarks import recipes
 from experiments import ad, images, kws, vww
 from micronets_jax import budgets, devices
+from micronets_jax.recipes import Random
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOMES = {"ad": ad.AD, "images": images.IMAGES, "kws": kws.KWS, "vww": vww.VWW}
@@ -65,6 +67,27 @@ def test_each_row_of_the_benchmark_of_recipes_changes_options_of_its_experiment(
         assert [p for p in vars(base) if getattr(base, p) != getattr(changed, p)] == sorted(
             parts, key=list(vars(base)).index
         ), row
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_deciding_takes_at_most_as_long_as_searching(name):
+    """A trial's step trains on one half of the data in float; a search's step on both, quantised,
+    and counts costs: as long as three."""
+    for options in HOMES[name].presets.values():
+        search = options.search
+        assert search.trials == 1 or search.trials * search.trial_epochs <= 3 * search.epochs
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_a_method_brings_its_own_options_and_keeps_the_steps_of_the_preset(name):
+    home = HOMES[name]
+    options = home.parse(["--method", "random", "--preset", "quick"])
+    learned, drawn = home.presets["quick"].search, options.search
+    assert isinstance(drawn, Random) and options.method == "random"
+    assert drawn.trials == 2 * learned.trials and drawn.batch_size == learned.batch_size
+    assert home.parse(["--method=random", "--search.trials", "3"]).search.trials == 3
+    with pytest.raises(ValueError, match="method='magic' is not known; choose from dnas"):
+        home.prepare(dataclasses.replace(options, method="magic"))
 
 
 @pytest.mark.parametrize("option", ["precision", "from-supernet"])

@@ -212,6 +212,17 @@ def test_missing_details_do_not_matter(key: str) -> None:
             Page(report.render({**SUMMARY, key: {name: {}}}))
 
 
+def test_trials_are_listed_as_they_ended():
+    rows = [
+        {"proposal": name, "held_out_loss": loss, "usage": {"mops": 0.97}, "widths": [8, 40]}
+        for name, loss in (("balanced", 0.51), ("learned", 0.625))
+    ]
+    text = Page(report.render(SUMMARY, trials=rows)).text
+    assert text.index("balanced") < text.index("learned") < text.index("0.625")
+    assert "8 40" in text and "97.0%" in text
+    assert "Contest" not in Page(report.render(SUMMARY)).text
+
+
 def test_numbers_that_are_none_or_nan_are_gaps() -> None:
     metrics = [
         {"stage": "train", "epoch": 1, "loss": float("nan"), "accuracy": None},

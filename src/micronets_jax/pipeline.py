@@ -55,6 +55,9 @@ NUM_SAMPLES = 64
 
 CALIBRATION_BATCHES = 4
 
+NETWORK, CONTEST = "network.json", "contest.json"
+"""Files of the network found, and of the trials by which it was."""
+
 FIRMWARE = "firmware"
 """The folder of the firmware in that of a run."""
 
@@ -153,17 +156,19 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     witness = budgets.feasible(plan.space, plan.budget)
     if plan.train.from_supernet and not plan.space.decisions():
         raise ValueError("train.from_supernet=True: the network is given, so there is no supernet")
-    proposed, shared = timed("search", _search, plan, workdir, display)
-    found = timed("contest", _contest, plan, workdir, proposed, witness)
+    made = searching(plan)
+    state = timed("search", _search, plan, workdir, display, made)
+    found = timed("contest", _contest, plan, workdir, made, state, witness)
+    shared = made.variables(state) if plan.space.decisions() else {}
     teacher = timed("teacher", _teacher, plan, workdir, display)
     variables = timed("train", _train, plan, workdir, display, found, shared, teacher)
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
     workdir.save_weights({**variables, **trained})
     model = timed("export", _export, plan, workdir, found, trained)
-    made, trouble = {}, None
+    program, trouble = {}, None
     if plan.firmware:
-        made, trouble = timed("firmware", _firmware, plan, workdir, found, model)
-    summary = timed("measure", _measure, plan, workdir, found, variables, model, made)
+        program, trouble = timed("firmware", _firmware, plan, workdir, found, model)
+    summary = timed("measure", _measure, plan, workdir, found, variables, model, program)
     summary["seconds"] = seconds
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     workdir.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -232,39 +237,43 @@ def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]
 # ---------------------------------------------------------------- stages
 
 
-def _search(
-    plan: Plan, workdir: Workdir, display: Display
-) -> tuple[list[search.Proposal], dict[str, Any]]:
-    """What the search proposes, and the weights that it shared."""
+def _search(plan: Plan, workdir: Workdir, display: Display, made: search.Search) -> Any:
+    """The last state of the search; None where there is nothing to search."""
     if not plan.space.decisions():
-        return [], {}
-    made = searching(plan)
+        return None
     state = made.init(jax.random.key(plan.seed))
-    if plan.search.epochs:
-        _, state = workdir.restore("search", state)
-        epochs = search.run(made, state, plan.search, problem(plan), display.stage("search"))
-        for state, record in epochs:
-            _keep(
-                workdir,
-                display,
-                "search",
-                state,
-                record,
-                last=record["epoch"] == plan.search.epochs,
-            )
-    return made.proposals(state), made.variables(state)
+    if not plan.search.epochs:
+        return state
+    _, state = workdir.restore("search", state)
+    epochs = search.run(made, state, plan.search, problem(plan), display.stage("search"))
+    for state, record in epochs:
+        last = record["epoch"] == plan.search.epochs
+        _keep(workdir, display, "search", state, record, last=last)
+    return state
 
 
 def _contest(
-    plan: Plan, workdir: Workdir, proposed: list[search.Proposal], witness: Choice
+    plan: Plan, workdir: Workdir, made: search.Search, state: Any, witness: Choice
 ) -> Network:
     """The network that wins; ``witness`` fits and is the last resort."""
+    path = workdir.path / NETWORK
+    if path.is_file():  # it was decided before the run was stopped
+        return network.from_json(path.read_text())
+    proposed = [] if state is None else made.proposals(state)
     choice, trials = search.decide(proposed, plan.search, problem(plan), witness)
     found = plan.space.decode(choice)
-    workdir.write("network.json", network.to_json(found))
     if trials:
-        rows = [{"proposal": t.proposal.name, "held_out_loss": t.loss} for t in trials]
-        workdir.write("contest.json", json.dumps(rows, indent=2) + "\n")
+        rows = [
+            {
+                "proposal": trial.proposal.name,
+                "held_out_loss": trial.loss,
+                "usage": {name: float(x) for name, x in plan.budget.usage(trial.network).items()},
+                "widths": [x.out_channels for x in trial.network if x.kind == "conv"],
+            }
+            for trial in trials
+        ]
+        workdir.write(CONTEST, json.dumps(rows, indent=2) + "\n")
+    workdir.write(NETWORK, network.to_json(found))
     return found
 
 

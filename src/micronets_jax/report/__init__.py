@@ -20,9 +20,10 @@ from typing import Any
 from micronets_jax import files, network
 from micronets_jax.network import Network
 from micronets_jax.report import markup, sections
-from micronets_jax.report.sections import Metrics, Summary
+from micronets_jax.report.sections import Metrics, Summary, Trials
 
-SUMMARY, NETWORK, METRICS, REPORT = "summary.json", "network.json", "metrics.jsonl", "report.html"
+SUMMARY, NETWORK, METRICS = "summary.json", "network.json", "metrics.jsonl"
+CONTEST, REPORT = "contest.json", "report.html"
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -38,7 +39,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     summary = _parse(workdir / SUMMARY, json.loads)
     found = _parse(workdir / NETWORK, network.from_json)
     metrics = _parse(workdir / METRICS, _lines)
-    page = render(summary, found, metrics or (), _sizes(workdir))
+    trials = _parse(workdir / CONTEST, json.loads)
+    page = render(summary, found, metrics or (), _sizes(workdir), trials or ())
     return files.write(workdir / REPORT, page)
 
 
@@ -47,6 +49,7 @@ def render(
     found: Network | None = None,
     metrics: Metrics = (),
     files: Mapping[str, int] | None = None,
+    trials: Trials = (),
 ) -> str:
     """The page's text.
 
@@ -55,6 +58,7 @@ def render(
         found: the network, decided.
         metrics: what ``metrics.jsonl`` says, in the order of time.
         files: bytes of each file or folder of :data:`sections.FILES` that is there.
+        trials: what ``contest.json`` says, the best first.
     """
     parts = [
         sections.headline(summary),
@@ -68,6 +72,7 @@ def render(
             class_="pair",
         ),
         sections.search(summary, metrics),
+        sections.contest(trials),
         sections.training(metrics),
         sections.layers(found),
         markup.tag("div", sections.prediction(summary), sections.origin(summary), class_="pair"),

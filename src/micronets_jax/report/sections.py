@@ -16,6 +16,7 @@ from micronets_jax.report.markup import Html, Number, tag
 
 Summary = Mapping[str, Any]
 Metrics = Sequence[Mapping[str, Any]]
+Trials = Sequence[Mapping[str, Any]]
 
 FILES = {
     "model.tflite": "the int8 model, to be built into firmware or run on a desktop",
@@ -24,6 +25,7 @@ FILES = {
     "frontend.json": "parameters of the front end that turns a file into the model's input",
     "samples.npz": "test inputs and the outputs expected for them, to check a device against",
     "network.json": "the found network, one layer a line; can be read back",
+    "contest.json": "what the search proposed and how it did in short trainings, the best first",
     "weights": "trained weights and ranges, an Orbax checkpoint",
     "summary.json": "every number of this page",
     "metrics.jsonl": "one line for each epoch",
@@ -435,6 +437,28 @@ def search(summary: Summary, metrics: Metrics) -> Html | None:
         ),
     ]
     return markup.section("Search", note, tag("div", charts, class_="pair"))
+
+
+def contest(trials: Trials) -> Html | None:
+    """What the search proposed, and how each did in a short training."""
+    if not trials:
+        return None
+    rows = [
+        (
+            trial["proposal"],
+            " ".join(map(str, trial["widths"])),
+            *(f"{trial['usage'][name]:.1%}" for name in trials[0]["usage"]),
+            f"{trial['held_out_loss']:.3f}",
+        )
+        for trial in trials
+    ]
+    shares = [f"{LIMITS[name][0]}, share" for name in trials[0]["usage"]]
+    head = ("proposal", "channels of its convolutions", *shares, "held-out loss")
+    note = (
+        "What the search proposed that fits, each trained alike from scratch for a short time: the "
+        "first one was built."
+    )
+    return markup.section("Contest", note, markup.table("Contest", head, rows, 2))
 
 
 def training(metrics: Metrics) -> Html | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -83,10 +84,13 @@ class DNAS:
         return state._replace(step=state.step + 1), metrics
 
     def proposals(self, state: State) -> list[Proposal]:
-        """What was learned, of the likeliest depth and of others, then layouts without learning."""
+        """What was learned, of the likeliest blocks and of others, in turn with layouts that were
+        not, so that a contest of few trials sees both."""
         space, budget = self.problem.space, self.problem.budget
-        layouts = learned(space, state.logits) + proposals.unlearned(space, budget)
-        return proposals.fitting(space, budget, layouts)
+        turns = itertools.zip_longest(
+            learned(space, state.logits), proposals.unlearned(space, budget)
+        )
+        return proposals.fitting(space, budget, [x for pair in turns for x in pair if x])
 
     def variables(self, state: State) -> dict[str, Any]:
         """Of the supernet."""
@@ -262,8 +266,8 @@ STARTS: dict[recipes.Start, Callable[[Space, Budget, Choice], Widths]] = {
 
 
 def learned(space: Space, logits: Logits) -> list[Layout]:
-    """The mean widths with the likeliest of all else; then, of blocks, with the one that is least
-    certain to stay left out, and so on, and with the one that is likeliest of those to go kept."""
+    """The mean widths with the likeliest of all else; then with the block flipped that it is least
+    certain of, and with the next one."""
     taken = space.decisions()
     widths = jax.tree.map(jnp.asarray, decisions.widths(logits, taken))
     others = {

@@ -190,16 +190,23 @@ def patterns(taken: Decisions, most: int = 2) -> dict[str, Choice]:
 
 
 def unlearned(space: Space, budget: Budget) -> list[Layout]:
-    """Layouts that take no training: balanced, a narrow stem before even or rising widths, even."""
+    """Layouts that take no training: balanced ones, of all blocks and without the deepest, rising
+    ones likewise, a narrow stem before even widths, even ones."""
     taken = space.decisions()
-    found = []
-    for name, others in patterns(taken).items():
+    kept = patterns(taken)
+
+    def balance(others: Choice) -> Widths:
         weights = jax.tree.map(np.float32, others)
-        widths = accelerators.once(balanced, space, budget, weights, static=(0, 1))
-        found += [
-            Layout(f"balanced{name}", widths, others),
-            Layout(f"narrow stem{name}", shares(taken, stem=NARROW), others),
-            Layout(f"narrow stem, rising{name}", shares(taken, stem=NARROW, rise=1.0), others),
-            Layout(f"even{name}", shares(taken), others),
-        ]
-    return found
+        return accelerators.once(balanced, space, budget, weights, static=(0, 1))
+
+    kinds: dict[str, Callable[[Choice], Widths]] = {
+        "balanced": balance,
+        "narrow stem, rising": lambda _: shares(taken, stem=NARROW, rise=1.0),
+        "narrow stem": lambda _: shares(taken, stem=NARROW),
+        "even": lambda _: shares(taken),
+    }
+    return [
+        Layout(f"{kind}{pattern}", widths(others), others)
+        for kind, widths in kinds.items()
+        for pattern, others in kept.items()
+    ]
