@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("run", _run, "Run a compiled folder or a firmware on an emulated core.")
     sub.add_argument("folder", help="what `micronets compile` or `micronets firmware` wrote")
     sub.add_argument(
-        "--core", help="cortex-m4 (default) or cortex-m7; a firmware runs on its board's core"
+        "--core",
+        help="cortex-m4 (default), cortex-m7 or cortex-m33; a firmware runs on its board's core",
     )
     sub.add_argument(
         "--input",
@@ -231,7 +232,7 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         frontend=_read(arguments.frontend).decode(errors="replace") if arguments.frontend else None,
     )  # fmt: skip
     board = devices.device(arguments.device)
-    provenance = board.startup.provenance
+    provenance = board.provenance
     result: dict[str, Any] = {
         "device": board.name, "provenance": provenance, "runtime": arguments.runtime,
         "output": str(arguments.output),
@@ -389,34 +390,39 @@ def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             {
                 **on.facts(),
                 "emulated": on.emulated,
-                "silicon": None if on.emulated else on.startup.provenance,
+                "silicon": None if on.emulated else on.provenance,
             }
             for on in boards
         ],
+        "published": [row._asdict() for row in devices.MEASURED],
         "provenance": devices.PROVENANCE,
     }
     lines = [
-        f"{'device':<12} {'core':<10} {'clock':>8} {'SRAM':>9} {'flash':>9} "
-        f"{'cycles per instruction':<38} {'power':>7}"
+        f"{'device':<12} {'core':<11} {'clock':>8} {'SRAM':>9} {'flash':>9} "
+        f"{'cycles per instruction':<23} {'power':>8}  boards"
     ]
     for on in boards:
-        cycles = f"{on.cycles_per_instruction:.3f}"
-        if on.latency_rows:
-            cycles += (
-                f" ({on.latency_rows} rows, error {on.latency_error:.1%}, "
-                f"at most {on.largest_latency_error:.0%})"
-            )
+        speed = on.speed
+        cycles = f"{speed.factor:.3f}"
+        if not on.emulated:
+            cycles += f" ({speed.low:.2f} to {speed.high:.2f})"
         power = f"{on.power_mw:g} mW" if on.power_mw is not None else "unknown"
         lines.append(
-            f"{on.name:<12} {on.core:<10} {on.clock_mhz:>4} MHz {on.sram_bytes // 1024:>5} KiB "
-            f"{on.flash_bytes // 1024:>5} KiB {cycles:<38} {power:>7}"
+            f"{on.name:<12} {on.core:<11} {on.clock_mhz:>4} MHz {on.sram_bytes // 1024:>5} KiB "
+            f"{on.flash_bytes // 1024:>5} KiB {cycles:<23} {power:>8}  {', '.join(on.boards)}"
         )
     lines += [f"{what}: {source}" for what, source in devices.PROVENANCE.items()]
+    real = [on for on in boards if not on.emulated]
+    lines += ["", "cycles per instruction from:"]
+    lines += [f"{on.name:<12} {on.speed.basis}" for on in real]
+    lines += ["", "published builds, the error of each network predicted from the others:"]
     lines += [
-        f"{on.name}: firmware of this library has {on.startup.provenance}"
-        for on in boards
-        if not on.emulated
+        f"{row.device:<12} {row.core:<11} {row.factor:.3f}, {row.rows} networks, error "
+        f"{row.error:.1%}, at most {row.largest:.0%}: {row.what} ({row.source})"
+        for row in devices.MEASURED
     ]
+    lines += ["", "firmware of this library:"]
+    lines += [f"{on.name:<12} {on.provenance}" for on in real]
     return result, "\n".join(lines)
 
 

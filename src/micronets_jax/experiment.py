@@ -152,7 +152,9 @@ class Experiment(Generic[Given]):
                 f"method={options.method!r} is not known; choose from {', '.join(METHODS)}"
             )
         device = devices.device(options.device)
-        if options.firmware and options.runtime == "tflm":
+        if options.firmware and device.startup is None:
+            print(f"{device.name}: {devices.NO_STARTUP}")
+        elif options.firmware and options.runtime == "tflm":
             if firmware.names_tflm():
                 firmware.tflm.check_named(device)
             else:

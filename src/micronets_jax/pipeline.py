@@ -43,6 +43,7 @@ from micronets_jax import (
     training,
     zoo,
 )
+from micronets_jax import compile as compiler
 from micronets_jax.data import Augmentation, Dataset, FrontEnd
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
@@ -520,9 +521,20 @@ def _firmware(
     folder, device = workdir.path / FIRMWARE, plan.device
     text = data.frontends.to_json(plan.frontend)
     runtime = plan.budget.latency_runtime if firmware.names_tflm() else "compiled"
+    if device.startup is None:
+        runtime = "compiled"
     predicted = latency.instructions(found, runtime, device.core)
-    facts: dict[str, Any] = {"folder": FIRMWARE, "device": device.name, "runtime": runtime}
+    facts: dict[str, Any] = {
+        "folder": FIRMWARE,
+        "device": device.name,
+        "runtime": runtime,
+        "provenance": device.provenance,
+        "instructions": {"predicted": round(float(predicted)), "emulated": None},
+    }
     try:
+        if device.startup is None:
+            _write_c(plan, folder, model, facts)
+            return facts, None
         sizes = firmware.write(
             model,
             device.name,
@@ -531,10 +543,8 @@ def _firmware(
             title=str(plan.facts.get("experiment", "model")),
             frontend=text if firmware.can_hear(text) else None,
         )
-        facts["provenance"] = device.startup.provenance
         facts["flash_bytes"] = {"predicted": sizes.flash_bytes, "linked": None}
         facts["ram_bytes"] = {"predicted": sizes.ram_bytes, "linked": None}
-        facts["instructions"] = {"predicted": round(float(predicted)), "emulated": None}
         facts["linking"] = "checked"
         if not firmware.has_compiler():
             facts["linking"] = "not checked: gcc-arm-none-eabi or make is not installed"
@@ -556,6 +566,19 @@ def _firmware(
     except firmware.FirmwareError as error:
         return {**facts, "error": str(error)}, error
     return facts, None
+
+
+def _write_c(plan: Plan, folder: pathlib.Path, model: bytes, facts: dict[str, Any]) -> None:
+    """The model's C alone, for a device whose start-up nobody has written; adds to ``facts``."""
+    built = compiler.compile_model(model, str(plan.facts.get("experiment", "model")))
+    compiler.write(built, folder)
+    flash = built.code_bytes + sum(built.constant_bytes)
+    facts["flash_bytes"] = {"predicted": flash, "linked": None}
+    facts["ram_bytes"] = {"predicted": built.arena_bytes, "linked": None}
+    facts["linking"] = "left to your project"
+    if firmware.has_compiler() and firmware.has_emulator():
+        ran = firmware.run(folder, core=plan.device.core)
+        facts["instructions"]["emulated"] = ran.instructions
 
 
 # ---------------------------------------------------------------- parts of stages

@@ -364,8 +364,10 @@ _WORDS: tuple[str, ...] = (
     "r0", "r1", "r2", "r3", "r12", "lr", "pc", "psr", "cfsr", "hfsr", "mmfar", "bfar", "sp",
     "stack_limit", "saved",
 )  # fmt: skip
-_CAUSES = (  # bit of CFSR -> cause, and which register holds the address (Armv7-M, B3.2.15)
+# Bit of CFSR -> cause, and which register holds the address (Armv7-M, B3.2.15; 20 is Armv8-M's).
+_CAUSES = (
     (25, "division by zero", ""), (24, "unaligned access", ""),
+    (20, "the stack overflowed", "sp"),
     (19, "no coprocessor", ""), (18, "return to an invalid state", ""),
     (17, "invalid state of the core", ""), (16, "undefined instruction", ""),
     (12, "the stack overflowed", "sp"), (13, "bus error while saving floats", ""),

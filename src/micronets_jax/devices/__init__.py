@@ -11,10 +11,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from micronets_jax.devices import speeds
+from micronets_jax.devices.speeds import MEASURED, Speed, measured
+
+__all__ = [
+    "DEVICES", "MEASURED", "PROVENANCE", "Device", "DeviceError", "Memory", "Speed", "Startup",
+    "device", "emulated", "measured", "twin",
+]  # fmt: skip
+
 KIB = 1024
 
 SILICON = "never run on silicon"
 """What this library's firmware is for a real board, until somebody reports that it ran."""
+
+NO_STARTUP = "no start-up code here: a model's C, to build into a project of one's own"
+"""What there is for a board whose start-up nobody has written."""
 
 
 class DeviceError(ValueError):
@@ -59,21 +70,18 @@ class Startup:
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A board, or the emulation of one.
+    """A microcontroller, or the emulation of one.
 
     Attributes:
-        name: of its microcontroller, or of the emulated machine.
+        name: of the microcontroller, or of the emulated machine.
         core: Arm's name of the core, in lower case.
-        clock_mhz: highest clock of the board, at which firmware runs it.
-        ram: its working memory.
+        clock_mhz: its highest clock, at which firmware runs it.
+        ram: its working memory; where it has several, the largest that one array can fill.
         flash: its storage for code and constants.
-        startup: what firmware needs to know.
-        cycles_per_instruction: of its core at that clock, memories included.
+        startup: what firmware needs to know; None where nobody has written it, so that a model's C
+            is all there is.
+        boards: that carry it, by the names their makers give them.
         power_mw: power while it computes, or None where nobody published it.
-        latency_rows: published latencies that ``cycles_per_instruction`` was fitted to; 0 where it
-            holds by definition.
-        latency_error: mean relative error of each of them, predicted from the others.
-        largest_latency_error: the largest of these errors.
     """
 
     name: str
@@ -81,12 +89,9 @@ class Device:
     clock_mhz: int
     ram: Memory
     flash: Memory
-    startup: Startup
-    cycles_per_instruction: float
+    startup: Startup | None = None
+    boards: tuple[str, ...] = ()
     power_mw: float | None = None
-    latency_rows: int = 0
-    latency_error: float = 0.0
-    largest_latency_error: float = 0.0
 
     @property
     def clock_hz(self) -> int:
@@ -94,7 +99,7 @@ class Device:
 
     @property
     def sram_bytes(self) -> int:
-        """All of its working memory."""
+        """All of that memory."""
         return self.ram.bytes
 
     @property
@@ -105,7 +110,22 @@ class Device:
     @property
     def emulated(self) -> bool:
         """Whether it is a machine of qemu."""
-        return bool(self.startup.machine)
+        return self.startup is not None and bool(self.startup.machine)
+
+    @property
+    def speed(self) -> Speed:
+        """Of our build, memories included."""
+        return speeds.EMULATED if self.emulated else speeds.estimate(self.name, self.core)
+
+    @property
+    def cycles_per_instruction(self) -> float:
+        """Of our build, memories included: the factor of :attr:`speed`."""
+        return self.speed.factor
+
+    @property
+    def provenance(self) -> str:
+        """One phrase that says how far this library's firmware has been tried on it."""
+        return NO_STARTUP if self.startup is None else self.startup.provenance
 
     def facts(self) -> dict[str, Any]:
         """What summaries and ``micronets devices --json`` say of it."""
@@ -115,11 +135,11 @@ class Device:
             "clock_mhz": self.clock_mhz,
             "sram_bytes": self.sram_bytes,
             "flash_bytes": self.flash_bytes,
+            "boards": list(self.boards),
             "cycles_per_instruction": self.cycles_per_instruction,
+            "cycles_per_instruction_range": [round(self.speed.low, 3), round(self.speed.high, 3)],
+            "cycles_per_instruction_basis": self.speed.basis,
             "power_mw": self.power_mw,
-            "latency_rows": self.latency_rows,
-            "latency_error": self.latency_error,
-            "largest_latency_error": self.largest_latency_error,
         }
 
 
@@ -139,6 +159,7 @@ _F7 = {
     "USART_GENERATION": 2, "USART_ENABLE": 18, "GPIO_PORT": 3, "TX_PIN": 8, "RX_PIN": 9,
 }  # fmt: skip
 _MPS2 = {"UART": 0x40004000, "WAIT": 200_000}
+_MPS2_SECURE = {**_MPS2, "UART": 0x50200000}  # where TrustZone's secure side, which starts, sees it
 
 
 def nucleo(numbers: Mapping[str, int], openocd: str) -> Startup:
@@ -146,67 +167,94 @@ def nucleo(numbers: Mapping[str, int], openocd: str) -> Startup:
     return Startup("stm32.c", numbers, "ST-Link's virtual COM port", openocd=openocd)
 
 
-def emulation(machine: str) -> Startup:
+def emulation(machine: str, numbers: Mapping[str, int] = _MPS2) -> Startup:
     """Start-up of a machine of qemu's MPS2 family."""
-    return Startup("mps2.c", _MPS2, "qemu's first serial port", machine=machine)
+    return Startup("mps2.c", numbers, "qemu's first serial port", machine=machine)
 
 
 _NUCLEO_F4 = nucleo(_F4, "board/st_nucleo_f4.cfg")
 _NUCLEO_F7 = nucleo(_F7, "board/st_nucleo_f7.cfg")
 
-# Memory, power: MicroNets (Banbury et al., MLSys 2021), tables 1 to 5; power is energy over latency
-# there, the clock is the boards' highest. Cycles per instruction: the median over that paper's rows
-# of published latency * clock / instructions (characterize.board_factor); tests/test_devices.py
-# fits them again. The instructions are those that latency predicts for the CMSIS-NN of that time.
-# An emulated board takes a cycle for each instruction by definition, at the clock of Arm's AN386
-# and AN500, out of memories that answer at once.
+# Core, clock, memories: the makers' data sheets. Power: energy over latency of MicroNets (Banbury
+# et al., MLSys 2021), tables 1 to 5. Emulated boards run at the clocks of Arm's AN386, AN500 and
+# AN505, out of memories that answer at once.
 DEVICES = {
     device.name: device
     for device in (
         Device(
             "STM32F446RE", "cortex-m4", 180, Memory(0x20000000, 128 * KIB),
-            Memory(0x08000000, 512 * KIB), _NUCLEO_F4, 1.99, 163.0, 6, 0.039, 0.132,
+            Memory(0x08000000, 512 * KIB), _NUCLEO_F4, ("NUCLEO-F446RE",), 163.0,
         ),
         Device(
             "STM32F746ZG", "cortex-m7", 216, Memory(0x20000000, 320 * KIB),
-            Memory(0x08000000, 1024 * KIB), _NUCLEO_F7, 1.051, 445.0, 10, 0.041, 0.118,
+            Memory(0x08000000, 1024 * KIB), _NUCLEO_F7, ("NUCLEO-F746ZG",), 445.0,
         ),
         Device(
             "STM32F767ZI", "cortex-m7", 216, Memory(0x20000000, 512 * KIB),
-            Memory(0x08000000, 2048 * KIB), _NUCLEO_F7, 1.005, None, 12, 0.052, 0.192,
+            Memory(0x08000000, 2048 * KIB), _NUCLEO_F7, ("NUCLEO-F767ZI",),
+        ),
+        Device(
+            "STM32L4R5ZI", "cortex-m4", 120, Memory(0x20000000, 640 * KIB),
+            Memory(0x08000000, 2048 * KIB), None, ("NUCLEO-L4R5ZI",),
+        ),
+        Device(
+            "STM32H743ZI", "cortex-m7", 480, Memory(0x24000000, 512 * KIB),
+            Memory(0x08000000, 2048 * KIB), None, ("NUCLEO-H743ZI",),
+        ),
+        Device(
+            "STM32U575ZI", "cortex-m33", 160, Memory(0x20000000, 768 * KIB),
+            Memory(0x08000000, 2048 * KIB), None, ("NUCLEO-U575ZI",),
+        ),
+        Device(
+            "nRF52840", "cortex-m4", 64, Memory(0x20000000, 256 * KIB),
+            Memory(0x00000000, 1024 * KIB), None, ("nRF52840-DK", "Arduino Nano 33 BLE Sense"),
+        ),
+        Device(
+            "nRF5340", "cortex-m33", 128, Memory(0x20000000, 512 * KIB),
+            Memory(0x00000000, 1024 * KIB), None, ("nRF5340-DK",),
+        ),
+        Device(
+            "RA6M4", "cortex-m33", 200, Memory(0x20000000, 256 * KIB),
+            Memory(0x00000000, 1024 * KIB), None, ("EK-RA6M4",),
+        ),
+        Device(
+            "RP2350", "cortex-m33", 150, Memory(0x20000000, 520 * KIB),
+            Memory(0x10000000, 4096 * KIB), None, ("Raspberry Pi Pico 2",),
         ),
         Device(
             "mps2-an386", "cortex-m4", 25, Memory(0x20000000, 4096 * KIB),
-            Memory(0x00000000, 4096 * KIB), emulation("mps2-an386"), 1.0,
+            Memory(0x00000000, 4096 * KIB), emulation("mps2-an386"),
         ),
         Device(
             "mps2-an500", "cortex-m7", 25, Memory(0x20000000, 4096 * KIB),
-            Memory(0x00000000, 4096 * KIB), emulation("mps2-an500"), 1.0,
+            Memory(0x00000000, 4096 * KIB), emulation("mps2-an500"),
+        ),
+        Device(
+            "mps2-an505", "cortex-m33", 20, Memory(0x38000000, 4096 * KIB),
+            Memory(0x10000000, 4096 * KIB), emulation("mps2-an505", _MPS2_SECURE),
         ),
     )
 }  # fmt: skip
-"""Every known board by name."""
+"""Every known microcontroller by name."""
 
 PROVENANCE = {
-    "core, clock": "the maker's data sheet: the highest clock. Emulated boards: Arm's AN386 and"
-    " AN500.",
-    "SRAM, flash": "the maker's data sheet, as MicroNets lists them (Banbury et al., MLSys 2021).",
-    "cycles per instruction": "an estimate: the median of published latency * clock / instructions"
-    " over the networks of MicroNets that were run on the board (rows); the error is that of each"
-    " row predicted from the others, mean and largest. Instructions are those of the CMSIS-NN of"
-    " that time (October 2020), predicted per layer. Emulated boards: 1 by definition.",
-    "power": "an estimate: published energy over published latency (the same paper).",
+    "core, clock, SRAM, flash": "the maker's data sheet: the highest clock, and the largest memory"
+    " that one array can fill. Emulated boards: Arm's AN386, AN500, AN505.",
+    "cycles per instruction": "an estimate for our build, -O2, on which nobody has published a"
+    " latency: the median of latency * clock / instructions over the networks of the nearest"
+    " published build; nine of ten networks lie in the range. Emulated boards: 1 by definition.",
+    "power": "an estimate: published energy over published latency (Banbury et al., MLSys 2021).",
 }
 """Where each figure of a device comes from."""
 
 
 def device(name: str) -> Device:
-    """The board of this name, whatever its case.
+    """The microcontroller of this name or on the board of this name, whatever their case.
 
     Raises:
-        DeviceError: no such board; the message lists all.
+        DeviceError: no such board; the message lists all microcontrollers.
     """
-    known = {each.lower(): each for each in DEVICES}
+    known = {each.lower(): on.name for on in DEVICES.values() for each in (on.name, *on.boards)}
     if name.lower() not in known:
         raise DeviceError(f"device {name!r} is unknown; known are {', '.join(DEVICES)}")
     return DEVICES[known[name.lower()]]

@@ -5,7 +5,7 @@ Invariant: every fact of a board comes from its row in ``devices``; nothing here
 
 from __future__ import annotations
 
-from micronets_jax.devices import Device
+from micronets_jax.devices import DEVICES, Device, Startup
 
 
 class FirmwareError(ValueError):
@@ -15,18 +15,34 @@ class FirmwareError(ValueError):
 CORE_FLAGS = {
     "cortex-m4": "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16",
     "cortex-m7": "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16",
+    "cortex-m33": "-mcpu=cortex-m33 -mthumb -mfloat-abi=hard -mfpu=fpv5-sp-d16",
 }
 """What tells a compiler of the core."""
+
+
+def startup(of: Device) -> Startup:
+    """How firmware starts on a board.
+
+    Raises:
+        FirmwareError: nobody has written that.
+    """
+    if of.startup is None:
+        known = ", ".join(on.name for on in DEVICES.values() if on.startup)
+        raise FirmwareError(
+            f"there is no start-up code for {of.name}: build the C that `micronets compile` writes "
+            f"into a project of your own; firmware can be made for {known}"
+        )
+    return of.startup
 
 
 def header(of: Device) -> str:
     """``board.h``: the row of the board for the C sources."""
     values = {
         "TICKS_HZ": of.clock_hz, "RAM_ORIGIN": of.ram.origin, "RAM_BYTES": of.ram.bytes,
-        "BAUD": 115_200, **of.startup.numbers,
+        "BAUD": 115_200, **startup(of).numbers,
     }  # fmt: skip
     lines = [
-        f"/* {of.name}, {of.core}: {of.startup.provenance}. */",
+        f"/* {of.name}, {of.core}: {of.provenance}. */",
         "#ifndef BOARD_H",
         "#define BOARD_H",
         "",

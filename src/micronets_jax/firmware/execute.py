@@ -23,12 +23,9 @@ import numpy as np
 
 from micronets_jax import devices, protocol
 from micronets_jax.devices import Device
-from micronets_jax.firmware import engine, frontend, inputs, link, project, tools
+from micronets_jax.firmware import boards, engine, frontend, inputs, link, project, tools
 from micronets_jax.firmware.boards import FirmwareError
 from micronets_jax.tflite import TFLiteError
-
-INSTRUCTIONS_PER_TICK = 40
-"""One instruction is a nanosecond, a tick of the emulated boards' 25 MHz is 40 of these."""
 
 BUILT_IN = "lcg:12345"
 """What a firmware feeds its model when nobody speaks to it."""
@@ -108,6 +105,11 @@ def read_manifest(folder: str | pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
+def instructions_per_tick(machine: Device) -> int:
+    """Of an emulated board: one instruction is a nanosecond, a tick is a cycle of its clock."""
+    return 1000 // machine.clock_mhz
+
+
 def is_firmware(folder: str | pathlib.Path) -> bool:
     """Whether a folder's manifest says that it is a firmware."""
     try:
@@ -162,12 +164,11 @@ def run(
             raise FirmwareError(f"{folder} on {twin.name}: {error}") from error
         model = place / "model.tflite"
         reference = model.read_bytes() if compare and model.is_file() else None
+    tick = instructions_per_tick(twin)
     outputs = inputs.split(result.output, manifest["interface"], "output")
     layers = [
-        {**{key: layer[key] for key in ("name", "kind", "macs")}, "instructions": ticks}
-        for layer, ticks in zip(
-            manifest["layers"], (t * INSTRUCTIONS_PER_TICK for t in result.layer_ticks), strict=True
-        )
+        {**{key: layer[key] for key in ("name", "kind", "macs")}, "instructions": ticks * tick}
+        for layer, ticks in zip(manifest["layers"], result.layer_ticks, strict=True)
     ]
     differing, steps, notes = None, None, ()
     if reference is not None:
@@ -181,8 +182,8 @@ def run(
     code = {name: n for name, n in linked.flash.items() if name.startswith(engine.OBJECTS)}
     weights = code.pop(f"{engine.OBJECTS}weights.o", 0)
     return Run(
-        own.name, twin.name, manifest["runtime"], result.ticks * INSTRUCTIONS_PER_TICK,
-        result.frontend_ticks * INSTRUCTIONS_PER_TICK, manifest["arena_bytes"], arena_used,
+        own.name, twin.name, manifest["runtime"], result.ticks * tick,
+        result.frontend_ticks * tick, manifest["arena_bytes"], arena_used,
         result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
         sum(code.values()), weights, outputs, layers, differing, notes, steps,
     )  # fmt: skip
@@ -274,7 +275,7 @@ class _Pipe:
 def command(elf: pathlib.Path, board: Device, serial: str = "stdio") -> list[str]:
     """How qemu is started: one instruction per nanosecond, the serial port on ``serial``."""
     return [
-        tools.EMULATOR, "-M", board.startup.machine, "-display", "none", "-monitor", "none",
+        tools.EMULATOR, "-M", boards.startup(board).machine, "-display", "none", "-monitor", "none",
         "-serial", serial, "-icount", "shift=0", "-kernel", str(elf),
     ]  # fmt: skip
 

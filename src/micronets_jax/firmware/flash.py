@@ -12,7 +12,7 @@ import shutil
 import subprocess
 
 from micronets_jax import devices
-from micronets_jax.firmware import execute, link
+from micronets_jax.firmware import boards, execute, link
 from micronets_jax.firmware.boards import FirmwareError
 
 FLASH_SECONDS = 180
@@ -39,7 +39,7 @@ def flash(folder: str | pathlib.Path) -> Flashing:
     build = pathlib.Path(folder) / "build"
     program = f"program {build / 'firmware.elf'} verify reset exit"
     commands = (
-        ["openocd", "-f", board.startup.openocd, "-c", program],
+        ["openocd", "-f", boards.startup(board).openocd, "-c", program],
         ["st-flash", "--reset", "write", str(build / "firmware.bin"), hex(board.flash.origin)],
     )  # fmt: skip
     printed = tuple(shlex.join(command) for command in commands)

@@ -19,7 +19,7 @@ from micronets_jax.firmware.boards import FirmwareError
 from micronets_jax.firmware.engine import source
 
 # Measured: arm-none-eabi-gcc 12.2.1, -O2; frontend.c with what main does for audio, and memmove.
-_CODE_BYTES = {"cortex-m4": 1640, "cortex-m7": 1640}
+_CODE_BYTES = {"cortex-m4": 1640, "cortex-m7": 1640, "cortex-m33": 1640}
 _STATE_BYTES = 20  # counters and ticks
 
 

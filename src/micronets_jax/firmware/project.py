@@ -26,7 +26,7 @@ RUNTIMES = ("compiled", "tflm")
 # front end: vectors, start-up, protocol, main, and of the compiler's library memcpy, memset, strlen
 # and the division of 64 bits.
 _BASE_FLASH = {
-    "mps2.c": {"cortex-m4": 4600, "cortex-m7": 4620},
+    "mps2.c": {"cortex-m4": 4600, "cortex-m7": 4620, "cortex-m33": 4620},
     "stm32.c": {"cortex-m4": 5130, "cortex-m7": 5280},
 }
 _STATE_BYTES = 565  # a frame (520), the state of main (41) and of the clock (4)
@@ -118,7 +118,7 @@ def board_files(board: Device, stack_bytes: int) -> dict[str, str | bytes]:
     """The files that differ between boards of the same core."""
     return {
         "board.h": boards.header(board),
-        "board.c": source(board.startup.source),
+        "board.c": source(boards.startup(board).source),
         "board.mk": f"# {board.name}\nCORE = {boards.CORE_FLAGS[board.core]}\n",
         "link.ld": boards.linker_script(board, stack_bytes),
     }
@@ -128,7 +128,7 @@ def predict(engine: Engine, board: Device, hearing: FrontEnd | None = None) -> P
     """What an engine and everything around it take on a board."""
     flash = {
         **engine.flash,
-        "start-up, protocol, main": _BASE_FLASH[board.startup.source][board.core],
+        "start-up, protocol, main": _BASE_FLASH[boards.startup(board).source][board.core],
     }
     stacks = engine.stack_bytes + boards.HANDLER_STACK_BYTES
     ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": _STATE_BYTES}
@@ -136,7 +136,7 @@ def predict(engine: Engine, board: Device, hearing: FrontEnd | None = None) -> P
         flash["front end"] = hearing.tables_bytes + hearing.code_bytes(board.core)
         ram["front end"] = hearing.ram_bytes
     ram["alignment"] = -sum(ram.values()) % 8
-    ram["clock"] = _CLOCK_BYTES[board.startup.source]
+    ram["clock"] = _CLOCK_BYTES[boards.startup(board).source]
     return Prediction(flash, ram)
 
 
@@ -144,7 +144,7 @@ def _require_room(prediction: Prediction, board: Device) -> None:
     over = _excess(prediction, board)
     if not over:
         return
-    real = [on for on in devices.DEVICES.values() if not on.emulated]
+    real = [on for on in devices.DEVICES.values() if on.startup and not on.emulated]
     fits = [on for on in real if not _excess(prediction, on)]
     nearest = min(fits, key=lambda b: (b.flash.bytes, b.ram.bytes), default=None)
     advice = (
@@ -196,10 +196,10 @@ def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
 
 def _readme(engine: Engine, board: Device, title: str) -> str:
     return f"""\
-`{title}` for {board.name} ({board.core}), runtime {engine.runtime}: {board.startup.provenance}.
+`{title}` for {board.name} ({board.core}), runtime {engine.runtime}: {board.provenance}.
 `make` builds `build/firmware.elf` with gcc-arm-none-eabi; `micronets flash .` flashes it.
 `micronets run .` runs it on an emulated {board.core}: instructions per layer, stack, outputs.
-On {board.startup.port}, 115200 baud, it runs its built-in input unless a host speaks.
+On {boards.startup(board).port}, 115200 baud, it runs its built-in input unless a host speaks.
 A host speaks as `protocol.h` says; `micronets_jax.protocol` is one.
 """
 

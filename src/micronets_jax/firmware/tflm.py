@@ -92,10 +92,11 @@ def check_library(
         return
     facts = _run("arm-none-eabi-readelf", "-A", str(library.archive))
     architectures = set(re.findall(r"Tag_CPU_arch: (\S+)", facts))
-    if architectures != {"v7E-M"}:
+    wanted = "v8-M.mainline" if board.core == "cortex-m33" else "v7E-M"
+    if architectures != {wanted}:
         found = ", ".join(sorted(architectures)) or "no Arm core"
         raise FirmwareError(
-            f"{library.archive} was built for {found}; {board.name} has a {board.core} (v7E-M): "
+            f"{library.archive} was built for {found}; {board.name} has a {board.core} ({wanted}): "
             f"build it with TARGET_ARCH={board.core}+fp"
         )
     if "Tag_ABI_VFP_args: VFP registers" not in facts:

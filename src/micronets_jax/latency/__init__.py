@@ -92,7 +92,10 @@ def layer_terms(network: Network, runtime: str) -> Iterator[tuple[str, list[Term
 
 def latency_ms(network: Network, on: Device, runtime: str = "tflm") -> Count:
     """Estimated milliseconds of one inference on a board; differentiable."""
-    cycles = instructions(network, runtime, on.core) * on.cycles_per_instruction
+    # The latencies of that time's runtime were published of that paper's build.
+    paper = devices.measured(on.name, "paper") if runtime == "tflm_2020" else None
+    factor = paper.factor if paper else on.cycles_per_instruction
+    cycles = instructions(network, runtime, on.core) * factor
     return cycles * (0.001 / on.clock_mhz)
 
 
@@ -121,4 +124,4 @@ def fitted(runtime: str, core: str) -> dict[str, float]:
     cores: dict[str, Any] = json.loads(path.read_text())["cores"]
     if core not in cores:
         raise ValueError(f"core {core!r} has not been characterised; known are {', '.join(cores)}")
-    return cores[core]["steps"]
+    return cores[cores[core].get("like", core)]["steps"]

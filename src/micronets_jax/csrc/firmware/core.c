@@ -19,6 +19,11 @@
 #define MPU_RNR REGISTER(0xE000ED98u)
 #define MPU_RBAR REGISTER(0xE000ED9Cu)
 #define MPU_RASR REGISTER(0xE000EDA0u)
+#if defined(__ARM_ARCH_8M_MAIN__)
+#define ARMV8M 1
+#else
+#define ARMV8M 0
+#endif
 
 #define RELOAD 0xFFFFFFu
 #define PAINT 0xC0DEC0DEu
@@ -89,20 +94,27 @@ __attribute__((naked, used)) void core_start(void)
 {
     __asm__ volatile("ldr r0, =link_stack_top\n\t"
                      "msr psp, r0\n\t"
+#if ARMV8M
+                     "ldr r0, =link_stack_limit\n\t"
+                     "msr psplim, r0\n\t"
+#endif
                      "movs r0, #2\n\t"
                      "msr control, r0\n\t"
                      "isb\n\t"
                      "b core_prepare");
 }
 
-/* No access to the 64 KiB below the memory; everywhere else what the core allows by default. */
+/* No access to the 64 KiB below the memory; everywhere else what the core allows by default. The
+ * Armv8-M cores have a limit of the stack in a register instead, see core_start. */
 static void guard(void)
 {
+#if !ARMV8M
     MPU_RNR = 0;
     MPU_RBAR = BOARD_RAM_ORIGIN - 0x10000u;
     MPU_RASR = 1u << 28 | 15u << 1 | 1u; /* execute never, no access, 2^16 bytes, on */
     MPU_CTRL = 5;                        /* default map, on */
     __asm__ volatile("dsb\n\tisb" ::: "memory");
+#endif
 }
 
 void core_prepare(void);

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* Ticks since start. A tick is a cycle of the core, or 40 instructions of an emulated one. */
+/* Ticks since start. A tick is a cycle of the core, or some instructions of an emulated one: a nanosecond each. */
 uint64_t core_ticks(void);
 
 /* Starts the clock anew, so that equal work takes equal ticks in an emulator. */

@@ -1,0 +1,130 @@
+"""Cycles per instruction: measured by laboratories, by board and build, and estimated for ours.
+
+Invariant: a factor belongs to a core, a board and a build. Nobody has measured a firmware of this
+library on silicon, so its factor is taken from the published build that is nearest to it, and the
+interval says how far such builds and boards lie apart.
+
+Instructions are those that ``latency`` predicts for CMSIS-NN of October 2020 (``tflm_2020``): with
+them networks of one build differ least. A factor is the median over networks of latency * clock /
+instructions; its errors are those of each network predicted from the others of the same build.
+tests/test_devices.py fits all of them again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+Build = Literal["-O2", "fast", "paper"]
+"""-O2, as this library's firmware is built; other builds for speed, -O3 or not stated; and that of
+MicroNets' paper, whose factor on the Cortex-M4 is what a build for size has."""
+
+
+class Measured(NamedTuple):
+    """Networks that a laboratory ran on a board, all from one build.
+
+    Attributes:
+        device: the microcontroller.
+        core: Arm's name of its core, in lower case.
+        build: which kind.
+        what: runtime and flags, as published.
+        source: who published it.
+        rows: networks.
+        factor: cycles per instruction.
+        error, largest: of a row from the others, relative, mean and largest.
+    """
+
+    device: str
+    core: str
+    build: Build
+    what: str
+    source: str
+    rows: int
+    factor: float
+    error: float
+    largest: float
+
+
+_MICRONETS = "TFLM, October 2020", "MicroNets (Banbury et al., MLSys 2021)"
+_MICROTVM = "microTVM with CMSIS-NN, -O2", "OctoML, MLPerf Tiny v1.0"
+_ONNC = "ONNC with CMSIS-NN"
+
+MEASURED = (
+    Measured("STM32F446RE", "cortex-m4", "paper", *_MICRONETS, 6, 1.990, 0.039, 0.132),
+    Measured("STM32F746ZG", "cortex-m7", "paper", *_MICRONETS, 10, 1.051, 0.041, 0.118),
+    Measured("STM32F767ZI", "cortex-m7", "paper", *_MICRONETS, 12, 1.005, 0.052, 0.192),
+    Measured("STM32L4R5ZI", "cortex-m4", "-O2", *_MICROTVM, 4, 1.433, 0.038, 0.059),
+    Measured("nRF5340", "cortex-m33", "-O2", *_MICROTVM, 4, 1.174, 0.025, 0.047),
+    Measured(
+        "RA6M4", "cortex-m33", "fast", "TFLM, flags not stated", "Renesas, MLPerf Tiny v0.7",
+        4, 1.303, 0.088, 0.148,
+    ),
+    Measured(
+        "STM32L4R5ZI", "cortex-m4", "fast", f"{_ONNC}, -O3", "Skymizer, MLPerf Tiny v1.1",
+        3, 1.195, 0.145, 0.202,
+    ),
+    Measured(
+        "M467", "cortex-m4", "fast", f"{_ONNC}, flags not stated", "Nuvoton, MLPerf Tiny v1.1",
+        3, 1.122, 0.187, 0.240,
+    ),
+)  # fmt: skip
+"""All published builds with CMSIS-NN's kernels whose networks are known."""
+
+SAME_BUILD, OTHER = 1.23, 1.39
+"""Nine of ten networks lie within this factor either way: of a build and board that were measured,
+and of boards or builds that were not; found on :data:`MEASURED`."""
+
+
+class Speed(NamedTuple):
+    """Cycles per instruction of a board, for firmware as this library builds it.
+
+    Attributes:
+        factor: cycles per instruction.
+        low, high: nine of ten networks lie between.
+        basis: whose silicon it was fitted to.
+    """
+
+    factor: float
+    low: float
+    high: float
+    basis: str
+
+
+EMULATED = Speed(1.0, 1.0, 1.0, "by definition")
+"""An emulated core takes a cycle for each instruction."""
+
+
+def estimate(device: str, core: str, known: Iterable[Measured] = MEASURED) -> Speed:
+    """The speed of our build, -O2, on a board, from the nearest of the published builds.
+
+    A build for speed on the board itself goes before the same build on other boards of the core,
+    and that before other builds of the core; the paper's comes last.
+
+    Args:
+        device: the microcontroller.
+        core: its core.
+        known: what may be used; to leave rows or boards out.
+
+    Raises:
+        ValueError: nobody has published latencies for the core.
+    """
+    alike = [row for row in known if row.core == core]
+    if not alike:
+        cores = ", ".join(sorted({row.core for row in known}))
+        raise ValueError(f"no latencies are published for core {core!r}; known are {cores}")
+
+    def distance(row: Measured) -> tuple[bool, bool, bool]:
+        return row.build == "paper", row.device != device, row.build != "-O2"
+
+    nearest = min(map(distance, alike))
+    used = [row for row in alike if distance(row) == nearest]
+    factor = math.exp(sum(math.log(row.factor) for row in used) / len(used))
+    spread = SAME_BUILD if nearest == (False, False, False) else OTHER
+    basis = "; ".join(f"{row.rows} networks on {row.device}, {row.what}" for row in used)
+    return Speed(round(factor, 3), factor / spread, factor * spread, basis)
+
+
+def measured(device: str, build: Build) -> Measured | None:
+    """What was measured of a board and a kind of build, if anything was."""
+    return next((r for r in MEASURED if (r.device, r.build) == (device, build)), None)
