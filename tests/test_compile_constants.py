@@ -191,6 +191,8 @@ def test_interfaces_keep_their_shapes():
     assert compiled.interface()[1]["shape"] == [1, 3, 3, 4]
     row = compiled.calls[0].fields["channels"][1]
     assert (row["multiplier"], row["offset"] >> row["shift"]) == (0, round(2 / (6 / 255)) - 128)
+    (folding,) = compiled.graph.foldings
+    assert (folding.weights, folding.weights_left, folding.macs_left) == (8, 6, folding.macs)
 
 
 def test_a_wide_channel_leaves_its_neighbours_alone():

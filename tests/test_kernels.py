@@ -37,7 +37,8 @@ def least_lead(order: Order) -> int:
 def test_lead_is_the_least_that_any_later_read_allows(made, window, reads, makes):
     if made is kernels.conv_order:
         order = made(window, reads, makes)
-        assert len(order.spans().read_low) == window.pixels // 4 + window.pixels % 4
+        if not kernels.is_direct(window):
+            assert len(order.spans().read_low) == window.pixels // 4 + window.pixels % 4
     else:
         order, makes = made(window, reads), reads
     source, target = (np.prod(size) * n for size, n in ((window.size, reads), (window.out, makes)))

@@ -134,6 +134,12 @@ def elementwise(count: int, read: Count = 1, write: Count = 1) -> Order:
     return Order(_elements(count), read, write)
 
 
+def whole(read: Count, write: Count) -> Order:
+    """All ``read`` bytes of the input are read until the last of the ``write`` bytes is written."""
+    twice = np.zeros(2, int)
+    return Order(Steps(lambda: Spans(twice, twice + 1, twice, twice + 1)), read, write)
+
+
 @functools.lru_cache(maxsize=256)
 def _elements(count: int) -> Steps:
     def make() -> Spans:
@@ -146,6 +152,20 @@ def _elements(count: int) -> Steps:
 # ---------------------------------------------------------------- convolution
 
 
+def is_direct(window: Window) -> bool:
+    """Whether a convolution is computed as dense layers are, from the input as it lies: there are
+    fewer than ``LANES`` pixels, and their patches are all of the input, one after the other."""
+    patch = (1, 1) if window.taps == 1 else (window.kernel[0], window.size[1])
+    return (
+        window.pixels < LANES
+        and window.kernel == patch
+        and window.before == (0, 0)
+        and window.dilation == (1, 1)
+        and window.size == (window.out[0] * patch[0], window.out[1] * patch[1])
+        and (window.pixels == 1 or window.stride == (1, 1))
+    )
+
+
 def conv_quads(window: Window, in_channels: Count) -> Count:
     """Groups of four inputs in a patch, the last one filled up."""
     return parts(window.taps * in_channels, 4)
@@ -153,7 +173,9 @@ def conv_quads(window: Window, in_channels: Count) -> Count:
 
 def conv_scratch(window: Window, in_channels: Count) -> Count:
     """Bytes for the patches of a group of pixels, widened, and for one as bytes where channels do
-    not fill quads."""
+    not fill quads; nothing where patches are read as they lie."""
+    if is_direct(window):
+        return 0
     quads = conv_quads(window, in_channels)
     lanes = LANES if window.pixels >= LANES else 1
     return 8 * lanes * quads + where(ragged(in_channels, 4), 4 * quads, 0)
@@ -166,7 +188,10 @@ def conv_row_scratch(window: Window, in_channels: Count) -> Count:
 
 
 def conv_order(window: Window, in_channels: Count, out_channels: Count) -> Order:
-    """Groups of four pixels, then single ones; a group is read whole before it is written."""
+    """Groups of four pixels, then single ones; a group is read whole before it is written. Or, if
+    patches are read as they lie, all of the input until the last output is written."""
+    if is_direct(window):
+        return whole(window.size[0] * window.size[1] * in_channels, window.pixels * out_channels)
     return Order(_conv_steps(window), in_channels, out_channels)
 
 

@@ -42,9 +42,10 @@ def fold(graph: Graph) -> Graph:
     Every convolution gets two options, :class:`Range` of its output channels: ``sums``, of the
     accumulators, and ``reach``, of the outputs."""
     ranges = reachable(graph)
-    kept = _kept(graph, ranges)
+    owners = {node.output: _owners(node) for node in graph.nodes}
+    kept = _kept(graph, ranges, owners)
     for node in graph.nodes:
-        _cut(graph, node, ranges, kept)
+        _cut(graph, node, owners[node.output], ranges, kept)
     graph.nodes = [node for node in graph.nodes if kept[node.output].any()]
     for tensor, channels in kept.items():
         if not channels.all():
@@ -282,7 +283,9 @@ def _runs(node: Node) -> list[np.ndarray]:
     return owners
 
 
-def _kept(graph: Graph, ranges: dict[int, Range]) -> dict[int, np.ndarray]:
+def _kept(
+    graph: Graph, ranges: dict[int, Range], owners: dict[int, list[np.ndarray]]
+) -> dict[int, np.ndarray]:
     """Of every tensor, which channels have to be stored: bool [channels]."""
     kept = {t: np.zeros(_channels(graph.values[t].shape), bool) for t in ranges}
     for tensor in [*graph.inputs, *graph.outputs, *(t for t in kept if _stays(graph, t))]:
@@ -291,7 +294,7 @@ def _kept(graph: Graph, ranges: dict[int, Range]) -> dict[int, np.ndarray]:
     while (now := sum(int(k.sum()) for k in kept.values())) > before:
         before = now
         for node in reversed(graph.nodes):
-            _require(graph, node, ranges, kept)
+            _require(graph, node, owners[node.output], ranges, kept)
     return kept
 
 
@@ -301,8 +304,9 @@ def _stays(graph: Graph, tensor: int) -> bool:
 
 
 def _require(
-    graph: Graph, node: Node, ranges: dict[int, Range], kept: dict[int, np.ndarray]
-) -> None:
+    graph: Graph, node: Node, owners: list[np.ndarray], ranges: dict[int, Range],
+    kept: dict[int, np.ndarray],
+) -> None:  # fmt: skip
     """Adds to ``kept`` what ``node`` needs of its inputs, given what is kept of its output."""
     output = kept[node.output]
     if not output.any():
@@ -317,11 +321,11 @@ def _require(
         else:
             kept[x] |= needed.reshape(-1, len(kept[x])).any(axis=0)
         return
-    owners = _owners(node) if own else []
-    if not owners:
+    known = own and bool(owners)
+    if not known:
         output[:] = True
     for position, tensor in enumerate(node.inputs):
-        if not owners:
+        if not known:
             kept[tensor][:] = True
         elif graph.values[tensor].data is None:
             owner = owners[position]
@@ -360,14 +364,17 @@ def _needed(graph: Graph, node: Node, ranges: dict[int, Range], output: np.ndarr
 # Cutting ----------------------------------------------------------------------------------------
 
 
-def _cut(graph: Graph, node: Node, ranges: dict[int, Range], kept: dict[int, np.ndarray]) -> None:
+def _cut(
+    graph: Graph, node: Node, owners: list[np.ndarray], ranges: dict[int, Range],
+    kept: dict[int, np.ndarray],
+) -> None:  # fmt: skip
     """Shapes, weights, copies and constant operands of a node, to what is kept."""
     output = kept[node.output]
     if node.kind in ("conv", "depthwise"):
         _cut_weights(graph, node, ranges, kept)
     elif not all(kept[t].all() for t in (node.output, *node.inputs)):
         stays = [kept[tensor] for tensor in node.inputs]
-        for position, owner in enumerate(_owners(node)):
+        for position, owner in enumerate(owners):
             value = graph.values[node.inputs[position]]
             if value.data is not None:
                 stays[position] = np.isin(np.arange(len(stays[position])), owner[output])
@@ -420,10 +427,11 @@ def _cut_weights(
         offsets = (seen.low - graph.values[x].zero_point)[gone]
         o["bias"] = o["bias"] + weights[..., gone].astype(np.int64).sum(axis=(1, 2)) @ offsets
         left = np.where(constant[:, None, None, None], 0, weights)[output][..., stays]
+    live = left.size // max(1, int(output.sum())) * int((output & ~constant).sum())
     graph.foldings.append(
         Folding(
             node.operator, node.name, len(output), int(constant.sum()),
-            int((~output & ~constant).sum()), weights.size, left.size, node.macs,
+            int((~output & ~constant).sum()), weights.size, live, node.macs,
             node.macs // weights.size * left.size,
         )
     )  # fmt: skip

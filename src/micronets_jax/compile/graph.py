@@ -100,7 +100,8 @@ class Node:
 @dataclasses.dataclass(frozen=True)
 class Folding:
     """What is left of a layer with weights: ``constant`` of its output ``channels`` never change,
-    ``unread`` others are used by nobody."""
+    ``unread`` others are used by nobody. ``weights_left`` can change an output of the model;
+    ``macs_left`` are computed, those of constant channels of an output of the model included."""
 
     operator: int
     name: str

@@ -24,6 +24,8 @@ def of_call(call: Call) -> int:
     if call.function == "mn_conv":
         groups, singles = divmod(f["pixels"], 4)
         return round(_product(f, 4) * groups + _product(f, 1) * singles + f["pixels"] * _lay(f))
+    if call.function == "mn_dense":
+        return round(_dense(f))
     if call.source == "depthwise.h":
         return round(_plane(f))
     return round(_rest(call.kind, call, 1))
@@ -41,6 +43,8 @@ def of_rows(node: RowNode, call: Call | None) -> int:
         groups, rest = divmod(f["out_columns"], 4)
         row = _product(f, 4) * groups + (_product(f, rest) if rest else 0)
         return round(turns + node.rows * (row + f["out_columns"] * _lay(f)))
+    if call.function == "mn_dense":  # by rows it is a convolution of few pixels
+        return round(turns + _dense(f) * 1.4)
     if call.kind == "depthwise" and call.function != "mn_depthwise_any":
         return round(turns + _depthwise_rows(node))
     return round(turns + _rest(call.kind, call, node.calls))
@@ -54,6 +58,13 @@ def _product(f: dict, lanes: int) -> float:
         step = 23.5 if f["wide"] else 27.5
         return pairs * (step * quads + 70 + 8 * (f["rounding"] != POSITIVE)) + wide
     return pairs * ((7.0 + 6 * lanes) * quads + 26 + 16 * lanes) + wide
+
+
+def _dense(f: dict) -> float:
+    """Pixels as they lie, four output channels at a time."""
+    groups, quads = -(-f["out_channels"] // 4), -(-f["inputs"] // 4)
+    wide = int(f["channels"]["wide"].sum()) * (12.0 * f["inputs"] + 60)
+    return f["pixels"] * (groups * (17.0 * quads + 145) + wide + 60)
 
 
 def _lay(f: dict) -> float:

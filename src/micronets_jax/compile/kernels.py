@@ -135,12 +135,15 @@ CHANNEL = np.dtype(
 )
 
 
-def channel_table(graph: Graph, node: Node, folded: bool = True) -> tuple[np.ndarray, str]:
+def channel_table(
+    graph: Graph, node: Node, folded: bool = True, odd: np.ndarray | None = None
+) -> tuple[np.ndarray, str]:
     """Table of one row per channel (padded to an even number) and the rounding of the layer. The
     input's zero point is ``folded`` into biases, or else the kernel subtracts it.
 
     A channel is wide where two folded constants cannot stand for the reference's two roundings:
-    a scale of 1/2 and more, a negative one, or sums beyond 30 bits."""
+    a scale of 1/2 and more, a negative one, or sums beyond 30 bits; and where ``odd`` says so.
+    """
     o, zero_out = node.options, graph.values[node.output].zero_point
     weights, sums, reach = o["weights"].astype(np.int64), o["sums"], o["reach"]
     axes = (0, 1, 2) if node.kind == "depthwise" else (1, 2, 3)
@@ -154,6 +157,8 @@ def channel_table(graph: Graph, node: Node, folded: bool = True) -> tuple[np.nda
     wide |= largest + np.abs(offset) + 2 >= 1 << 31
     furthest = 128 if folded else 255
     wide |= np.abs(bias) + furthest * np.abs(weights).sum(axis=axes) >= 1 << 31
+    if odd is not None:
+        wide |= odd
     rounding = MIXED if (wide & ~reach.constant).any() else SIGNED
     if rounding == SIGNED and o["min"] >= zero_out:
         rounding = POSITIVE
@@ -181,6 +186,21 @@ def pack_pairs(weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(quads.transpose(0, 2, 3, 1)).reshape(-1)
 
 
+def pack_dense(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[channels, inputs] as ``mn_dense`` reads them, and of which channels a byte does not fit:
+    those of an odd number with a weight of -128 beside a negative one. Bytes wrap there."""
+    channels, depth = weights.shape
+    padded = np.zeros((channels + channels % 2, depth + -depth % 4), np.int16)
+    padded[:channels, :depth] = weights
+    padded[1::2] -= padded[::2] < 0
+    odd = np.any(padded < -128, axis=1)[:channels]
+    quads = padded.astype(np.int8).reshape(len(padded) // 2, 2, -1, 4)[:, :, :, [0, 2, 1, 3]]
+    pairs = quads.transpose(0, 2, 3, 1).reshape(len(quads), -1, 8)
+    full = len(pairs) // 2 * 2
+    groups = pairs[:full].reshape(full // 2, 2, pairs.shape[1], 8).transpose(0, 2, 1, 3)
+    return np.concatenate([groups.reshape(-1), pairs[full:].reshape(-1)]), odd
+
+
 def widen_weights(calls: list[Call], budget: int) -> None:
     """Stores weights of convolutions as int16, those first that are used for most pixels, as long
     as ``budget`` bytes allow: the inner loop takes 11 instead of 13 instructions then."""
@@ -196,19 +216,37 @@ def widen_weights(calls: list[Call], budget: int) -> None:
 
 def _conv(graph: Graph, node: Node) -> list[Call]:
     o, weights = node.options, node.options["weights"]
+    window = _conv_window(node)
+    scratch = kernels.conv_scratch(window, weights.shape[3])
+    # batches of four and more: only where patches take no more than the outputs, next to which
+    # the input stays otherwise
+    costly = bool(o.get("dense")) and scratch > window.pixels * len(weights)
+    if kernels.is_direct(window) or costly:
+        return [_direct(graph, node, window)]
+    return [patches(graph, node)]
+
+
+def _conv_window(node: Node) -> Window:
+    """Of a dense layer every row of inputs is a pixel."""
+    o = node.options
+    return window_of(node, o["size"] if o.get("dense") else node.in_shapes[0][1:3])
+
+
+def patches(graph: Graph, node: Node) -> Call:
+    """A convolution of four pixels at a time, whose patches are laid out side by side."""
+    o, weights = node.options, node.options["weights"]
     value = graph.values[node.inputs[0]]
     count, (kr, kc), depth = len(weights), o["kernel"], weights.shape[3]
+    window = _conv_window(node)
     table, rounding = channel_table(graph, node)
-    # Of a dense layer every row of inputs is a pixel.
-    size = o["size"] if o.get("dense") else node.in_shapes[0][1:3]
-    window = window_of(node, size)
     quads = kernels.conv_quads(window, depth)
     fields = {
         "weights": pack_pairs(weights.reshape(count, -1)),
         "channels": table,
         "pixels": window.pixels,
         **_int16(
-            node, out_channels=count, quads=quads, in_rows=size[0], in_columns=size[1],
+            node, out_channels=count, quads=quads, in_rows=window.size[0],
+            in_columns=window.size[1],
             in_channels=depth, out_columns=o["size"][1], kernel_rows=kr, kernel_columns=kc,
             stride_rows=o["stride"][0], stride_columns=o["stride"][1], pad_top=o["pads"][0],
             pad_left=o["pads"][1], dilation_rows=o["dilation"][0],
@@ -222,7 +260,23 @@ def _conv(graph: Graph, node: Node) -> list[Call]:
         scratch=kernels.conv_scratch(window, depth),
     )  # fmt: skip
     call.orders[node.inputs[0]] = kernels.conv_order(window, depth, count)
-    return [call]
+    return call
+
+
+def _direct(graph: Graph, node: Node, window: Window) -> Call:
+    """One pixel after the other, read as they lie."""
+    o, count = node.options, len(node.options["weights"])
+    weights, odd = pack_dense(o["weights"].reshape(count, -1))
+    table, rounding = channel_table(graph, node, odd=odd)
+    fields = {
+        "weights": weights, "channels": table, "inputs": o["weights"][0].size,
+        "pixels": window.pixels, **_int16(node, out_channels=count), "min": o["min"],
+        "max": o["max"], "rounding": rounding,
+    }  # fmt: skip
+    call = _call(node, "mn_dense", "dense.c", struct="mn_dense", fields=fields)
+    read = graph.values[node.inputs[0]].bytes // o.get("batch", 1)
+    call.orders[node.inputs[0]] = kernels.whole(read, window.pixels * count)
+    return call
 
 
 def window_of(node: Node, size: tuple[int, ...]) -> Window:

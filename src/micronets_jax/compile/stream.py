@@ -243,7 +243,7 @@ def _call(
 
 
 def _conv(graph: Graph, node: RowNode) -> Call:
-    (call,) = kernels.lower_node(graph, node.node)
+    call = kernels.patches(graph, node.node)
     call.function = "mn_conv_row"
     return call
 

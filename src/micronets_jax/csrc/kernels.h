@@ -67,6 +67,18 @@ struct mn_conv {
     uint8_t rounding, wide;
 };
 
+struct mn_dense {
+    const int8_t *weights; /* by groups of two pairs of output channels a, b, and in them by quads of
+                              inputs 0..3: a0 B0 a2 B2 a1 B1 a3 B3 of each pair, where B is b, less
+                              one where a is negative: then a + 256 b is what the two bytes are as
+                              an int16. A pair alone at the end is a group */
+    const struct mn_channel *channels;
+    int32_t inputs, pixels;
+    uint16_t out_channels;
+    int8_t min, max;
+    uint8_t rounding;
+};
+
 struct mn_depthwise {
     const int8_t *weights; /* [channels][kernel rows][kernel columns] */
     const struct mn_channel *channels;
@@ -291,6 +303,7 @@ struct mn_softmax {
 };
 
 void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch);
+void mn_dense(const struct mn_dense *d, const int8_t *in, int8_t *out);
 void mn_depthwise_any(const struct mn_depthwise_any *d, const int8_t *in, int8_t *out);
 void mn_grouped(const struct mn_grouped *g, const int8_t *in, int8_t *out);
 void mn_transpose_conv(const struct mn_transpose_conv *p, const int8_t *in, int8_t *out);
