@@ -146,6 +146,12 @@ class Builder:
         self.values[tensor.index] = value
         return value
 
+    def tensor(self, operator: Operator, position: int, what: str) -> Tensor:
+        """The tensor of an input that must be there."""
+        if position >= len(operator.inputs) or operator.inputs[position] == -1:
+            raise TFLiteError(f"its {what} is missing")
+        return self.model.tensors[operator.inputs[position]]
+
     def input(self, operator: Operator, position: int = 0, dtype: str = "int8") -> Value:
         """An input of the given type, computed at run time or a constant of the file."""
         tensor = self.model.tensors[operator.inputs[position]]
@@ -244,7 +250,7 @@ class Builder:
 
     def constant(self, operator: Operator, position: int, what: str, dtypes: tuple[str, ...]):
         """The tensor and data of an input that must be constant."""
-        tensor = self.model.tensors[operator.inputs[position]]
+        tensor = self.tensor(operator, position, what)
         data = self.constants.get(tensor.index)
         if data is None:
             raise TFLiteError(f"its {what} ({tensor.label}) is not constant")

@@ -93,7 +93,7 @@ def assign_variable(b: Builder, operator: Operator) -> None:
 
 def _variable_tensor(b: Builder, operator: Operator, position: int, what: str, dtypes) -> Value:
     """State in a tensor that the file marks as variable; it begins at its zero point."""
-    tensor = b.model.tensors[operator.inputs[position]]
+    tensor = b.tensor(operator, position, what)
     if not tensor.variable or tensor.dtype not in dtypes or tensor.index in b.values:
         raise TFLiteError(
             f"its {what} {tensor.label} is {tensor.dtype}, not the {' or '.join(dtypes)} state of "
@@ -144,9 +144,9 @@ def svdf(b: Builder, operator: Operator) -> None:
     if len(value.shape) != 2 or value.shape[0] != 1 or value.shape[1] > MAX_SIDE:
         raise TFLiteError(f"its input has shape {list(value.shape)}; [1, features] is supported")
     features = value.shape[1]
-    filters = b.model.tensors[operator.inputs[1]].shape[0]
+    filters = b.constant(operator, 1, "weights of features", ("int8",))[1].size // features
     state = _variable_tensor(b, operator, 4, "state", ("int8", "int16"))
-    if rank < 1 or filters % rank or state.elements % filters:
+    if min(rank, filters) < 1 or filters % rank or state.elements % filters:
         raise TFLiteError(f"rank {rank} for {filters} filters and a state of {state.elements}")
     if state.dtype == "int16" and state.zero_point:
         raise TFLiteError(f"its int16 state has zero point {state.zero_point}, not 0")
