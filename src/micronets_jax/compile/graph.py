@@ -154,6 +154,7 @@ def rewrite(graph: Graph) -> Graph:
     _fold_padding(graph)
     _fold_tables(graph)
     _read_states_in_place(graph)
+    _write_states_in_place(graph)
     return graph
 
 
@@ -304,6 +305,19 @@ def _read_states_in_place(graph: Graph) -> None:
             continue
         if _same_scale(graph, source, node.output):
             _replace(graph, node, source)
+
+
+def _write_states_in_place(graph: Graph) -> None:
+    """What is moved only to become a state is moved there, if nobody reads the old one any more."""
+    for node in [node for node in graph.nodes if node.kind == "write_state"]:
+        source, state = node.inputs[0], node.output
+        before = next((n for n in graph.nodes if n.output == source), None)
+        if before is None or before.kind not in MOVES or source in graph.outputs:
+            continue
+        later = graph.nodes[graph.nodes.index(before) : graph.nodes.index(node)]
+        if graph.consumers(source) == [node] and not any(state in n.inputs for n in later):
+            before.output = state
+            graph.nodes.remove(node)
 
 
 def _same_scale(graph: Graph, a: int, b: int) -> bool:

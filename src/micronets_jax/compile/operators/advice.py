@@ -50,7 +50,16 @@ _CUSTOM = (
     ),
 )
 
-_COMPUTING = frozenset(["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"])
+_COMPUTING = frozenset(
+    [
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "FULLY_CONNECTED",
+        "TRANSPOSE_CONV",
+        "SVDF",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    ]
+)
 
 
 def unsupported(kind: str) -> str:
