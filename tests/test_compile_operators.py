@@ -208,7 +208,7 @@ SHAPES = st.sampled_from(
 @given(
     seeds,
     st.sampled_from(
-        ["ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "PRELU", "SQUARED_DIFFERENCE", "DIV", "ADD_N"]
+        ["ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "PRELU", "SQUARED_DIFFERENCE", "DIV"]
     ),
     SHAPES,
     st.sampled_from(["two", "same", "constant", "single"]),
@@ -223,8 +223,6 @@ def test_binary(seed, kind, shapes, operands):
     if plain and rng.random() < 0.3:
         q[2]["scale"] *= float(2.0 ** rng.integers(0, 9))
     a = m.tensor(shapes[0], **q[0])
-    if kind == "ADD_N":  # of one shape and scale
-        shapes, operands, q[1] = (shapes[0], shapes[0]), "two", q[0]
     if operands == "same":
         shapes = (shapes[0], shapes[0])
         b = a

@@ -137,7 +137,7 @@ def test_a_constant_output_is_copied_but_an_operand_is_none():
 
 CASES = {  # what `micronets compile` must do with the small files of the reference folder
     "bias_axis3": "", "const_out": "", "conv_groups4": "", "dense_chain_wide": "",
-    "fuzz_alias_output": "a constant that operator 9", "globalmax2d": "",
+    "fc_depth40000": "", "fuzz_alias_output": "a constant that operator 9", "globalmax2d": "",
     "keras_Conv1D": "", "keras_Conv1D_gmax": "", "keras_Conv2D_dil": "",
     "keras_TimeDistributedDense": "", "keras_floatio": "", "softmax1000": "", "two_in_two_out": "",
     "unused_dyn": "", "unused_empty": "", "unused_uint64": "", "weight_zero_scale": "",
@@ -146,9 +146,12 @@ CASES = {  # what `micronets compile` must do with the small files of the refere
 
 def test_cases(reference):
     folder = reference / "models" / "cases"
+    assert {path.stem for path in folder.glob("*.tflite")} == set(CASES)
     for name, says in CASES.items():
         model = (folder / f"{name}.tflite").read_bytes()
         if says:
             assert says in refusal(model)
         else:
             assert compiler.compile_model(model).arena_bytes
+    wide = compiler.compile_model(folder / "dense_chain_wide.tflite")
+    assert wide.arena_bytes <= 5184  # TensorFlow Lite Micro's

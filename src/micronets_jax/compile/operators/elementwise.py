@@ -216,15 +216,6 @@ def add(b: Builder, operator: Operator) -> None:
     if folded(b, operator, np.subtract if subtract else np.add):
         return
     left, right, output = operands_of(b, operator)
-    _add(b, operator, (left, right, output), subtract, activation(operator, output))
-
-
-def _add(
-    b: Builder, operator: Operator, operands: tuple[Value, Value, Value], subtract: bool,
-    clamp: dict[str, int],
-) -> None:  # fmt: skip
-    """Adds a sum or difference; ``operands`` as :func:`operands_of` gives them."""
-    left, right, output = operands
     twice = 2 * max(left.scale, right.scale)
     scales = {
         "left": arithmetic.quantize_multiplier(left.scale / twice),
@@ -240,17 +231,10 @@ def _add(
         result = arithmetic.scale(x - y if subtract else x + y, *scales["result"])
         return result + output.zero_point
 
-    pair(b, operator, "add", function, operands, subtract=subtract, **scales, **clamp)
-
-
-@reads("ADD_N", "of two tensors of one scale", inputs=2)
-def add_n(b: Builder, operator: Operator) -> None:
-    left, right, output = operands_of(b, operator)
-    if len(operator.inputs) > 2 or left.shape != right.shape:
-        raise TFLiteError(f"{len(operator.inputs)} tensors; add them two by two")
-    if (left.scale, left.zero_point) != (right.scale, right.zero_point):
-        raise TFLiteError("its inputs differ in scale or zero point")
-    _add(b, operator, (left, right, output), False, {"min": -128, "max": 127})
+    pair(
+        b, operator, "add", function, (left, right, output), subtract=subtract, **scales,
+        **activation(operator, output),
+    )  # fmt: skip
 
 
 @reads("MUL", "with broadcasting", inputs=2)
