@@ -210,7 +210,7 @@ def bad_folder(path: pathlib.Path, problem: str) -> None:
     [
         ("missing", "is not there; give a folder"),
         ("one class", "has 1 class folders"),
-        ("empty class", "the class 'owl' holds no JPEG or PNG images"),
+        ("empty class", "the class 'owl' holds no images"),
         ("few", "1 images of 'owl' fall into the train split"),
         ("only train", "has train but no test"),
         ("other classes", "class 'dog' is in only one of train and test"),

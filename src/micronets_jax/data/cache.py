@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import types
-import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from micronets_jax import files
+from micronets_jax.data.dataset import warn
 
 Arrays = dict[str, np.ndarray]
 
@@ -61,12 +61,12 @@ def arrays(
         _write(path, built)
         return _read(path)  # from disk, so that memory holds only what is used
     except (OSError, ValueError) as error:
-        warnings.warn(f"cannot keep {path}: {error}; it will be built again", stacklevel=2)
+        warn(f"cannot keep {path}: {error}; it will be built again")
         return built
 
 
 def _bytes(array: np.ndarray) -> memoryview | bytes:
-    return array.data.cast("B") if array.size else b""  # nothing cannot be cast
+    return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 
 def _write(path: pathlib.Path, content: Arrays) -> None:
@@ -109,7 +109,7 @@ def _read(path: pathlib.Path) -> Arrays:
     content = {}
     for label, entry in header["arrays"].items():
         shape = tuple(entry["shape"])
-        if 0 in shape:
+        if 0 in shape or np.dtype(entry["dtype"]).itemsize == 0:
             content[label] = np.zeros(shape, entry["dtype"])
             continue
         array = np.memmap(path, entry["dtype"], "r", base + entry["start"], shape)

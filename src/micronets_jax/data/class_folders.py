@@ -3,23 +3,21 @@
 Invariant: the same files and seed give the same splits, labels and pixels.
 
 Either ``<class>/<file>``, divided by lot, 80 / 10 / 10 in each class; or ``train/<class>/<file>``
-and ``test/<class>/<file>``, where a tenth of each class of the first validates.
+and ``test/<class>/<file>``, where a tenth of each class of the first validates. What is drawn by
+lot stays together with its near-duplicates.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from micronets_jax.data import cache, pictures
-from micronets_jax.data.dataset import SPLITS, DataError, Dataset
+from micronets_jax.data import cache, duplicates, pictures, splits
+from micronets_jax.data.dataset import FILE, SPLITS, DataError, Dataset
 from micronets_jax.data.frontends import Pixels, to_json
-
-FEWEST = {"train": 2, "validation": 1, "test": 1}  # training data is halved later
 
 Parts = dict[str, list[tuple[str, int]]]  # by split: path and label
 
@@ -47,11 +45,17 @@ def load(
     """
     folder = pathlib.Path(source)
     parts, found = divide(folder, names, seed)
+    paths = [path for part in parts.values() for path, _ in part]
 
     def stamp(path: str) -> tuple[str, int, int]:
         status = (folder / path).stat()
         return path, status.st_size, status.st_mtime_ns
 
+    looked = _looked(folder, [stamp(path) for path in sorted(paths)], cache_folder)
+    near = dict(zip(sorted(paths), looked["near"].tolist(), strict=True))
+    sizes = dict(zip(sorted(paths), looked["size"], strict=True))
+    parts = _kept_together(parts, near, seed)
+    _refuse_too_few(parts, found, folder)
     fingerprint = cache.key(
         files={split: [(*stamp(path), label) for path, label in parts[split]] for split in SPLITS},
         names=found,
@@ -66,6 +70,10 @@ def load(
                 part, lambda item: pictures.read(folder / item[0], frontend.shape), frontend.shape
             )
             out[f"{split}_labels"] = np.array([label for _, label in part], np.int32)
+            files = [path for path, _ in part]
+            out[f"{split}_{FILE}"] = np.array(files, np.str_)
+            out[f"{split}_{duplicates.NEAR}"] = np.array([near[path] for path in files], np.int64)
+            out[f"{split}_size"] = np.array([sizes[path] for path in files], np.int32)
         return out
 
     arrays = cache.arrays(f"pictures-{fingerprint}", build, cache_folder)
@@ -91,17 +99,11 @@ def divide(
     trained = _classes(folder / "train" if given else folder, names)
     found = tuple(trained)
     parts: Parts = {split: [] for split in SPLITS}
+    held_out = ("validation",) if given else ("validation", "test")
     for label, (name, files) in enumerate(trained.items()):
-        drawn = sorted(files, key=lambda file, name=name: _digest(seed, name, file))
-        tenth = max(1, round(len(files) / 10))
         prefix = f"train/{name}" if given else name
-        mine = [(f"{prefix}/{file}", label) for file in drawn]
-        cut = {"validation": mine[:tenth]}
-        cut |= {"train": mine[tenth:]} if given else {
-            "test": mine[tenth : 2 * tenth], "train": mine[2 * tenth :],
-        }  # fmt: skip
-        for split, items in cut.items():
-            parts[split] += items
+        for file, split in splits.tenths(files, name, seed, held_out).items():
+            parts[split].append((f"{prefix}/{file}", label))
     if given:
         tested = _classes(folder / "test", names)
         if set(tested) != set(trained):
@@ -112,15 +114,53 @@ def divide(
             )
         for name, files in tested.items():
             parts["test"] += [(f"test/{name}/{file}", found.index(name)) for file in files]
-    for split, fewest in FEWEST.items():
+    _refuse_too_few(parts, found, folder)
+    return parts, found
+
+
+def _refuse_too_few(parts: Parts, found: Sequence[str], folder: pathlib.Path) -> None:
+    for split, fewest in splits.FEWEST.items():
         counts = np.bincount([label for _, label in parts[split]], minlength=len(found))
         for name, count in zip(found, counts, strict=True):
             if count < fewest:
                 raise DataError(
                     f"data folder {folder}: {count} images of {name!r} fall into the {split} "
-                    f"split, which needs at least {fewest}; add images"
+                    f"split, which needs at least {fewest}; add images (near-duplicates stay in "
+                    "one split)"
                 )
-    return parts, found
+
+
+def _looked(
+    folder: pathlib.Path, stamps: list[tuple[str, int, int]], cache_folder: pathlib.Path | None
+) -> dict[str, np.ndarray]:
+    """Of every picture ``size`` (rows and columns) and ``near``, the group of near-duplicates."""
+
+    def build() -> dict[str, np.ndarray]:
+        seen = pictures.each([path for path, _, _ in stamps], lambda p: pictures.look(folder / p))
+        sizes = np.array([size for size, _ in seen], np.int32)
+        if len(seen) > duplicates.MOST:
+            return {"size": sizes, "near": np.arange(len(seen))}
+        signatures = np.stack([duplicates.of_picture(grey) for _, grey in seen])
+        return {"size": sizes, "near": duplicates.groups(signatures)}
+
+    name = cache.key(files=stamps, code=[cache.code(m) for m in (pictures, duplicates)])
+    return cache.arrays(f"looked-{name}", build, cache_folder)
+
+
+def _kept_together(parts: Parts, near: dict[str, int], seed: int) -> Parts:
+    """The same parts, but near-duplicates that were drawn by lot in one of them."""
+    drawn = {
+        path: split
+        for split, part in parts.items()
+        for path, _ in part
+        if not path.startswith("test/") or split != "test"
+    }
+    placed = splits.together(drawn, {path: near[path] for path in drawn}, seed)
+    kept: Parts = {split: [] for split in SPLITS}
+    for split, part in parts.items():
+        for path, label in part:
+            kept[placed.get(path, split)].append((path, label))
+    return kept
 
 
 def _classes(folder: pathlib.Path, names: Sequence[str] | None) -> dict[str, list[str]]:
@@ -142,11 +182,7 @@ def _classes(folder: pathlib.Path, names: Sequence[str] | None) -> dict[str, lis
     empty = [name for name, images in files.items() if not images]
     if empty:
         raise DataError(
-            f"data folder {folder}: the class {empty[0]!r} holds no JPEG or PNG images; add "
-            "some or remove the folder"
+            f"data folder {folder}: the class {empty[0]!r} holds no images ("
+            f"{', '.join(pictures.SUFFIXES)}); add some or remove the folder"
         )
     return files
-
-
-def _digest(seed: int, *parts: str) -> str:
-    return hashlib.sha1("/".join([str(seed), *parts]).encode()).hexdigest()

@@ -7,6 +7,7 @@ resumed run sees the batches that it would have seen.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -18,8 +19,24 @@ GROUP = "group"
 """The fact that joins examples that are judged together and never divided: parts of one file."""
 
 
+FILE = "file"
+"""The fact that names the file of an example, relative to the folder; empty where there is none."""
+
+SPEAKER = "speaker"
+"""The fact that names who is heard or seen; empty where nobody is named."""
+
+
 class DataError(ValueError):
     """Data that cannot be used as asked; the message says what came and what to do."""
+
+
+class DataWarning(UserWarning):
+    """Data that can be used, but about which a person should know something."""
+
+
+def warn(message: str) -> None:
+    """Says one sentence about the data; a console shows it without a place in the code."""
+    warnings.warn(message, DataWarning, stacklevel=3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

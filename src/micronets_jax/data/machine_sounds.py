@@ -13,18 +13,16 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy
 
-from micronets_jax.data import cache, machines, recordings
-from micronets_jax.data.dataset import GROUP, SPLITS, DataError, Dataset
+from micronets_jax.data import cache, machines, recordings, splits
+from micronets_jax.data.dataset import GROUP, SPLITS, DataError, Dataset, warn
 from micronets_jax.data.frontends import LogMelPatches, log_mel, to_json
 
 ANOMALOUS = "anomalous"
@@ -135,10 +133,7 @@ def from_folder(
     )
     converted = int(arrays.pop("converted"))
     if converted:
-        warnings.warn(
-            f"{converted} recordings in {folder} were not mono at 16 kHz and have been converted",
-            stacklevel=2,
-        )
+        warn(f"{converted} recordings in {folder} were not mono at 16 kHz and have been converted")
     return Dataset.from_arrays(folder.name, fingerprint, names, arrays)
 
 
@@ -221,7 +216,7 @@ def divide(
     parts: dict[str, list[Recording]] = {"train": [], "validation": [], "test": list(tested)}
     for machine in names:
         mine = [one for one in trained if one.machine == machine]
-        mine.sort(key=lambda one: _digest(seed, one.path))
+        mine.sort(key=lambda one: splits.digest(seed, one.path))
         held_out = max(1, round(len(mine) / 10))
         if len(mine) - held_out < 2:
             raise DataError(
@@ -291,10 +286,6 @@ def _fingerprint(frontend: LogMelPatches, **parts) -> str:
         layout=[cache.code(module) for module in (log_mel, recordings)],
         versions=[np.__version__, scipy.__version__],
     )
-
-
-def _digest(seed: int, path: str) -> str:
-    return hashlib.sha1(f"{seed}/{path}".encode()).hexdigest()
 
 
 def _build(

@@ -1,15 +1,21 @@
-"""WAV files in, int16 samples at 16 kHz out.
+"""Recordings in, int16 samples at 16 kHz out.
 
 Invariant: whatever comes back was read whole; a file that is damaged, cut off or empty is an error
-that names it, never silence.
+that names it, never silence. Memory is bounded by the int16 samples that come back: what has to be
+converted is converted block by block.
+
+SciPy reads WAV files of integers and floats. All else (MP3, Ogg, FLAC, WAV in A-law or mu-law) is
+read by libsndfile, which the extra ``phone`` brings.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import pathlib
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import scipy.io.wavfile
@@ -21,49 +27,148 @@ from micronets_jax.data.dataset import DataError
 SAMPLE_RATE = 16_000
 """Hz, and because a clip of one word lasts one second, also its samples."""
 
+SUFFIXES = (".wav", ".mp3", ".ogg", ".oga", ".opus", ".flac", ".m4a", ".aac")
+"""Of files that are recordings; the last two are refused with what to do, not passed over."""
+
+AAC = (".m4a", ".aac")
+
 LOWEST_RATE, HIGHEST_RATE = 2_000, 384_000  # Hz; anything else is a damaged header
+
+BLOCK_SECONDS = 30
+"""Seconds of a recording that are converted at once."""
+
+MARGIN_SECONDS = 0.05
+"""Seconds beyond both ends of a block that a resampling filter may look at."""
+
+
+def listed(folder: pathlib.Path) -> list[str]:
+    """Names of the recordings in a folder, sorted; hidden files are none."""
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(SUFFIXES)
+        and not entry.name.startswith(".")
+        and entry.is_file()
+    )
 
 
 def read(path: pathlib.Path) -> tuple[Int16[np.ndarray, " samples"], bool]:
     """All samples of a recording, and whether they had to be converted to mono or to 16 kHz.
 
-    Reads integers of 8 to 32 bits and floats (beyond full scale they are clipped).
+    Integers of 8 to 32 bits, floats (beyond full scale they are clipped) and compressed formats;
+    several channels are averaged.
 
     Raises:
-        DataError: the file is missing, damaged, cut off or empty.
+        DataError: the file is missing, damaged, cut off or empty, or its format cannot be read.
     """
     try:
         _refuse_cut_off(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)  # unknown chunks
-            rate, raw = scipy.io.wavfile.read(path)
-    except DataError:
-        raise
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; give the path of a WAV file") from None
-    except Exception as error:  # scipy raises many kinds on damaged headers
-        raise DataError(f"{path} cannot be read as a WAV file ({error}); remove it") from error
-    if raw.size == 0:
-        raise DataError(f"{path} holds no samples; record it again or remove it")
+        raise DataError(f"{path} does not exist; give the path of a recording") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    reason = "it is no WAV file"
+    if path.name.lower().endswith(".wav"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)  # unknown chunks
+                rate, raw = scipy.io.wavfile.read(path, mmap=_can_be_mapped(path))
+        except Exception as error:  # scipy raises many kinds on damaged headers
+            reason = str(error)
+            if "Unknown wave file format" not in reason:
+                raise DataError(
+                    f"{path} cannot be read as a WAV file ({reason}); remove it"
+                ) from error
+        else:
+            return _from_wav(path, rate, raw)
+    return _from_libsndfile(path, reason)
+
+
+def _can_be_mapped(path: pathlib.Path) -> bool:
+    """Whether a file is long enough for it to matter, and of samples of 16 or 32 bits."""
+    if path.stat().st_size < 2**22:
+        return False
+    with open(path, "rb") as file:
+        head = file.read(36)
+    return head[12:16] == b"fmt " and int.from_bytes(head[34:36], "little") in (16, 32)
+
+
+def _from_wav(path: pathlib.Path, rate: int, raw: np.ndarray) -> tuple[np.ndarray, bool]:
+    if len(raw) and raw.dtype == np.int16 and raw.ndim == 1 and rate == SAMPLE_RATE:
+        return raw, False
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(raw), BLOCK_SECONDS * rate):
+            block = np.asarray(raw[start : start + BLOCK_SECONDS * rate])
+            x = block.astype(np.float64)
+            if raw.dtype.kind != "f":  # 24 bits arrive as the upper bits of 32; 8 are unsigned
+                x = (x - (128 if raw.dtype == np.uint8 else 0)) / 2.0 ** (8 * raw.itemsize - 1)
+            yield x.mean(axis=1) if x.ndim > 1 else x
+
+    return _samples(path, rate, blocks), raw.ndim > 1 or rate != SAMPLE_RATE
+
+
+def _from_libsndfile(path: pathlib.Path, reason: str) -> tuple[np.ndarray, bool]:
+    if path.suffix.lower() in AAC:
+        raise DataError(
+            f"{path} is in the format AAC, which cannot be read here; convert it, for example with "
+            f"ffmpeg -i {path.name} {path.stem}.wav"
+        )
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read ({reason}): install soundfile, which the extra phone brings "
+            "(pip install 'micronets_jax[phone]'), or convert it to WAV"
+        ) from error
+    try:
+        with soundfile.SoundFile(path) as file:
+
+            def blocks() -> Iterator[np.ndarray]:
+                while len(block := file.read(BLOCK_SECONDS * file.samplerate, always_2d=True)):
+                    yield block.mean(axis=1)
+
+            converted = file.channels > 1 or file.samplerate != SAMPLE_RATE
+            return _samples(path, file.samplerate, blocks), converted
+    except soundfile.LibsndfileError as error:
+        raise DataError(f"{path} cannot be read ({error.error_string}); remove it") from error
+
+
+def _samples(
+    path: pathlib.Path, rate: int, blocks: Callable[[], Iterator[np.ndarray]]
+) -> Int16[np.ndarray, " samples"]:
+    """Blocks of floats at any rate as int16 at 16 kHz."""
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise DataError(f"{path} claims a sample rate of {rate} Hz; mend or remove it")
-    if raw.dtype == np.int16 and raw.ndim == 1 and rate == SAMPLE_RATE:
-        return raw, False
-    if raw.dtype.kind == "f":
-        x = raw.astype(np.float64)
-    else:  # 24 bits arrive as the upper bits of 32; 8 bits are unsigned
-        x = (raw.astype(np.float64) - (128 if raw.dtype == np.uint8 else 0)) / 2.0 ** (
-            8 * raw.dtype.itemsize - 1
-        )
-    if not np.isfinite(x).all():
-        raise DataError(f"{path} holds samples that are not numbers; mend or remove it")
-    converted = x.ndim > 1 or rate != SAMPLE_RATE
-    if x.ndim > 1:
-        x = x.mean(axis=1)
-    if rate != SAMPLE_RATE:
-        common = math.gcd(rate, SAMPLE_RATE)
-        x = scipy.signal.resample_poly(x, SAMPLE_RATE // common, rate // common)
-    return np.clip(np.rint(x * 32768), -32768, 32767).astype(np.int16), converted
+    parts = []
+    for x in _resampled(blocks(), rate):
+        if not np.isfinite(x).all():
+            raise DataError(f"{path} holds samples that are not numbers; mend or remove it")
+        parts.append(np.clip(np.rint(x * 32768), -32768, 32767).astype(np.int16))
+    if not sum(map(len, parts)):
+        raise DataError(f"{path} holds no samples; record it again or remove it")
+    return np.concatenate(parts)
+
+
+def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """The same signal at 16 kHz, a block at a time: what resampling it as a whole gives."""
+    if rate == SAMPLE_RATE:
+        yield from blocks
+        return
+    common = math.gcd(rate, SAMPLE_RATE)
+    up, down = SAMPLE_RATE // common, rate // common
+    margin = down * math.ceil(MARGIN_SECONDS * rate / down)
+    before, held = np.zeros(0), next(blocks, np.zeros(0))
+    for following in itertools.chain(blocks, [None]):
+        # All but the last block are a multiple of `down` long, so that outputs fall into step.
+        more = np.zeros(0) if following is None else following
+        whole = np.concatenate([held, more])
+        cut = len(whole) if following is None else (len(held) // down) * down
+        now, held = whole[:cut], whole[cut:]
+        y = scipy.signal.resample_poly(np.concatenate([before, now, held[:margin]]), up, down)
+        skip = len(before) * up // down
+        yield y[skip : skip + math.ceil(len(now) * up / down)]
+        before = np.concatenate([before, now])[-margin:] if len(now) else before
 
 
 def _refuse_cut_off(path: pathlib.Path) -> None:
@@ -85,10 +190,16 @@ def one_second(samples: Int16[np.ndarray, " samples"]) -> Int16[np.ndarray, " 16
     """The loudest second of a longer recording; a shorter one is followed by zeros."""
     if len(samples) <= SAMPLE_RATE:
         return np.pad(samples, (0, SAMPLE_RATE - len(samples)))
-    energy = np.cumsum(np.square(samples.astype(np.int64)))
-    energy = np.concatenate([[0], energy])
-    start = int(np.argmax(energy[SAMPLE_RATE:] - energy[:-SAMPLE_RATE]))
-    return samples[start : start + SAMPLE_RATE]
+    loudest, at, step = -1, 0, BLOCK_SECONDS * SAMPLE_RATE
+    # Block by block, for squares of an hour take a gigabyte.
+    for first in range(0, len(samples) - SAMPLE_RATE + 1, step):
+        part = samples[first : first + step + SAMPLE_RATE - 1].astype(np.int64)
+        energy = np.concatenate([[0], np.cumsum(np.square(part))])
+        seconds = energy[SAMPLE_RATE:] - energy[:-SAMPLE_RATE]
+        best = int(np.argmax(seconds))
+        if seconds[best] > loudest:
+            loudest, at = int(seconds[best]), first + best
+    return np.asarray(samples[at : at + SAMPLE_RATE])
 
 
 def read_clip(path: str | pathlib.Path) -> Int16[np.ndarray, " 16000"]:

@@ -1,11 +1,13 @@
 """Speech Commands: a folder in its layout, or the data set itself through TensorFlow Datasets.
 
-Invariant: the same files, words and seed give the same splits, labels and clips.
+Invariant: the same files, words and seed give the same splits, labels and clips; no speaker and no
+group of near-duplicates is in two splits, unless a warning says so.
 
 The layout (Warden, "Speech Commands", 2018, section 5): ``<word>/<speaker>_nohash_<take>.wav``,
 ``_background_noise_/*.wav``, and ``validation_list.txt`` and ``testing_list.txt``, which hold lines
 ``<word>/<file>``. A tenth as many clips of silence, and of unknown words, as there are clips of the
-wanted words join each split, as in that paper's task.
+wanted words join each split, as in that paper's task. Folders named ``silence``, ``unknown`` and
+``noise``, with or without underscores about them, are what they say.
 """
 
 from __future__ import annotations
@@ -17,25 +19,24 @@ import hashlib
 import math
 import os
 import pathlib
-import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy
 from jaxtyping import Int16
 
-from micronets_jax.data import cache, recordings, vocabulary
-from micronets_jax.data.dataset import DataError, Dataset
+from micronets_jax.data import cache, duplicates, recordings, splits, vocabulary
+from micronets_jax.data.dataset import FILE, SPEAKER, DataError, Dataset, warn
 from micronets_jax.data.recordings import SAMPLE_RATE
 from micronets_jax.data.vocabulary import SILENCE, UNKNOWN
 
 TARGETS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 """The ten words of the 12-class task."""
 
-BACKGROUND = "_background_noise_"
+BACKGROUND = ("background_noise", "noise", "background")
+"""Folders of noise, in lower case and without underscores about them."""
+
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
-FEWEST = {"train": 2, "validation": 1, "test": 1}  # clips of a class; training data is halved later
 STRETCHES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 """Part of each noise recording from which a split takes its silence."""
 
@@ -44,25 +45,34 @@ LONGEST_NOISE = 60 * SAMPLE_RATE  # samples kept of a recording
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """Which words are told apart; the label of a word that is not listed is ``unknown``, if any."""
+    """Which words are told apart.
+
+    Attributes:
+        class_names: by label.
+        words: of these, what is told apart; other words together are ``unknown``.
+        made_silence: the label of silence where its clips are made of noise.
+        unknown: the label of all other words, if they have one.
+    """
 
     class_names: tuple[str, ...]
     words: tuple[str, ...]
-    silence: int | None = None
+    made_silence: int | None = None
     unknown: int | None = None
 
     def label(self, word: str) -> int:
-        if word in self.words:
-            return self.words.index(word)
+        if word in self.class_names:
+            return self.class_names.index(word)
         assert self.unknown is not None  # otherwise every word is listed
         return self.unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class _Clip:
-    path: str  # <word>/<file>
-    split: str
+    path: str  # <folder>/<file>
+    word: str
+    speaker: str  # empty where the name says none
     label: int
+    split: str = ""
 
 
 def load(
@@ -140,94 +150,129 @@ def from_folder(
         DataError: the folder is missing or empty, has one class, no folder for a word, too few
             clips of a class in a split, or a file that cannot be read.
     """
-    files = _scan(folder)
+    files, noise_files = _scan(folder)
     task = _task(tuple(files), words, f"data folder {folder}")
-    clips = _choose(_assign(folder, files, task, seed), task, seed)
-    _refuse_too_few(clips, task, folder)
-    noise_files = _wavs(folder / BACKGROUND) if (folder / BACKGROUND).is_dir() else []
 
     def stamp(path: str) -> tuple[str, int, int]:
         status = (folder / path).stat()
         return path, status.st_size, status.st_mtime_ns
 
+    paths = [path for found in files.values() for path in found]
+    looked = _looked(folder, [stamp(path) for path in paths], cache_folder)
+    near = dict(zip(paths, looked["near"].tolist(), strict=True))
+    seconds = dict(zip(paths, looked["seconds"].tolist(), strict=True))
+    if converted := int(looked["converted"].sum()):
+        warn(f"{converted} recordings in {folder} were not mono at 16 kHz and have been converted")
+    clips = _choose(_assign(folder, files, task, near, seed), task, seed)
+    _refuse_too_few(clips, task, folder)
+
     fingerprint = cache.key(
         clips=[(*stamp(clip.path), clip.split, clip.label) for clip in clips],
-        noise=[stamp(f"{BACKGROUND}/{name}") for name in noise_files],
+        noise=[stamp(path) for path in noise_files],
         class_names=task.class_names,
         seed=seed,
-        code=[cache.code(module) for module in (recordings, vocabulary)],
+        code=[cache.code(module) for module in (recordings, vocabulary, duplicates)],
         versions=[np.__version__, scipy.__version__],
     )
 
     def build() -> dict[str, np.ndarray]:
-        noise, converted = _noise(folder, noise_files, seed)
+        noise = _noise(folder, noise_files, seed)
         # Made-up noise stands for the hiss of a microphone that hears nothing.
         volume = 1.0 if noise_files else 0.001
         out: dict[str, np.ndarray] = {"noise": noise}
+        made_before = len(paths)
         for split in STRETCHES:
             part = [clip for clip in clips if clip.split == split]
             sounds = np.empty((len(part), SAMPLE_RATE), np.int16)
 
-            def decode(i: int, sounds=sounds, part=part) -> bool:
-                samples, was_converted = recordings.read(folder / part[i].path)
-                sounds[i] = recordings.one_second(samples)
-                return was_converted
+            def decode(i: int, sounds=sounds, part=part) -> None:
+                sounds[i] = recordings.read_clip(folder / part[i].path)
 
             with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-                converted += sum(pool.map(decode, range(len(part))))
+                list(pool.map(decode, range(len(part))))
             labels = np.array([clip.label for clip in part], np.int32)
-            out |= _with_silence(split, sounds, labels, noise, volume, task, seed)
-        return out | {"converted": np.array(converted)}
+            sounds, labels = _with_silence(split, sounds, labels, noise, volume, task, seed)
+            made = len(labels) - len(part)
+            out[f"{split}_examples"], out[f"{split}_labels"] = sounds, labels
+            out[f"{split}_{FILE}"] = np.array([c.path for c in part] + [""] * made, np.str_)
+            out[f"{split}_{SPEAKER}"] = np.array([c.speaker for c in part] + [""] * made, np.str_)
+            out[f"{split}_seconds"] = np.array([seconds[c.path] for c in part] + [1.0] * made)
+            alone = list(range(made_before, made_before + made))  # nobody's duplicates
+            made_before += made
+            out[f"{split}_{duplicates.NEAR}"] = np.array([near[c.path] for c in part] + alone)
+        return out
 
     arrays = cache.arrays(f"speech-{fingerprint}", build, cache_folder)
-    converted = arrays.pop("converted")
-    if converted > 0:
-        warnings.warn(
-            f"{int(converted)} recordings in {folder} were not mono at 16 kHz and have "
-            "been converted",
-            stacklevel=2,
-        )
     return Dataset.from_arrays(folder.name, fingerprint, task.class_names, arrays)
 
 
-def _wavs(folder: pathlib.Path) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(".wav") and not entry.name.startswith(".")
-    )
+def _looked(
+    folder: pathlib.Path, stamps: list[tuple[str, int, int]], cache_folder: pathlib.Path | None
+) -> dict[str, np.ndarray]:
+    """Of every recording ``seconds``, whether it is ``converted``, and ``near``, the group of
+    near-duplicates."""
+
+    def build() -> dict[str, np.ndarray]:
+        def see(stamp: tuple[str, int, int]) -> tuple[float, bool, np.ndarray]:
+            samples, converted = recordings.read(folder / stamp[0])
+            signature = duplicates.of_clip(recordings.one_second(samples))
+            return len(samples) / SAMPLE_RATE, converted, signature
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            seconds, converted, signatures = zip(*pool.map(see, stamps), strict=True)
+        few = len(stamps) <= duplicates.MOST
+        near = duplicates.groups(np.stack(signatures)) if few else np.arange(len(stamps))
+        return {
+            "seconds": np.array(seconds), "converted": np.array(converted, bool), "near": near,
+        }  # fmt: skip
+
+    name = cache.key(files=stamps, code=[cache.code(m) for m in (recordings, duplicates)])
+    return cache.arrays(f"heard-{name}", build, cache_folder)
 
 
-def _scan(folder: pathlib.Path) -> dict[str, list[str]]:
-    """Names of the recordings in each folder that has some."""
+def _scan(folder: pathlib.Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The recordings of each word, and of noise, as paths in the folder.
+
+    Folders for silence and for unknown words bear the names of these classes, and come last.
+    """
     if not folder.is_dir():
         raise DataError(
             f"data folder {folder} is not there; give embedded, tfds, or a folder with one "
-            "folder of WAV files per word"
+            "folder of recordings per word"
         )
     names = sorted(
         entry.name
         for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name != BACKGROUND
+        if entry.is_dir() and not entry.name.startswith(".")
     )
-    files = {name: _wavs(folder / name) for name in names}
-    files = {name: found for name, found in files.items() if found}
+    files: dict[str, list[str]] = {}
+    noise: list[str] = []
+    for name in names:
+        found = [f"{name}/{file}" for file in recordings.listed(folder / name)]
+        plain = name.strip("_").lower()
+        if plain in BACKGROUND:
+            noise += found
+        elif found:
+            files.setdefault(plain if plain in (SILENCE, UNKNOWN) else name, []).extend(found)
     if not files:
         raise DataError(
             f"data folder {folder} holds no recordings; put them in one folder per word, as "
             f"{folder}/<word>/<name>.wav"
         )
-    return files
+    last = {name: files.pop(name) for name in (SILENCE, UNKNOWN) if name in files}
+    return files | last, noise
 
 
 def _task(found: tuple[str, ...], words: Sequence[str] | None, where: str) -> _Task:
-    if words is None and not set(TARGETS) <= set(found):
+    plain = {name.lower(): name for name in found if name not in (SILENCE, UNKNOWN)}
+    if words is None and not set(TARGETS) <= set(plain):
         if len(found) < 2:
             raise DataError(
                 f"{where} has one class, {', '.join(found)!r}; a classifier needs at least two"
             )
-        return _Task(class_names=found, words=found)
-    chosen = TARGETS if words is None else tuple(words)
+        unknown = found.index(UNKNOWN) if UNKNOWN in found else None
+        return _Task(class_names=found, words=tuple(plain.values()), unknown=unknown)
+    chosen = tuple(plain.get(word.lower(), word) for word in (TARGETS if words is None else words))
     missing = [word for word in chosen if word not in found]
     if missing:
         raise DataError(
@@ -239,34 +284,76 @@ def _task(found: tuple[str, ...], words: Sequence[str] | None, where: str) -> _T
             f"{SILENCE} and {UNKNOWN} are added to them"
         )
     names = (*chosen, SILENCE)
-    if set(found) <= set(chosen):
-        return _Task(class_names=names, words=chosen, silence=len(chosen))
-    return _Task((*names, UNKNOWN), chosen, silence=len(chosen), unknown=len(chosen) + 1)
+    made = None if SILENCE in found else len(chosen)
+    if set(found) <= {*chosen, SILENCE}:
+        return _Task(class_names=names, words=chosen, made_silence=made)
+    return _Task((*names, UNKNOWN), chosen, made_silence=made, unknown=len(chosen) + 1)
 
 
 def _assign(
-    folder: pathlib.Path, files: dict[str, list[str]], task: _Task, seed: int
+    folder: pathlib.Path, files: dict[str, list[str]], task: _Task, near: dict[str, int], seed: int
 ) -> list[_Clip]:
-    """Each recording's split and label, by the lists, by the speaker or by lot, in this order."""
+    """Every recording with its label and split: by the lists; or by speaker, by the data set's rule
+    or else by lot; or by lot in each class, where names carry no speaker."""
+    clips = [
+        _Clip(path, word, _speaker(path), task.label(word))
+        for word, paths in files.items()
+        for path in paths
+    ]
     listed = _read_lists(folder)
-    clips = []
-    for word, names in files.items():
-        lot = sorted(
-            (name for name in names if "_nohash_" not in name),
-            key=lambda name: _digest(seed, word, name),
+    if listed is not None:
+        by_list = _divided(clips, lambda clip: listed.get(clip.path, "train"))
+        lacking = _lacking(by_list, task)
+        if not lacking:
+            return by_list
+        warn(
+            f"{' and '.join(LISTS.values())} in {folder} are not followed, for with them "
+            f"{lacking}: recordings are divided by speaker or by lot"
         )
-        tenth = max(1, round(len(lot) / 10))
-        place = {name: i // tenth for i, name in enumerate(lot)}
-        for name in names:
-            path = f"{word}/{name}"
-            if listed is not None:
-                split = listed.get(path, "train")
-            elif name in place:
-                split = {0: "validation", 1: "test"}.get(place[name], "train")
-            else:
-                split = speaker_split(name)
-            clips.append(_Clip(path, split, task.label(word)))
-    return clips
+    named = [clip for clip in clips if clip.speaker]
+    lots = {
+        path: split
+        for word in files
+        for path, split in splits.tenths(
+            [c.path for c in clips if c.word == word and not c.speaker],
+            word, seed, ("validation", "test"),
+        ).items()
+    }  # fmt: skip
+    lots = splits.together(lots, {path: near[path] for path in lots}, seed)
+    by_rule = _divided(clips, lambda c: speaker_split(c.speaker) if c.speaker else lots[c.path])
+    if not named or not _lacking(by_rule, task):
+        return by_rule
+    units = [clip.speaker or f"/{near[clip.path]}" for clip in clips]
+    drawn = splits.by_units(units, [clip.label for clip in clips], seed)
+    if drawn is not None:
+        return [dataclasses.replace(c, split=s) for c, s in zip(clips, drawn, strict=True)]
+    speakers = {name: {c.speaker for c in clips if c.word == name and c.speaker} for name in files}
+    fewest = min((name for name in files if speakers[name]), key=lambda name: len(speakers[name]))
+    lots = {
+        path: split
+        for word, paths in files.items()
+        for path, split in splits.tenths(paths, word, seed, ("validation", "test")).items()
+    }
+    lots = splits.together(lots, near, seed)
+    by_clip = _divided(clips, lambda clip: lots[clip.path])
+    if not _lacking(by_clip, task):
+        warn(
+            f"{len(speakers[fewest])} speakers of {fewest!r} in {folder} are too few for three "
+            "splits without a speaker in two of them: recordings are divided by lot, and other "
+            "voices may be heard less well than the test says; record at least 3 speakers of each "
+            "word"
+        )
+    return by_clip
+
+
+def _divided(clips: list[_Clip], split: Callable[[_Clip], str]) -> list[_Clip]:
+    return [dataclasses.replace(clip, split=split(clip)) for clip in clips]
+
+
+def _speaker(path: str) -> str:
+    """What stands before ``_nohash_`` in a file's name."""
+    name = path.rpartition("/")[2]
+    return name.partition("_nohash_")[0] if "_nohash_" in name else ""
 
 
 def _read_lists(folder: pathlib.Path) -> dict[str, str] | None:
@@ -292,54 +379,63 @@ def speaker_split(name: str) -> str:
 
     A speaker is what stands before ``_nohash_`` and stays in one split whatever is added later.
     """
-    speaker = re.sub(r"_nohash_.*$", "", name)
+    speaker = name.partition("_nohash_")[0]
     most = 2**27 - 1
     percentage = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (most + 1) * (100 / most)
     return "validation" if percentage < 10 else "test" if percentage < 20 else "train"
 
 
-def _digest(seed: int, *parts: str) -> str:
-    return hashlib.sha1("/".join([str(seed), *parts]).encode()).hexdigest()
-
-
 def _choose(clips: list[_Clip], task: _Task, seed: int) -> list[_Clip]:
-    """All clips of wanted words, and by lot a tenth of their number of unknown ones."""
-    chosen = [clip for clip in clips if clip.label != task.unknown]
+    """All clips of wanted words and of a folder of unknown ones, and by lot of other words so many
+    that unknown words are a tenth of the wanted ones."""
+
+    def of_other_words(clip: _Clip) -> bool:
+        return clip.label == task.unknown and clip.word != UNKNOWN
+
+    chosen = [clip for clip in clips if not of_other_words(clip)]
     for split in STRETCHES:
-        others = [c for c in clips if c.split == split and c.label == task.unknown]
-        others.sort(key=lambda clip: _digest(seed, clip.path))
-        chosen += others[: _tenth(sum(clip.split == split for clip in chosen), split)]
+        others = [c for c in clips if c.split == split and of_other_words(c)]
+        others.sort(key=lambda clip: splits.digest(seed, clip.path))
+        mine = [clip for clip in chosen if clip.split == split]
+        known = sum(clip.label != task.unknown for clip in mine)
+        chosen += others[: max(0, _tenth(known, split) - (len(mine) - known))]
     return chosen
 
 
 def _tenth(count: int, split: str) -> int:
-    return max(FEWEST[split], math.ceil(count / 10))
+    return max(splits.FEWEST[split], math.ceil(count / 10))
+
+
+def _lacking(clips: list[_Clip], task: _Task) -> str:
+    """The first class of which a split has too few clips, in words; empty if there is none."""
+    counts = collections.Counter((clip.split, clip.label) for clip in clips)
+    for label, name in enumerate(task.class_names):
+        for split, fewest in splits.FEWEST.items():
+            if label != task.made_silence and counts[split, label] < fewest:
+                return (
+                    f"{counts[split, label]} clips of {name!r} fall into the {split} split, which "
+                    f"needs at least {fewest}"
+                )
+    return ""
 
 
 def _refuse_too_few(clips: list[_Clip], task: _Task, folder: pathlib.Path) -> None:
-    counts = collections.Counter((clip.split, clip.label) for clip in clips)
-    for label, name in enumerate(task.class_names):
-        for split, fewest in FEWEST.items():
-            if label != task.silence and counts[split, label] < fewest:
-                raise DataError(
-                    f"data folder {folder}: {counts[split, label]} clips of {name!r} fall into the "
-                    f"{split} split, which needs at least {fewest}; add recordings (of more "
-                    f"speakers), or say in {' and '.join(LISTS.values())} which to hold out"
-                )
+    if lacking := _lacking(clips, task):
+        raise DataError(
+            f"data folder {folder}: {lacking}; add recordings (of more speakers), or say in "
+            f"{' and '.join(LISTS.values())} which to hold out"
+        )
 
 
 def _noise(
-    folder: pathlib.Path, names: list[str], seed: int
-) -> tuple[Int16[np.ndarray, "recordings length"], int]:
-    """Background recordings, repeated to the length of the longest, and how many were converted.
-
-    Without any, made-up ones.
-    """
-    if not names:
-        return vocabulary.noise_recordings(seed), 0
-    read = [recordings.read(folder / BACKGROUND / name) for name in names]
-    length = min(LONGEST_NOISE, max(SAMPLE_RATE, *(len(samples) for samples, _ in read)))
-    return np.stack([np.resize(samples, length) for samples, _ in read]), sum(c for _, c in read)
+    folder: pathlib.Path, paths: list[str], seed: int
+) -> Int16[np.ndarray, "recordings length"]:
+    """Background recordings, repeated to the length of the longest; without any, made-up ones."""
+    if not paths:
+        return vocabulary.noise_recordings(seed)
+    read = [recordings.read(folder / path)[0] for path in paths]
+    length = min(LONGEST_NOISE, max(SAMPLE_RATE, *(len(samples) for samples in read)))
+    return np.stack([np.resize(samples, length) for samples in read])
 
 
 def _with_silence(
@@ -350,9 +446,9 @@ def _with_silence(
     volume: float,
     task: _Task,
     seed: int,
-) -> dict[str, np.ndarray]:
-    """A split's arrays with clips of background noise added, where the task has that class."""
-    if task.silence is not None:
+) -> tuple[Int16[np.ndarray, "all samples"], np.ndarray]:
+    """A split's clips and labels with background noise added, where silence is made of that."""
+    if task.made_silence is not None:
         count = _tenth(int(np.sum(labels < len(task.words))), split)
         rng = np.random.default_rng([seed, list(STRETCHES).index(split)])
         room = noise.shape[1] - SAMPLE_RATE
@@ -362,8 +458,8 @@ def _with_silence(
         quiet = noise[rows, starts + np.arange(SAMPLE_RATE)]
         quiet = np.rint(quiet * (volume * np.square(rng.random((count, 1))))).astype(np.int16)
         sounds = np.concatenate([sounds, quiet])
-        labels = np.concatenate([labels, np.full(count, task.silence, np.int32)])
-    return {f"{split}_examples": sounds, f"{split}_labels": labels}
+        labels = np.concatenate([labels, np.full(count, task.made_silence, np.int32)])
+    return sounds, labels
 
 
 def from_tfds(
@@ -396,7 +492,7 @@ def from_tfds(
         ) from error
     names = builder.info.features["label"].names  # pyright: ignore
     task = _task((*TARGETS, "other words"), words or TARGETS, "speech_commands of tfds")
-    label_of = [task.silence if n == "_silence_" else task.label(n) for n in names]
+    label_of = [task.label(SILENCE if n == "_silence_" else n) for n in names]
     fingerprint = cache.key(
         data=builder.info.full_name,
         sizes={name: info.num_examples for name, info in builder.info.splits.items()},
@@ -418,7 +514,7 @@ def from_tfds(
                 if row in position:
                     sounds[position[row]] = recordings.one_second(example["audio"].astype(np.int16))
             out |= {f"{split}_examples": sounds, f"{split}_labels": labels[keep]}
-        silent = out["train_examples"][out["train_labels"] == task.silence]
+        silent = out["train_examples"][out["train_labels"] == task.made_silence]
         out["noise"] = silent if len(silent) else vocabulary.noise_recordings(seed)
         return out
 

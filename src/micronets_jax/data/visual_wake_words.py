@@ -14,15 +14,14 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from micronets_jax.data import cache, class_folders, pictures, scenes
-from micronets_jax.data.dataset import SPLITS, DataError, Dataset
+from micronets_jax.data import cache, class_folders, pictures, scenes, splits
+from micronets_jax.data.dataset import SPLITS, DataError, Dataset, warn
 from micronets_jax.data.frontends import Pixels, to_json
 
 CLASS_NAMES = ("not_person", "person")
@@ -188,7 +187,7 @@ def present(wanted: list[Labelled], there: set[str], where: str) -> list[Labelle
     )
     if len(missing) > MOST_MISSING * len(wanted):
         raise DataError(f"{said}; that is more than 1 %: unpack or copy the images again")
-    warnings.warn(f"{said}; they are left out", stacklevel=3)
+    warn(f"{said}; they are left out")
     return [one for one in wanted if one.name in there]
 
 
@@ -253,7 +252,7 @@ def divide(part: str, ones: Iterable[Labelled], seed: int) -> dict[str, list[Lab
 def _checked(name: str, fingerprint: str, arrays: dict[str, np.ndarray]) -> Dataset:
     for split in SPLITS:
         counts = np.bincount(arrays[f"{split}_labels"], minlength=2)
-        if counts.min() < class_folders.FEWEST[split]:
+        if counts.min() < splits.FEWEST[split]:
             lacking = CLASS_NAMES[int(counts.argmin())]
             raise DataError(f"{name} has {counts.min()} images of {lacking} to {split}; add images")
     return Dataset.from_arrays(name, fingerprint, CLASS_NAMES, arrays)

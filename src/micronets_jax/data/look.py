@@ -1,0 +1,279 @@
+"""A look at data before anything is trained on them: how much there is, and what is odd.
+
+Invariant: nothing is changed or left out; every remark has a number and names files.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from micronets_jax.data.dataset import FILE, SPEAKER, SPLITS, Dataset, Split
+from micronets_jax.data.duplicates import NEAR
+from micronets_jax.data.recordings import SAMPLE_RATE
+
+FULL_SCALE = 32_767
+
+CLIPPED = 0.001
+"""Share of samples at full scale from which a recording counts as clipped."""
+
+QUIET = -45.0
+"""Level of the loudest 20 ms, in decibels below full scale, under which a recording is too quiet."""
+
+LENGTHS = (0.4, 3.0)
+"""Seconds that a recording of one word should last."""
+
+BLANK = 4.0
+"""Levels of standard deviation below which a picture shows nothing."""
+
+NAMED = 20
+"""Files that a remark names at most."""
+
+SAID = 6
+"""Remarks on a console at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Remark:
+    """Something odd about the data.
+
+    Attributes:
+        kind: a word for it.
+        count: of examples, or of groups of them.
+        text: the sentence, with the number.
+        files: of these examples, :data:`NAMED` at most.
+    """
+
+    kind: str
+    count: int
+    text: str
+    files: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What is in a data set.
+
+    Attributes:
+        name: of the data.
+        classes: their names.
+        examples: of each class (columns) in each of train, validation and test (rows).
+        speakers: likewise, how many are heard; empty where nobody is named.
+        remarks: what is odd, the gravest first.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    examples: tuple[tuple[int, ...], ...]
+    speakers: tuple[tuple[int, ...], ...]
+    remarks: tuple[Remark, ...]
+
+    def lines(self) -> list[str]:
+        """A few lines for a console."""
+        total = [sum(row) for row in self.examples]
+        lines = [
+            f"{self.name}: {len(self.classes)} classes, "
+            + ", ".join(f"{n} {split}" for n, split in zip(total, SPLITS, strict=True))
+            + " examples"
+        ]
+        for split, row in zip(SPLITS, self.examples, strict=True):
+            least, most = int(np.argmin(row)), int(np.argmax(row))
+            lines.append(
+                f"  {split}: {row[least]} of {self.classes[least]!r} to {row[most]} of "
+                f"{self.classes[most]!r}" + self._heard(split)
+            )
+        lines += [f"  {remark.text}" for remark in self.remarks[:SAID]]
+        if len(self.remarks) > SAID:
+            lines.append(f"  {len(self.remarks) - SAID} more remarks are in the report")
+        return lines
+
+    def _heard(self, split: str) -> str:
+        if not self.speakers:
+            return ""
+        row = self.speakers[SPLITS.index(split)]
+        named = [(n, c) for n, c in zip(row, self.classes, strict=True) if n]
+        return f", at least {min(named)[0]} speakers of a class" if named else ""
+
+
+def at(dataset: Dataset) -> Look:
+    """The look at a data set; remarks need facts of files, which embedded data do not have."""
+    splits = [getattr(dataset, split) for split in SPLITS]
+    number = range(dataset.num_classes)
+    examples = tuple(
+        tuple(np.bincount(part.labels, minlength=len(number)).tolist()) for part in splits
+    )
+    speakers = ()
+    if all(SPEAKER in part.facts for part in splits):
+        speakers = tuple(
+            tuple(len({s for s in part.facts[SPEAKER][part.labels == c] if s}) for c in number)
+            for part in splits
+        )
+    remarks = list(_remarks(dataset, splits)) if all(FILE in p.facts for p in splits) else []
+    return Look(dataset.name, dataset.class_names, examples, speakers, tuple(remarks))
+
+
+def _remarks(dataset: Dataset, splits: Sequence[Split]) -> Iterable[Remark]:
+    names = dataset.class_names
+    files = np.concatenate([part.facts[FILE] for part in splits])
+    labels = np.concatenate([part.labels for part in splits])
+    homes = np.repeat(SPLITS, [len(part) for part in splits])
+    yield from _duplicates(splits, files, labels, homes, names)
+    raw = splits[0].store
+    if raw.dtype == np.int16 and raw.ndim == 2:
+        checks = _of_clips(splits)
+    elif raw.dtype == np.uint8 and raw.ndim == 4:
+        checks = _of_pictures(splits)
+    else:
+        checks = []
+    for kind, odd, text in checks:
+        found = files[odd & (files != "")]
+        if len(found):
+            yield Remark(kind, len(found), text(len(found)), tuple(map(str, found[:NAMED])))
+
+
+def _duplicates(
+    splits: Sequence[Split], files: np.ndarray, labels: np.ndarray, homes: np.ndarray,
+    names: Sequence[str],
+) -> Iterable[Remark]:  # fmt: skip
+    if not all(NEAR in part.facts for part in splits):
+        return
+    groups: dict[int, list[int]] = collections.defaultdict(list)
+    for i, group in enumerate(np.concatenate([part.facts[NEAR] for part in splits]).tolist()):
+        groups[group].append(i)
+    several = [members for members in groups.values() if len(members) > 1]
+
+    def remark(kind: str, found: list[list[int]], text: str) -> Iterable[Remark]:
+        if found:
+            listed = [str(files[i]) for members in found for i in members][:NAMED]
+            first = " and ".join(str(files[i]) for i in found[0][:2])
+            yield Remark(kind, len(found), f"{len(found)} {text}, such as {first}", tuple(listed))
+
+    contradicting = [m for m in several if len(set(labels[m])) > 1]
+    yield from remark(
+        "contradiction",
+        contradicting,
+        "groups of near-duplicates lie in several classes: one of their labels must be wrong",
+    )
+    across = [m for m in several if len(set(homes[m])) > 1]
+    yield from remark(
+        "leak",
+        across,
+        "groups of near-duplicates lie in several splits, so the test is easier than it should be",
+    )
+    inside = [m for m in several if len(set(homes[m])) == 1 and len(set(labels[m])) == 1]
+    yield from remark("duplicates", inside, "groups of near-duplicates lie in one split each")
+
+
+Check = tuple[str, Bool[np.ndarray, " examples"], Callable[[int], str]]
+
+
+def _of_clips(splits: Sequence[Split]) -> list[Check]:
+    def each(see: Callable[[np.ndarray], Any]) -> np.ndarray:
+        rows = [see(part.store[row]) for part in splits for row in part.rows]
+        return np.array(rows)
+
+    full = each(lambda x: np.mean(np.abs(x.astype(np.int32)) >= FULL_SCALE - 1))
+    level = each(_loudest)
+    zero = each(lambda x: not np.any(x))
+    seconds = np.concatenate([part.facts["seconds"] for part in splits])
+    shortest, longest = LENGTHS
+    wrong = (seconds < shortest) | (seconds > longest)
+    return [
+        ("silent", zero, lambda n: f"{n} recordings hold zeros only: a microphone that was off"),
+        (
+            "quiet",
+            (level < QUIET) & ~zero,
+            lambda n: f"{n} recordings are too quiet (below {QUIET:g} dB of full scale)",
+        ),
+        (
+            "clipped",
+            full > CLIPPED,
+            lambda n: f"{n} recordings are clipped: record with less gain",
+        ),
+        (
+            "length",
+            wrong,
+            lambda n: (
+                f"{n} recordings last less than {shortest:g} s or more than {longest:g} s; their "
+                "loudest second is used"
+            ),
+        ),
+    ]
+
+
+def _loudest(samples: np.ndarray) -> float:
+    """Level of the loudest 20 ms in decibels below full scale."""
+    length = SAMPLE_RATE // 50
+    frames = samples[: len(samples) // length * length].reshape(-1, length).astype(np.float32)
+    power = np.square(frames / FULL_SCALE).mean(axis=1).max()
+    return float(10 * np.log10(max(power, 1e-10)))
+
+
+def _of_pictures(splits: Sequence[Split]) -> list[Check]:
+    contrast = np.array([float(np.std(part.store[row])) for part in splits for row in part.rows])
+    sizes = np.concatenate([part.facts["size"] for part in splits])
+    wanted = splits[0].store.shape[1:3]
+    tiny = np.any(sizes * 2 < np.array(wanted), axis=1)
+    return [
+        ("blank", contrast < BLANK, lambda n: f"{n} pictures are blank: nothing is to be seen"),
+        (
+            "tiny",
+            tiny,
+            lambda n: (
+                f"{n} pictures have less than half of the {wanted[0]} x {wanted[1]} pixels that "
+                "the network reads"
+            ),
+        ),
+    ]
+
+
+# ---------------------------------------------------------------- after training
+
+
+@dataclasses.dataclass(frozen=True)
+class Hard:
+    """An example that a trained network gets wrong, or nearly.
+
+    Attributes:
+        file: its name.
+        label: what its folder says.
+        taken_for: what the network says.
+        loss: minus the logarithm of the probability that the network gives the label, in nats.
+        suspicious: whether the label may be wrong: the network is sure of another class.
+    """
+
+    file: str
+    label: str
+    taken_for: str
+    loss: float
+    suspicious: bool
+
+
+SURE = 0.9
+"""Probability of another class from which a label is suspicious."""
+
+
+def hardest(
+    logits: Float[np.ndarray, "examples classes"], split: Split, names: Sequence[str]
+) -> list[Hard]:
+    """The examples of a split that came from files and have the highest losses, highest first."""
+    if FILE not in split.facts:
+        return []
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    odds = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    rows = np.arange(len(split))
+    loss = -np.log(np.maximum(odds[rows, split.labels], 1e-12))
+    taken = odds.argmax(axis=-1)
+    order = [i for i in np.argsort(-loss, kind="stable") if split.facts[FILE][i]]
+    return [
+        Hard(
+            str(split.facts[FILE][i]), names[split.labels[i]], names[taken[i]], float(loss[i]),
+            bool(taken[i] != split.labels[i] and odds[i, taken[i]] >= SURE),
+        )
+        for i in order[:NAMED]
+    ]  # fmt: skip
