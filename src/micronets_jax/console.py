@@ -6,7 +6,9 @@ Invariant: on a terminal one line per stage is redrawn; elsewhere one line per e
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -94,7 +96,8 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
     seen, tested = summary["tflm_examples"], summary["data"]["test"]
     part = f"{seen} of {tested} test examples, int8 there {score['int8_there']:.1%}"
     terminal.print(
-        f"{METRICS.get(metric, metric)}: {score['float']:.1%} float, {score['int8']:.1%} int8, "
+        f"{METRICS.get(metric, metric)}: {score['float']:.1%}{_error(summary)} float, "
+        f"{score['int8']:.1%} int8, "
         f"{score['tflm']:.1%} in TensorFlow Lite Micro "
         f"({part if seen < tested else f'{seen} test examples'})"
     )
@@ -111,6 +114,14 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
 
 
+def _error(summary: Mapping[str, Any]) -> str:
+    """The standard error of an accuracy, by the number of test examples."""
+    share, tested = summary[summary["metric"]]["float"], summary["data"]["test"]
+    if summary["metric"] != "accuracy" or not tested:
+        return ""
+    return f" \u00b1 {100 * math.sqrt(share * (1 - share) / tested):.1f}"
+
+
 def _times(latency: Mapping[str, Any], board: str) -> str:
     """Estimated latency and energy in one line."""
     line = f"{board}, {latency['runtime']}: {latency['predicted_ms']:.1f} ms"
@@ -120,6 +131,15 @@ def _times(latency: Mapping[str, Any], board: str) -> str:
     if latency["emulated_ms"] is not None:
         line += f"; {latency['emulated_ms']:.1f} ms by an emulated run"
     return line
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """Warnings as sentences, without a place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}")
+        yield
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ class Experiment(Generic[Given]):
 
         accelerators.keep_memory()
         self.frontends()
-        with console.errors(AcceleratorError, ValueError, OSError):
+        with console.sentences(), console.errors(AcceleratorError, ValueError, OSError):
             if options.predict is not None:
                 return self.predict(options.predict, self.folder(options))
             plan = self.prepare(options, arguments)
@@ -136,7 +136,7 @@ class Experiment(Generic[Given]):
         Raises:
             ValueError: options, data or limits that cannot be; the message says which.
         """
-        from micronets_jax import accelerators, budgets, devices, firmware, pipeline, workdir
+        from micronets_jax import accelerators, budgets, data, devices, firmware, pipeline, workdir
         from micronets_jax.spaces.bits import WithBits
 
         workdir.check(self.folder(options), resume=options.resume)
@@ -166,7 +166,8 @@ class Experiment(Generic[Given]):
         task = self.task(options)
         if options.bits != Bits():
             task = dataclasses.replace(task, space=WithBits(task.space, options.bits))
-        print(task.dataset)
+        look = data.look.at(task.dataset)
+        print(*look.lines(), sep="\n")
         budgets.feasible(task.space, budget)
         plan = pipeline.Plan(
             **vars(task),
@@ -182,6 +183,7 @@ class Experiment(Generic[Given]):
                 "experiment": self.name,
                 "preset": options.preset,
                 "bits": dataclasses.asdict(options.bits),
+                "look": dataclasses.asdict(look),
                 "command": " ".join([f"python -m experiments.{self.name}", *arguments]),
             },
         )

@@ -6,6 +6,7 @@ epoch of it is kept now and then, so a run that was killed ends as if it had not
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 import io
@@ -418,6 +419,8 @@ def _measure(
     features = data.split_features(dataset, "test", plan.frontend)
     apply: Any = supernet.Supernet(found).apply
     floats = training.predict(apply, variables, features)
+    hard = _hardest(plan, workdir, apply, variables)
+    workdir.write("examples.json", json.dumps(_shown(plan)) + "\n")
     desktop, micro = runtimes.LiteRT(model), runtimes.TFLM(model)
     reads, says = desktop.input_details, desktop.output_details
     quantized = runtimes.quantize_input(features, reads.scale, reads.zero_point)
@@ -454,6 +457,7 @@ def _measure(
         "metric": next(iter(scores["int8"])),
         **_by_kind(scores),
         "tflm_examples": len(few),
+        "hardest": hard,
         "network": {
             "macs": cost.macs(found),
             "weights": cost.weights(found),
@@ -636,6 +640,46 @@ def _write_samples(
     few = slice(NUM_SAMPLES)
     np.savez(buffer, inputs=quantized[few], labels=labels[few], outputs=outputs[few])
     workdir.write("samples.npz", buffer.getvalue())
+
+
+def _hardest(
+    plan: Plan, workdir: Workdir, apply: Callable[..., Any], variables: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Examples of the validation split with the highest losses, also as a list of files."""
+    features = data.split_features(plan.dataset, "validation", plan.frontend)
+    logits = training.predict(apply, variables, features)
+    hard = data.look.hardest(logits, plan.dataset.validation, plan.dataset.class_names)
+    if hard:
+        lines = [
+            f"{'check' if one.suspicious else 'hard':5}  {one.loss:6.2f}  {one.label} taken for "
+            f"{one.taken_for}  {one.file}\n"
+            for one in hard
+        ]
+        workdir.write("hardest.txt", "".join(lines))
+    return [dataclasses.asdict(one) for one in hard]
+
+
+SHOWN_CLASSES, SHOWN_EACH = 12, 3
+"""Classes of which the report shows examples, and how many of each."""
+
+
+def _shown(plan: Plan) -> list[dict[str, Any]]:
+    """A few training examples of each class as PNG, as the network sees them."""
+    from PIL import Image
+
+    train, shown = plan.dataset.train, []
+    for label, name in enumerate(plan.dataset.class_names[:SHOWN_CLASSES]):
+        positions = np.flatnonzero(train.labels == label)[:SHOWN_EACH]
+        features = np.asarray(plan.frontend(train.take(positions)[0]), np.float32)
+        for values in features:
+            low, high = float(values.min()), float(values.max())
+            levels = (255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
+            wide = levels[..., 0].T[::-1] if isinstance(plan.frontend, data.MFCC) else levels
+            buffer = io.BytesIO()
+            Image.fromarray(wide.squeeze()).save(buffer, "PNG", optimize=True)
+            png = base64.b64encode(buffer.getvalue()).decode()
+            shown.append({"class": name, "png": png})
+    return shown
 
 
 def _by_kind(scores: dict[str, dict[str, Any]]) -> dict[str, Any]:

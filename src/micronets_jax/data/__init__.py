@@ -20,12 +20,13 @@ from micronets_jax.data import (
     cache,
     class_folders,
     frontends,
+    look,
     machine_sounds,
     speech_commands,
     visual_wake_words,
 )
 from micronets_jax.data.augment import Augmentation
-from micronets_jax.data.dataset import GROUP, DataError, Dataset, Split
+from micronets_jax.data.dataset import GROUP, DataError, Dataset, DataWarning, Split
 from micronets_jax.data.frontends import MFCC, FrontEnd, LogMelPatches, Pixels
 from micronets_jax.data.recordings import SAMPLE_RATE, read_clip
 
@@ -35,6 +36,7 @@ __all__ = [
     "SAMPLE_RATE",
     "Augmentation",
     "DataError",
+    "DataWarning",
     "Dataset",
     "FrontEnd",
     "LogMelPatches",
@@ -43,6 +45,7 @@ __all__ = [
     "augment",
     "class_folders",
     "frontends",
+    "look",
     "machine_sounds",
     "read_clip",
     "speech_commands",

@@ -18,8 +18,8 @@ NEAR = "near"
 NEAREST = 0.15
 """Root mean square distance of two signatures, each of unit variance, up to which they are
 near-duplicates. Photographs resized to three quarters and compressed as JPEG of quality 50 lie
-0.03 from the original (median of 400; 95 % within 0.08), clips coded as MP3 0.02 (0.07); the nearest
-other photograph lies 0.25 away or more, the nearest other clip 0.23."""
+0.03 from the original (median of 400; 95 % within 0.08), clips coded as MP3 0.02 (0.07); the
+nearest other photograph lies 0.25 away or more, the nearest other clip 0.23."""
 
 FAINTEST = 6.0
 """Levels of standard deviation below which a picture has no contrast to tell it by, as sky."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int16
 
 from micronets_jax.data.dataset import FILE, SPEAKER, SPLITS, Dataset, Split
 from micronets_jax.data.duplicates import NEAR
@@ -23,13 +22,16 @@ CLIPPED = 0.001
 """Share of samples at full scale from which a recording counts as clipped."""
 
 QUIET = -45.0
-"""Level of the loudest 20 ms, in decibels below full scale, under which a recording is too quiet."""
+"""Level of the loudest 20 ms, in decibels of full scale, under which a recording is too quiet."""
 
 LENGTHS = (0.4, 3.0)
 """Seconds that a recording of one word should last."""
 
 BLANK = 4.0
 """Levels of standard deviation below which a picture shows nothing."""
+
+CHUNK = 512
+"""Examples that are looked at together."""
 
 NAMED = 20
 """Files that a remark names at most."""
@@ -173,13 +175,8 @@ Check = tuple[str, Bool[np.ndarray, " examples"], Callable[[int], str]]
 
 
 def _of_clips(splits: Sequence[Split]) -> list[Check]:
-    def each(see: Callable[[np.ndarray], Any]) -> np.ndarray:
-        rows = [see(part.store[row]) for part in splits for row in part.rows]
-        return np.array(rows)
-
-    full = each(lambda x: np.mean(np.abs(x.astype(np.int32)) >= FULL_SCALE - 1))
-    level = each(_loudest)
-    zero = each(lambda x: not np.any(x))
+    seen = [_levels(clips) for part in splits for clips in _chunks(part)]
+    full, level, zero = (np.concatenate(values) for values in zip(*seen, strict=True))
     seconds = np.concatenate([part.facts["seconds"] for part in splits])
     shortest, longest = LENGTHS
     wrong = (seconds < shortest) | (seconds > longest)
@@ -206,16 +203,26 @@ def _of_clips(splits: Sequence[Split]) -> list[Check]:
     ]
 
 
-def _loudest(samples: np.ndarray) -> float:
-    """Level of the loudest 20 ms in decibels below full scale."""
+def _chunks(part: Split) -> Iterable[np.ndarray]:
+    return (part.take(slice(at, at + CHUNK))[0] for at in range(0, len(part), CHUNK))
+
+
+def _levels(clips: Int16[np.ndarray, "clips samples"]) -> tuple[np.ndarray, ...]:
+    """Of each clip the share at full scale, the level of its loudest 20 ms in decibels, and whether
+    all of it is zero."""
+    x = np.abs(clips.astype(np.int32))
     length = SAMPLE_RATE // 50
-    frames = samples[: len(samples) // length * length].reshape(-1, length).astype(np.float32)
-    power = np.square(frames / FULL_SCALE).mean(axis=1).max()
-    return float(10 * np.log10(max(power, 1e-10)))
+    frames = x[:, : x.shape[1] // length * length].reshape(len(x), -1, length)
+    power = np.square(frames.astype(np.float32) / FULL_SCALE).mean(axis=2).max(axis=1)
+    full = np.asarray((x >= FULL_SCALE - 1).mean(axis=1))
+    level = np.asarray(10 * np.log10(np.maximum(power, 1e-10)))
+    return full, level, np.asarray(x.max(axis=1) == 0)
 
 
 def _of_pictures(splits: Sequence[Split]) -> list[Check]:
-    contrast = np.array([float(np.std(part.store[row])) for part in splits for row in part.rows])
+    contrast = np.concatenate(
+        [np.std(chunk, axis=(1, 2, 3)) for part in splits for chunk in _chunks(part)]
+    )
     sizes = np.concatenate([part.facts["size"] for part in splits])
     wanted = splits[0].store.shape[1:3]
     tiny = np.any(sizes * 2 < np.array(wanted), axis=1)
@@ -269,11 +276,10 @@ def hardest(
     rows = np.arange(len(split))
     loss = -np.log(np.maximum(odds[rows, split.labels], 1e-12))
     taken = odds.argmax(axis=-1)
-    order = [i for i in np.argsort(-loss, kind="stable") if split.facts[FILE][i]]
-    return [
-        Hard(
-            str(split.facts[FILE][i]), names[split.labels[i]], names[taken[i]], float(loss[i]),
-            bool(taken[i] != split.labels[i] and odds[i, taken[i]] >= SURE),
-        )
-        for i in order[:NAMED]
-    ]  # fmt: skip
+    hard = []
+    for i in np.argsort(-loss, kind="stable").tolist():
+        is_sure = taken[i] != split.labels[i] and odds[i, taken[i]] >= SURE
+        label, other = names[int(split.labels[i])], names[int(taken[i])]
+        if name := str(split.facts[FILE][i]):
+            hard.append(Hard(name, label, other, float(loss[i]), bool(is_sure)))
+    return hard[:NAMED]

@@ -13,7 +13,7 @@ import html
 import json
 import pathlib
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -23,7 +23,7 @@ from micronets_jax.report import markup, sections
 from micronets_jax.report.sections import Metrics, Summary, Trials
 
 SUMMARY, NETWORK, METRICS = "summary.json", "network.json", "metrics.jsonl"
-CONTEST, REPORT = "contest.json", "report.html"
+CONTEST, EXAMPLES, REPORT = "contest.json", "examples.json", "report.html"
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -40,7 +40,10 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     found = _parse(workdir / NETWORK, network.from_json)
     metrics = _parse(workdir / METRICS, _lines)
     trials = _parse(workdir / CONTEST, json.loads)
-    page = render(summary, found, metrics or (), _sizes(workdir), trials or ())
+    examples = _parse(workdir / EXAMPLES, json.loads)
+    page = render(
+        summary, found, metrics or (), _sizes(workdir), trials or (), examples=examples or ()
+    )
     return files.write(workdir / REPORT, page)
 
 
@@ -50,6 +53,7 @@ def render(
     metrics: Metrics = (),
     files: Mapping[str, int] | None = None,
     trials: Trials = (),
+    examples: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """The page's text.
 
@@ -59,12 +63,14 @@ def render(
         metrics: what ``metrics.jsonl`` says, in the order of time.
         files: bytes of each file or folder of :data:`sections.FILES` that is there.
         trials: what ``contest.json`` says, the best first.
+        examples: what ``examples.json`` says: class and PNG of a few examples.
     """
     parts = [
         sections.headline(summary),
         sections.limits(summary),
         sections.confusion(summary),
         sections.machines(summary),
+        sections.data(summary, examples),
         markup.tag(
             "div",
             sections.widths(summary),

@@ -27,6 +27,11 @@ def tag(name: str, *children: Any, **attributes: Any) -> Html:
     return Html(f"<{name}{written}>{join(children)}</{name}>")
 
 
+def picture(png: str, text: str) -> Html:
+    """A picture that lies in the page itself: PNG as base64, and what it shows."""
+    return Html(f'<img src="data:image/png;base64,{html.escape(png)}" alt="{html.escape(text)}">')
+
+
 def join(children: Any) -> Html:
     """Children one after the other: markup, text to escape, lists of these; None is nothing."""
     if children is None:

@@ -23,11 +23,13 @@ FILES = {
     "firmware": "the model as a program for the board: make, or micronets run, or micronets flash",
     "labels.txt": "names of the classes, in the order of the model's outputs",
     "frontend.json": "parameters of the front end that turns a file into the model's input",
+    "hardest.txt": "validation files that the network gets most wrong; check: it is sure of it",
     "samples.npz": "test inputs and the outputs expected for them, to check a device against",
     "network.json": "the found network, one layer a line; can be read back",
     "contest.json": "what the search proposed and how it did in short trainings, the best first",
     "weights": "trained weights and ranges, an Orbax checkpoint",
     "summary.json": "every number of this page",
+    "examples.json": "the pictures of this page",
     "metrics.jsonl": "one line for each epoch",
     "events.out.tfevents": "the same for TensorBoard",
     "config.json": "everything that decided this run",
@@ -281,6 +283,53 @@ def confusion(summary: Summary) -> Html | None:
             beside if wrong else None,
             class_="confusions",
         ),
+    )
+
+
+def data(summary: Summary, examples: Sequence[Mapping[str, str]]) -> Html | None:
+    """What the data are: counts, remarks, examples, and what the network found hardest."""
+    look = summary.get("look")
+    if not look:
+        return None
+    head = ["class", "train", "validation", "test"]
+    heard = look["speakers"]
+    if heard:
+        head += ["speakers: train", "validation", "test"]
+    body = [
+        [name, *(_count(row[i]) for row in [*look["examples"], *heard])]
+        for i, name in enumerate(look["classes"])
+    ]
+    remarks = [
+        tag("li", remark["text"], tag("p", ", ".join(remark["files"]), class_="note"))
+        for remark in look["remarks"]
+    ]
+    hard = summary.get("hardest", ())
+    rows = [
+        [one["file"], one["label"], one["taken_for"], f"{one['loss']:.2f}",
+         "sure of another class: check the label" if one["suspicious"] else ""]
+        for one in hard
+    ]  # fmt: skip
+    shown = [
+        tag(
+            "figure",
+            markup.picture(one["png"], one["class"]),
+            tag("figcaption", one["class"]),
+        )
+        for one in examples
+    ]
+    return markup.section(
+        "Data",
+        "How many examples there are of each class, what is odd about them, and a few as the "
+        "network sees them. Nothing was left out.",
+        markup.table("Examples of each class", head, body, 1),
+        [tag("h3", "Worth a look"), tag("ul", remarks)] if remarks else None,
+        tag("div", shown, class_="gallery") if shown else None,
+        [
+            tag("h3", "Hardest examples of the validation split"),
+            markup.table("Hardest examples", ["file", "is", "taken for", "loss", ""], rows, 3),
+        ]
+        if rows
+        else None,
     )
 
 
