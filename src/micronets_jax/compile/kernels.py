@@ -362,6 +362,8 @@ def _grouped(graph: Graph, node: Node) -> list[Call]:
     o, weights = node.options, node.options["weights"]
     rows, columns, depth = node.in_shapes[0][1:]
     table, rounding = channel_table(graph, node)
+    # a constant channel is its offset alone
+    weights = np.where(o["reach"].constant[:, None, None, None], 0, weights)
     fields = {
         "weights": np.ascontiguousarray(weights).reshape(-1),
         "channels": table,
