@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from micronets_jax import compile as compiler
-from micronets_jax import tflite
+from micronets_jax import firmware, tflite
 from micronets_jax.compile import check, operators, plans, rows, stream, verify
 from micronets_jax.compile import compiler as inner
 
@@ -341,3 +341,84 @@ def test_bytes_of_published_models(reference, name, pushed, plan):
     model = (reference / "models" / f"{name}.tflite").read_bytes()
     compiled = compiler.compile_model(model, name, plan=plan, rows=pushed)
     assert verify.verify(compiled, model, 2, ("-O1", *verify.SANITIZE)).cases == 6
+
+
+# On a core ----------------------------------------------------------------------------------------
+
+KERNELS = [
+    ("depthwise", 3, 1), ("depthwise", 3, 2), ("depthwise", 5, 1), ("depthwise", 5, 2),
+    ("depthwise", 7, 1), ("depthwise", 7, 2), ("depthwise", 4, 1), ("depthwise", 2, 3),
+    ("conv", 1, 1), ("conv", 3, 1), ("conv", 3, 2), ("conv", 2, 1),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7"])
+@pytest.mark.parametrize(("kind", "kernel", "stride"), KERNELS)
+def test_row_kernels_of_the_dsp_extension(kind, kernel, stride, core, tmp_path):
+    """Short and long rows, tails of pixels and channels, every rounding, against TFLM."""
+    shapes = [(7, 5, 5, 3), (9, 6, 8, 4), (8, 15, 12, 7), (11, 22, 6, 2), (7, 7, 4, 5)]
+    for seed, (height, width, depth, channels) in enumerate(shapes):
+        model = fm.convolution(
+            np.random.default_rng(seed), (1, height, width, depth),
+            1 if kind == "depthwise" else channels, (kernel, kernel), stride=(stride, stride),
+            activation=3 * (seed % 2), depthwise=kind == "depthwise", gain=(1, 0.5, 1e4)[seed % 3],
+        )  # fmt: skip
+        compiled = streamed(model)
+        assert isinstance(compiled.steps[0], stream.Stretch)
+        folder = tmp_path / str(seed)
+        compiler.write(compiled, folder)
+        case = np.random.default_rng(seed).integers(-128, 128, (1, height, width, depth), np.int8)
+        source = tmp_path / "x.npy"
+        np.save(source, case)
+        ran = firmware.run(folder, str(source), core=core)
+        want = verify.Reference(model).run([[case]], compiled.interface())
+        np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+
+
+def emulated(model, folder, **options) -> firmware.Run:
+    compiler.write(compiler.compile_model(model, "model", **options), folder)
+    return firmware.run(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_memory_and_instructions(reference, name, tmp_path):
+    """RAM with stack beside the estimate in both modes; instructions beside whole tensors, the
+    output of TFLM, code and what was predicted of them."""
+    data = json.loads((reference / "reference" / "engines.json").read_text())
+    row = next(r for r in data["rows_streamed_estimate"]["rows"] if r[0] == name)
+    want = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())
+    output = next(r for r in want["rows"] if r[0] == name)[6]
+    model = (reference / "models" / f"{name}.tflite").read_bytes()
+    whole = emulated(model, tmp_path / "whole")
+    balanced = emulated(model, tmp_path / "balanced", plan="balanced")
+    assert balanced.instructions <= 1.03 * whole.instructions
+    for pushed, estimate in ((False, row[2]), (True, row[3])):
+        compiled = compiler.compile_model(model, "model", plan="memory", rows=pushed)
+        folder = tmp_path / f"memory-{pushed}"
+        compiler.write(compiled, folder)
+        ran = firmware.run(folder)
+        assert ran.outputs[0].reshape(-1).tolist() == output
+        assert ran.arena_bytes + ran.stack_bytes <= 1.05 * estimate
+        assert ran.code_bytes <= 24 * 1024
+        assert abs(ran.code_bytes - compiled.code_bytes) <= 0.1 * ran.code_bytes
+        assert ran.weights_bytes == sum(compiled.constant_bytes)
+        assert abs(ran.instructions - compiled.instructions) <= 0.05 * ran.instructions
+
+
+@pytest.mark.slow
+def test_rows_over_the_serial_port(reference, tmp_path):
+    """A picture that the board never holds, on a firmware that computes its rows as they come."""
+    model = (reference / "models" / "mlperf_vww.tflite").read_bytes()
+    firmware.write(model, "mps2-an386", tmp_path / "f", plan="memory", rows=True)
+    ran = firmware.run(tmp_path / "f", "lcg:7")
+    assert ran.differing_outputs == 0
+    assert ran.arena_bytes < 96 * 96 * 3
+    firmware.check(tmp_path / "f")
+
+
+def test_rows_need_the_compiled_runtime(reference, tmp_path):
+    model = (reference / "models" / "mlperf_kws_dscnn.tflite").read_bytes()
+    with pytest.raises(firmware.FirmwareError, match="--input rows: the runtime tflm needs"):
+        firmware.write(model, "STM32F746ZG", tmp_path / "f", runtime="tflm", rows=True)

@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         help="flash to spend on weights stored as int16 (compiled runtime)",
     )  # fmt: skip
     _plan_options(sub)
+    sub.add_argument(
+        "--input", choices=["whole", "rows"], default="whole",
+        help="rows: computes on each row as it comes, and never holds the input",
+    )  # fmt: skip
 
     sub = command("run", _run, "Run a compiled folder or a firmware on an emulated core.")
     sub.add_argument("folder", help="what `micronets compile` or `micronets firmware` wrote")
@@ -227,7 +231,7 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     prediction = firmware.write(
         _read(arguments.model), arguments.device, arguments.output, runtime=arguments.runtime,
         title=pathlib.Path(arguments.model).stem, flash_budget=arguments.flash_budget,
-        plan=arguments.plan,
+        plan=arguments.plan, rows=arguments.input == "rows",
         tflm_include=arguments.tflm_include, tflm_library=arguments.tflm_library,
         frontend=_read(arguments.frontend).decode(errors="replace") if arguments.frontend else None,
     )  # fmt: skip

@@ -193,6 +193,7 @@ class Compiled:
             "folding": report.folding(self.graph.foldings),
             "instructions_predicted": self.instructions,
             "input": "rows" if self.pushed else "whole",
+            "input_row_bytes": self.input_rows[1] if self.pushed else 0,
             "interface": self.interface(),
             "layers": [
                 {

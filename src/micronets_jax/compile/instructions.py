@@ -39,6 +39,9 @@ def of_rows(node: RowNode, call: Call | None) -> int:
     if call is None:
         return round(turns + node.calls * node.row_bytes / 2)
     f = call.fields
+    if node.accumulates and node.node.kind != "max_pool":
+        columns, channels = node.node.in_shapes[0][2:]
+        return round(turns + channels * (node.calls * (9 + 2.1 * columns) + 35))
     if call.function == "mn_conv":
         groups, rest = divmod(f["out_columns"], 4)
         row = _product(f, 4) * groups + (_product(f, rest) if rest else 0)

@@ -86,14 +86,39 @@ static inline void mn_sum_row(const void *parameters, const int8_t *const *in,
 {
     const struct mn_sum_row *p = parameters;
     int32_t *sums = scratch;
-    for (int32_t c = 0; c < p->channels; c++) {
+    int32_t c = 0;
+#if MN_DSP
+    for (; c + 4 <= p->channels; c += 4) {
+        const int8_t *x = in[0] + c;
+        int32_t *const to = sums + c;
+        int32_t a = row ? to[0] : 0, b = row ? to[1] : 0, d = row ? to[2] : 0, e = row ? to[3] : 0;
+        for (int32_t left = p->columns; left > 0; left -= 128) { /* so many fit into 16 bits */
+            int32_t even = 0, odd = 0;
+            for (int32_t few = left < 128 ? left : 128; few > 0; few--, x += p->channels) {
+                int32_t four;
+                memcpy(&four, x, 4);
+                even = mn_sxtab16(even, four);
+                odd = mn_sxtab16_ror8(odd, four);
+            }
+            a += (int16_t)even;
+            b += (int16_t)odd;
+            d += even >> 16;
+            e += odd >> 16;
+        }
+        to[0] = a;
+        to[1] = b;
+        to[2] = d;
+        to[3] = e;
+    }
+#endif
+    for (; c < p->channels; c++) {
         const int8_t *x = in[0] + c;
         int32_t sum = row ? sums[c] : 0;
         for (int32_t left = p->columns; left > 0; left--, x += p->channels)
             sum += *x;
         sums[c] = sum;
     }
-    for (int32_t c = 0; c < p->channels && row == p->rows - 1; c++) {
+    for (c = 0; c < p->channels && row == p->rows - 1; c++) {
         const int32_t half = p->count / 2, sum = sums[c] - p->zero_point_sum;
         const int32_t y = p->count ? (sum > 0 ? sum + half : sum - half) / p->count
                                    : mn_scale_wide(sum, p->multiplier, p->shift) + p->zero_point;

@@ -88,6 +88,7 @@ def write(
     frontend: str | None = None,
     flash_budget: int = 0,
     plan: str = "whole",
+    rows: bool = False,
     tflm_include: Sequence[str] = (),
     tflm_library: str | None = None,
 ) -> Prediction:
@@ -101,7 +102,7 @@ def write(
         title: names the model on the line and in the README.
         frontend: text of the model's ``frontend.json``; with it the firmware takes audio as well
             as features.
-        flash_budget, plan: of the compiled runtime, see :func:`compile.compile_model`.
+        flash_budget, plan, rows: of the compiled runtime, see :func:`compile.compile_model`.
         tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
 
     Raises:
@@ -113,10 +114,13 @@ def write(
     on = devices.device(device)
     if runtime not in RUNTIMES:
         raise FirmwareError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
+    if rows and (runtime == "tflm" or frontend is not None):
+        what = "the runtime tflm" if runtime == "tflm" else "a front end"
+        raise FirmwareError(f"--input rows: {what} needs the input whole")
     if runtime == "tflm":
         made = tflm.engine(model, on, tflm.find(tflm_include, tflm_library))
     else:
-        made = engine.compiled(model, title, flash_budget, plan)
+        made = engine.compiled(model, title, flash_budget, plan, rows)
     hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
     planned = project.plan(made, model, on, title, hearing, frontend or "")
     project.write(planned, folder)

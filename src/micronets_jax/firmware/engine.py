@@ -30,6 +30,7 @@ class Engine:
         flash: part -> predicted bytes.
         ram: part -> predicted bytes.
         stack_bytes: reserved for the thread.
+        rows: whether the input comes row by row and is never whole.
         makefile: its objects and libraries for the folder's Makefile (``engine.mk``).
         facts: what else the manifest says.
     """
@@ -43,6 +44,7 @@ class Engine:
     ram: Mapping[str, int]
     stack_bytes: int
     makefile: str
+    rows: bool = False
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -61,17 +63,22 @@ def source(name: str) -> str:
 OBJECTS = "model_"
 """What the names of a compiled model's object files begin with."""
 
+_ROWS_BYTES = 24
+"""Counters of an engine that takes rows."""
+
 STACK_BYTES = 2048
 """Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""
 
 
-def compiled(model: bytes, title: str, flash_budget: int = 0, plan: str = "whole") -> Engine:
+def compiled(
+    model: bytes, title: str, flash_budget: int = 0, plan: str = "whole", rows: bool = False
+) -> Engine:
     """The model compiled to C, see :func:`compile.compile_model`.
 
     Raises:
         TFLiteError: the model is not supported.
     """
-    built = compiler.compile_model(model, title, flash_budget, plan=plan)
+    built = compiler.compile_model(model, title, flash_budget, plan=plan, rows=rows)
     return _of_c(built.files(), built.manifest())
 
 
@@ -105,7 +112,7 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
     }
     files |= {"compiled.c": source("compiled.c"), "marks.h": source("marks.h")}
     arena, layers = manifest["arena_bytes"], manifest["layers"]
-    state = manifest.get("state_bytes", 0)
+    state, row = manifest.get("state_bytes", 0), manifest.get("input_row_bytes", 0)
     constants = manifest["weights_bytes"] + manifest["tables_bytes"]
     objects = [
         name.replace("/", "_").removesuffix(".c") + ".o" for name in files if name.endswith(".c")
@@ -120,8 +127,10 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
         ram={
             "arena": -(-arena // 8) * 8,
             **({"state": -(-state // 8) * 8} if state else {}),
+            **({"a row of the input": row + _ROWS_BYTES} if row else {}),
             "layer times": 8 * len(layers),
         },
         stack_bytes=STACK_BYTES,
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
+        rows=row > 0,
     )

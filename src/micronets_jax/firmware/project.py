@@ -187,6 +187,7 @@ def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
 #define FIRMWARE_OUTPUT_BYTES {sizes["output"]}
 #define FIRMWARE_LAYERS {len(engine.layers)}
 #define FIRMWARE_ARENA_BYTES {engine.arena_bytes}
+#define FIRMWARE_ROWS {int(engine.rows)}
 #define FIRMWARE_AUDIO {int(hearing is not None)}
 #define FIRMWARE_AUDIO_SAMPLES {hearing.samples if hearing else 0}
 

@@ -29,10 +29,63 @@ const char *engine_start(void)
     return 0;
 }
 
+static void marks_begin(void)
+{
+    for (int i = 0; i < FIRMWARE_LAYERS; i++)
+        engine_marks[i] = 0;
+}
+
+static void marks_end(uint64_t end)
+{
+    for (int i = 0; i < FIRMWARE_LAYERS; i++)
+        engine_marks[i] = end += engine_marks[i];
+}
+
+#if FIRMWARE_ROWS
+static int8_t row[MODEL_INPUT_ROW_BYTES];
+static uint32_t filled;
+static uint64_t taken;
+static int status;
+
+void engine_begin(void)
+{
+    marks_begin();
+    model_begin(arena);
+    filled = 0;
+    taken = 0;
+    status = 0;
+}
+
+void engine_take(const uint8_t *bytes, uint32_t count)
+{
+    while (count--) {
+        row[filled++] = (int8_t)*bytes++;
+        if (filled == MODEL_INPUT_ROW_BYTES) {
+            const uint64_t start = marked = core_ticks();
+            const int failed = model_push(arena, row, 1);
+            status = status ? status : failed;
+            taken += core_ticks() - start;
+            filled = 0;
+        }
+    }
+}
+
+uint64_t engine_taken(void)
+{
+    return taken;
+}
+
+void *engine_input(int index)
+{
+    (void)index;
+    return 0; /* it is never whole */
+}
+#else
 void *engine_input(int index)
 {
     return model_input(arena, index);
 }
+#endif
 
 const void *engine_output(int index)
 {
@@ -41,18 +94,18 @@ const void *engine_output(int index)
 
 int engine_run(void)
 {
+    const uint64_t start = core_ticks();
+#if !FIRMWARE_ROWS
     int status;
-    uint64_t end = core_ticks();
-    for (int i = 0; i < FIRMWARE_LAYERS; i++)
-        engine_marks[i] = 0;
-    marked = end;
+    marks_begin();
+    marked = start;
 #ifdef MODEL_STATE_BYTES
     status = model_run(arena, state); /* what is remembered stays until the board restarts */
 #else
     status = model_run(arena);
 #endif
-    for (int i = 0; i < FIRMWARE_LAYERS; i++)
-        engine_marks[i] = end += engine_marks[i];
+#endif
+    marks_end(start);
     return status;
 }
 

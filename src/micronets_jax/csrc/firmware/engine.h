@@ -12,6 +12,12 @@ const char *engine_start(void); /* 0, or a sentence that says why there is no mo
 void *engine_input(int index);
 const void *engine_output(int index);
 int engine_run(void); /* 0, or the runtime's error */
+
+/* Only of a model whose input comes row by row (FIRMWARE_ROWS): forget the rows that came; the next
+ * bytes of the input, on which it computes as far as they allow; what that took so far. */
+void engine_begin(void);
+void engine_take(const uint8_t *bytes, uint32_t count);
+uint64_t engine_taken(void);
 uint32_t engine_arena_used(void);
 
 /* Ticks at the end of every layer of the last run, as if one layer ran after the other. */

@@ -64,14 +64,34 @@ static void transfer(int output, uint32_t offset, uint8_t *buffer, uint32_t leng
     }
 }
 
+/* The next bytes of the inputs. */
+static void take(uint32_t offset, uint8_t *bytes, uint32_t length)
+{
+#if FIRMWARE_ROWS
+    if (offset == 0) {
+        core_paint_stack();
+        core_restart_clock();
+        engine_begin();
+    }
+    engine_take(bytes, length);
+#else
+    transfer(0, offset, bytes, length, 1);
+#endif
+}
+
 static void run(void)
 {
     uint64_t start;
+#if !FIRMWARE_ROWS
     core_paint_stack();
     core_restart_clock();
+#endif
     start = core_ticks();
     done.status = engine_run();
     done.ticks = core_ticks() - start;
+#if FIRMWARE_ROWS
+    done.ticks += engine_taken();
+#endif
     for (int i = 0; i < FIRMWARE_LAYERS; i++)
         engine_marks[i] -= start;
     done.stack_bytes = core_stack_used();
@@ -94,18 +114,18 @@ static void built_in(void)
     }
     done.frontend_ticks = frontend_ticks;
 #else
-    for (int i = 0; i < INPUTS; i++)
+    for (uint32_t i = 0, offset = 0; i < INPUTS; offset += input_bytes[i++])
         for (uint32_t at = 0; at < input_bytes[i];) {
+            const uint32_t size = input_floats[i] ? sizeof(float) : 1;
             float number;
-            uint8_t byte;
+            uint8_t bytes[sizeof number];
             state = state * 1664525u + 1013904223u;
-            byte = (uint8_t)(state >> 24);
-            number = (float)((int)byte - 128) / 32;
+            bytes[0] = (uint8_t)(state >> 24);
+            number = (float)((int)bytes[0] - 128) / 32;
             if (input_floats[i])
-                memcpy(part(0, i) + at, &number, sizeof number);
-            else
-                part(0, i)[at] = byte;
-            at += input_floats[i] ? (uint32_t)sizeof number : 1;
+                memcpy(bytes, &number, sizeof number);
+            take(offset + at, bytes, size);
+            at += size;
         }
 #endif
     run();
@@ -211,8 +231,10 @@ static void load(void)
                length > total(input_bytes, INPUTS) - frame.argument) {
         refuse("more came than the inputs hold");
     } else {
-        transfer(0, frame.argument, frame.payload, length, 1);
-        loaded = frame.argument + length;
+        if (!FIRMWARE_ROWS || frame.argument == loaded || frame.argument == 0) {
+            take(frame.argument, frame.payload, length);
+            loaded = frame.argument + length;
+        } /* else these rows came before */
         done.frontend_ticks = 0;
         reply(0, 0);
     }
@@ -295,7 +317,10 @@ static void answer(void)
         read_back(0, total(output_bytes, OUTPUTS), 1);
         break;
     case PROTOCOL_READ_INPUT:
-        read_back(0, total(input_bytes, INPUTS), 0);
+        if (FIRMWARE_ROWS)
+            refuse("rows of the input are not kept");
+        else
+            read_back(0, total(input_bytes, INPUTS), 0);
         break;
     case PROTOCOL_READ_LAYERS:
         read_back((const uint8_t *)engine_marks, 8 * FIRMWARE_LAYERS, 0);
