@@ -24,10 +24,9 @@ import tyro
 
 from micronets_jax import budgets, devices, tinyengine
 from micronets_jax.network import Network
-from micronets_jax.spaces import MCUNet
-from micronets_jax.spaces.survey import RESOLUTIONS, SAMPLES, WIDTHS, Survey, best, survey, table
+from micronets_jax.recipes import Family
+from micronets_jax.spaces.survey import SAMPLES, Survey, best, family, survey, table
 
-PAPER_EXPANSIONS = (3, 4, 6)
 SRAM_BYTES, FLASH_BYTES = 320 * 1024, 1024 * 1024
 
 
@@ -55,11 +54,7 @@ def within(network: Network) -> Any:
 
 def main(options: Options) -> None:
     """Print the best spaces, how they agree with the published ones, and the time it took."""
-    spaces = [
-        MCUNet((side, side, 3), options.classes, width, expansions=PAPER_EXPANSIONS)
-        for width in WIDTHS
-        for side in RESOLUTIONS
-    ]
+    spaces = family(Family(), 3, options.classes)
     fits: Callable[[Network], Any] = within
     if options.board:
         device = devices.device(options.board)

@@ -4,6 +4,7 @@ Paper: MicroNets (Banbury et al., MLSys 2021), section 5.2.1, on Visual Wake Wor
 
     python -m experiments.vww                                 # embedded data, this machine
     python -m experiments.vww --data ./coco --input.size 160 160 --device STM32F746ZG
+    python -m experiments.vww --method tinynas --data ./photos   # a folder with person, not_person
     python -m experiments.vww --preset paper --data ./coco --accelerator tpu
     python -m experiments.vww --predict photo.jpg --workdir runs/vww-quick
 
@@ -20,11 +21,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import DNAS, FloatTraining, ImageAugmentation, Limits, Training
+from micronets_jax.recipes import DNAS, Family, FloatTraining, ImageAugmentation, Limits, Training
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
     from micronets_jax.spaces import MobileNetV2
+    from micronets_jax.spaces.survey import Survey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Input:
     """What the network reads."""
 
     size: tuple[int, int] = (50, 50)
-    """Rows and columns; the paper's medium board takes 160 160."""
+    """Rows and columns; the paper's medium board takes 160 160. TinyNAS chooses its own."""
     colour: bool = False
     """Red, green and blue instead of grey."""
 
@@ -73,6 +75,7 @@ class Options(experiment.Options):
     input: Input = Input()
     augmentation: ImageAugmentation = ImageAugmentation()
     space: Space = Space()
+    family: Family = Family()
 
 
 PAPER = FloatTraining(
@@ -92,6 +95,7 @@ PRESETS = {
         budget=Limits(mops=1.0),
         input=Input(size=(32, 32)),
         space=Space(width=0.25),
+        family=Family((0.2,), (32,), depths=(1, 2), kernels=(3, 5), expansions=(2, 3)),
         search=DNAS(epochs=2, trials=1, batch_size=32),
         train=FloatTraining(epochs=3, batch_size=32),
         quantize=Training(epochs=1, batch_size=32, learning_rate=0.0005),
@@ -100,6 +104,7 @@ PRESETS = {
         preset="quick",
         budget=Limits(mops=3.0),
         space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
+        family=Family((0.2, 0.3, 0.4, 0.5), (32, 48, 64), depths=(1, 2), kernels=(3, 5)),
         search=DNAS(epochs=3, batch_size=64, start="even", trials=2, trial_epochs=4),
         train=FloatTraining(steps=5620, batch_size=32),
         quantize=Training(steps=281, learning_rate=0.0005),
@@ -120,17 +125,36 @@ def task(options: Options) -> Task:
     """Scenes, pixels, inverted bottlenecks."""
     from micronets_jax import data, metrics, pipeline
 
-    frontend = data.Pixels(*options.input.size, channels=3 if options.input.colour else 1)
+    channels = 3 if options.input.colour else 1
+    surveys = surveyed(options, channels) if options.method == "tinynas" else []
+    rows, columns = surveys[0].space.input_shape[:2] if surveys else options.input.size
+    frontend = data.Pixels(rows, columns, channels=channels)
     dataset = data.visual_wake_words.load(
         options.data, frontend, size=options.preset, seed=options.seed
     )
+    space = options.space.build(frontend.shape, dataset.num_classes)
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
         augmentation=data.augment.Images(options.augmentation),
-        space=options.space.build(frontend.shape, dataset.num_classes),
+        space=surveys[0].space if surveys else space,
         metric=metrics.accuracy,
+        surveys=surveys,
     )
+
+
+def surveyed(options: Options, channels: int) -> list[Survey]:
+    """The spaces that TinyNAS may choose from, the chosen one first."""
+    from micronets_jax import data
+    from micronets_jax.spaces import survey
+
+    num_classes = len(data.visual_wake_words.CLASS_NAMES)
+    offered = survey.family(options.family, channels, num_classes)
+    found = survey.survey(offered, experiment.budget(options).fits, seed=options.seed)
+    chosen = survey.best(found)
+    print(survey.table(found))
+    print(f"space: {chosen}")
+    return [chosen, *(one for one in found if one is not chosen)]
 
 
 VWW = experiment.Experiment("vww", PRESETS, task)

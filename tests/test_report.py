@@ -350,6 +350,26 @@ def test_anomaly_detection_shows_machines_instead_of_a_confusion_matrix() -> Non
     assert "sound recordings taken for failing" in text
 
 
+def test_the_space_and_the_front_of_the_population_are_shown() -> None:
+    """Of four judged members two are on the front: fewest operations, and the least loss."""
+    spaces = [
+        {"space": "w0.3-r64", "chosen": True, "fit": 0.5, "mean_mops": 2.5, "mops": [2.0] * 21},
+        {"space": "w0.2-r48", "chosen": False, "fit": 1.0, "mean_mops": 0.5, "mops": [0.5] * 21},
+        {"space": "w1-r224", "chosen": False, "fit": 0.0, "mean_mops": 0.0, "mops": [0.0] * 21},
+    ]
+    judged = [("a", 2.0, 0.40), ("b", 1.0, 0.50), ("c", 1.5, 0.55), ("d", 2.5, 0.45)]
+    proposals = [
+        {"proposal": name, "mops": mops, "held_out_loss": loss} for name, mops, loss in judged
+    ]
+    page = report.render(SUMMARY, spaces=spaces, proposals=proposals)
+    assert "w0.3-r64, chosen" in page and "w0.2-r48" in page and "w1-r224" not in page
+    population = page[page.index("Population") : page.index("Held-out loss along the front")]
+    assert re.findall(r'scope="row">(\w)<', population) == ["a", "b"]
+    assert "Of 4 members" in population
+    unjudged = [{**row, "held_out_loss": None} for row in proposals]
+    assert "Population" not in report.render(SUMMARY, proposals=unjudged)
+
+
 def test_lines_of_a_chart_differ_in_colour_or_dashes():
     page = str(report.render(SUMMARY))
     styles = dict(re.findall(r"\.(s\d) \{ ([^}]*) \}", page))

@@ -35,6 +35,9 @@ def problem(**changes):
 SETTINGS = {
     "dnas": recipes.DNAS(epochs=16, batch_size=32, warmup=0.2, trials=3, trial_epochs=2, bits=0),
     "random": recipes.Random(batch_size=32, trials=3, trial_epochs=2),
+    "tinynas": recipes.TinyNAS(
+        epochs=6, batch_size=32, population=20, parents=5, rounds=3, calibration=32, judged=64
+    ),
 }
 METHODS = pytest.mark.parametrize("method", SETTINGS)
 

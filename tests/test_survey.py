@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from micronets_jax import cost, tinyengine
+from micronets_jax import cost, decisions, tinyengine
 from micronets_jax.spaces import MCUNet, survey
 from micronets_jax.spaces.mcunet import Stage
 
@@ -27,7 +27,7 @@ def found():
 
 
 def test_every_draw_is_costed_as_its_member(found):
-    drawn = survey.members_of(SPACES[0], 40, 0)
+    drawn = decisions.uniform(np.random.default_rng(0), SPACES[0].decisions(), 40)
     assert [one.space for one in found] == SPACES
     for one in found:
         for i in range(0, 40, 7):
@@ -60,5 +60,6 @@ def test_spaces_share_a_program_only_if_wired_alike():
     for width in (0.25, 0.5):
         space = MCUNet((16, 16, 1), 3, width, (Stage(80, 2), Stage(96, 1), Stage(96, 1)), (1,))
         (one,) = survey.survey([space], small, count=2)
-        member = space.decode(jax.tree.map(lambda leaf: leaf[1], survey.members_of(space, 2, 0)))
+        drawn = decisions.uniform(np.random.default_rng(0), space.decisions(), 2)
+        member = space.decode(jax.tree.map(lambda leaf: leaf[1], drawn))
         assert one.macs[1] == cost.macs(member)

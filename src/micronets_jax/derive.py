@@ -6,15 +6,16 @@ the supernet have it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from micronets_jax import supernet
-from micronets_jax.network import Network
+from micronets_jax.network import Network, consumers
 from micronets_jax.spaces.mobilenet_v2 import without_kernel
 
 Variables = dict[str, Any]
@@ -97,22 +98,91 @@ def recalibrate(
     Raises:
         ValueError: ``batches`` is empty.
     """
-    model = supernet.Supernet(network)
-    before = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
-
-    @jax.jit
-    def moments(x: Array) -> Variables:
-        changed = model.apply(
-            {"params": variables["params"], "batch_stats": before},
-            x,
-            train=True,
-            mutable=["batch_stats"],
-        )[1]
-        # One step from zero is the batch's own moment times what a step takes of it.
-        return jax.tree.map(lambda m: m / (1 - supernet.MOMENTUM), changed["batch_stats"])
-
-    seen = [moments(x) for x in batches]
+    compute = jax.jit(functools.partial(moments, supernet.Supernet(network)))
+    seen = [compute(variables["params"], variables["batch_stats"], x) for x in batches]
     if not seen:
         raise ValueError("batches is empty: give at least one batch to take moments from")
     mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *seen)
     return {"params": variables["params"], "batch_stats": mean}
+
+
+def moments(
+    model: supernet.Supernet,
+    params: Variables,
+    batch_stats: Variables,
+    x: Float[Array, "batch rows columns channels"],
+    architecture: supernet.Architecture | None = None,
+) -> Variables:
+    """Batch-norm moments of one batch, each normalised by those before it.
+
+    Args:
+        model: a supernet, or a network of its own.
+        params: its weights.
+        batch_stats: moments whose values do not matter.
+        x: inputs.
+        architecture: of the supernet.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, batch_stats)
+    _, changed = model.apply(
+        {"params": params, "batch_stats": zeros},
+        x,
+        architecture,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    # One step from zero is the batch's own moment times what a step takes of it.
+    return jax.tree.map(lambda m: m / (1 - supernet.MOMENTUM), changed["batch_stats"])
+
+
+# ---------------------------------------------------------------- which channels come first
+
+
+def importance(network: Network, params: Variables) -> dict[str, Int[Array, " channels"]]:
+    """For each inverted bottleneck the order of its expanded channels, the most important first.
+
+    A channel is as important as the sum of the absolute weights by which the projection reads it
+    (Cai et al., "Once-for-All", ICLR 2020, section 3.3).
+
+    Returns:
+        Channels by the name of the expansion.
+    """
+    return {
+        expand: jnp.argsort(-jnp.sum(jnp.abs(params[project]["kernel"]), axis=(0, 1, 3)))
+        for expand, _, project in _bottlenecks(network)
+    }
+
+
+def reorder(
+    network: Network, order: dict[str, Int[Array, " channels"]], tree: Variables
+) -> Variables:
+    """Weights, or moments, with expanded channels in another order; the network computes the same.
+
+    Args:
+        order: of :func:`importance`.
+        tree: by layer, then by name; layers that are not in it are passed over.
+    """
+    moved = dict(tree)
+    for expand, depthwise, project in _bottlenecks(network):
+        for name in (expand, depthwise):
+            if name in moved:
+                made = jax.tree.map(lambda leaf, e=expand: leaf[..., order[e]], moved[name])
+                moved[name] = made
+        if "kernel" in moved.get(project, {}):
+            kernel = moved[project]["kernel"][:, :, order[expand]]
+            moved[project] = {**moved[project], "kernel": kernel}
+    return moved
+
+
+def _bottlenecks(network: Network) -> list[tuple[str, str, str]]:
+    """Convolutions that nothing reads but a depthwise one that nothing reads but a third."""
+    readers, found = consumers(network), []
+    for layer in network:
+        if layer.kind != "conv" or len(readers[layer.name]) != 1:
+            continue
+        depthwise = network[readers[layer.name][0]]
+        if depthwise.kind != "depthwise" or len(readers[depthwise.name]) != 1:
+            continue
+        project = network[readers[depthwise.name][0]]
+        if project.kind == "conv":
+            found.append((layer.name, depthwise.name, project.name))
+    return found

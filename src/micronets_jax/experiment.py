@@ -23,10 +23,12 @@ from micronets_jax.recipes import (
     FloatTraining,
     Limits,
     Search,
+    TinyNAS,
     Training,
 )
 
 if TYPE_CHECKING:
+    from micronets_jax.budgets import Budget
     from micronets_jax.pipeline import Plan, Task
 
 
@@ -122,6 +124,9 @@ class Experiment(Generic[Given]):
         method = METHODS.get(value_of("--method", arguments) or default.method)
         if method and not isinstance(default.search, method):
             default = dataclasses.replace(default, search=method.instead_of(default.search))
+            # The weights that an evolution judged its members by are theirs to go on with.
+            inherited = dataclasses.replace(default.train, from_supernet=method is TinyNAS)
+            default = dataclasses.replace(default, train=inherited)
         return tyro.cli(
             type(default),
             args=arguments,
@@ -151,7 +156,9 @@ class Experiment(Generic[Given]):
             raise ValueError(
                 f"method={options.method!r} is not known; choose from {', '.join(METHODS)}"
             )
-        device = devices.device(options.device)
+        limits = budget(options)
+        assert limits.device is not None
+        device = limits.device
         if options.firmware and device.startup is None:
             print(f"{device.name}: {devices.NO_STARTUP}")
         elif options.firmware and options.runtime == "tflm":
@@ -161,17 +168,16 @@ class Experiment(Generic[Given]):
                 print(
                     "TFLM_INCLUDE and TFLM_LIBRARY name no library: the firmware will be compiled C"
                 )
-        budget = budgets.Budget.of(device, options.budget, latency_runtime=options.runtime)
         print(f"computing on {accelerators.select(options.accelerator)}")
         task = self.task(options)
         if options.bits != Bits():
             task = dataclasses.replace(task, space=WithBits(task.space, options.bits))
         look = data.look.at(task.dataset)
         print(*look.lines(), sep="\n")
-        budgets.feasible(task.space, budget)
+        budgets.feasible(task.space, limits)
         plan = pipeline.Plan(
             **vars(task),
-            budget=budget,
+            budget=limits,
             device=device,
             search=options.search,
             train=options.train,
@@ -216,6 +222,18 @@ class Experiment(Generic[Given]):
 
         for name, probability in pipeline.classify(folder, path)[:3]:
             print(f"{name:12} {probability:6.1%}")
+
+
+def budget(options: Options) -> Budget:
+    """The limits that these options stand for: the board's, where none is given.
+
+    Raises:
+        ValueError: no such board, or limits that cannot be.
+    """
+    from micronets_jax import budgets, devices
+
+    device = devices.device(options.device)
+    return budgets.Budget.of(device, options.budget, latency_runtime=options.runtime)
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:

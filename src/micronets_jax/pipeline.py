@@ -15,7 +15,7 @@ import pathlib
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -49,7 +49,7 @@ from micronets_jax.data import Augmentation, Dataset, FrontEnd
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
 from micronets_jax.network import Network
-from micronets_jax.spaces import Space
+from micronets_jax.spaces import Space, survey
 from micronets_jax.workdir import Workdir, WorkdirError
 
 NUM_SAMPLES = 64
@@ -58,7 +58,9 @@ NUM_SAMPLES = 64
 CALIBRATION_BATCHES = 4
 
 NETWORK, CONTEST = "network.json", "contest.json"
-"""Files of the network found, and of the trials by which it was."""
+SPACES, PROPOSALS = "spaces.json", "proposals.json"
+"""Files of the network found, of the trials by which it was, of the spaces that could be chosen and
+of what the search proposed."""
 
 FIRMWARE = "firmware"
 """The folder of the firmware in that of a run."""
@@ -80,6 +82,7 @@ class Task:
         augmentation: of training examples.
         space: what may be chosen.
         metric: what the result is judged by.
+        surveys: of the spaces among which this one was chosen, if it was.
         num_tflm: test examples at most for TensorFlow Lite Micro, whose portable kernels are slow.
     """
 
@@ -88,6 +91,7 @@ class Task:
     augmentation: Augmentation
     space: Space
     metric: metrics.Metric = metrics.accuracy
+    surveys: Sequence[survey.Survey] = ()
     num_tflm: int = 1000
 
 
@@ -262,6 +266,9 @@ def _contest(
     if path.is_file():  # it was decided before the run was stopped
         return network.from_json(path.read_text())
     proposed = [] if state is None else made.proposals(state)
+    if plan.surveys:
+        workdir.write(SPACES, json.dumps(survey.records(plan.surveys), indent=1) + "\n")
+    workdir.write(PROPOSALS, json.dumps([_listed(plan, one) for one in proposed], indent=1) + "\n")
     choice, trials = search.decide(proposed, plan.search, problem(plan), witness)
     found = plan.space.decode(choice)
     if trials:
@@ -277,6 +284,14 @@ def _contest(
         workdir.write(CONTEST, json.dumps(rows, indent=2) + "\n")
     workdir.write(NETWORK, network.to_json(found))
     return found
+
+
+def _listed(plan: Plan, proposal: search.Proposal) -> dict[str, Any]:
+    return {
+        "proposal": proposal.name,
+        "mops": cost.ops(plan.space.decode(proposal.choice)) / 1e6,
+        "held_out_loss": proposal.loss,
+    }
 
 
 def _teacher(plan: Plan, workdir: Workdir, display: Display) -> Teacher | None:

@@ -64,11 +64,16 @@ class Search:
         _precision(self.precision)
 
     @classmethod
-    def instead_of(cls, other: Search) -> Search:
-        """This search with what another one says of steps and contest, but its own epochs."""
+    def instead_of(cls, other: Search, **own: int) -> Search:
+        """This search with what another one says of steps and contest, but its own epochs.
+
+        Args:
+            other: whose settings are taken over.
+            own: settings that are not.
+        """
         shared = {f.name: getattr(other, f.name) for f in dataclasses.fields(Search)}
         del shared["epochs"]
-        return cls(**shared)
+        return cls(**{**shared, **own})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +140,88 @@ class Random(Search):
             raise ValueError(f"epochs={self.epochs}: a random search has only trials; give 0")
 
     @classmethod
-    def instead_of(cls, other: Search) -> Search:
+    def instead_of(cls, other: Search, **own: int) -> Search:
         """Deciding takes at most as long as searching, so twice the trials take the same time."""
-        return dataclasses.replace(super().instead_of(other), trials=2 * other.trials)
+        return super().instead_of(other, **{"trials": 2 * other.trials, **own})
 
 
-METHODS: dict[str, type[Search]] = {"dnas": DNAS, "random": Random}
+@dataclasses.dataclass(frozen=True)
+class TinyNAS(Search):
+    """How a one-shot search runs (MCUNet, section 3.1): a supernet, then an evolution.
+
+    Shares and numbers are the paper's but where marked (ours).
+    """
+
+    epochs: int = 30
+    """Passes over the training data; half of it trains weights, half judges members."""
+    samples: int = 4
+    """Networks per step: the largest, the smallest and some drawn. (The paper draws all four.)"""
+    trials: int = 1
+    """Proposals trained briefly from scratch; 1 takes the best as it is, with its weights."""
+    warmup: float = 1 / 3
+    """Share of the steps in which only the largest network learns."""
+    population: int = 100
+    """Members of a generation."""
+    parents: int = 20
+    """Of these, the best, whose children are the next."""
+    rounds: int = 30
+    """Generations after the first."""
+    mutation: float = 0.1
+    """Probability that a mutant's decision is drawn anew."""
+    calibration: int = 64
+    """Training examples from which a member's batch-norm moments are taken. (Ours.)"""
+    judged: int = 256
+    """Held-out examples that a member is judged by. (Ours.)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(1, epochs=self.epochs, parents=self.parents, calibration=self.calibration)
+        _at_least(1, judged=self.judged)
+        _at_least(2, population=self.population)
+        _at_least(3, samples=self.samples)
+        _at_least(0, warmup=self.warmup, rounds=self.rounds, mutation=self.mutation)
+        if self.warmup >= 1:
+            raise ValueError(f"warmup={self.warmup}: give a share of the steps below 1")
+        if self.mutation > 1:
+            raise ValueError(f"mutation={self.mutation}: give a probability")
+        if self.parents > self.population:
+            raise ValueError(
+                f"parents={self.parents}: the population has only {self.population}; give fewer"
+            )
+
+    @classmethod
+    def instead_of(cls, other: Search, **own: int) -> Search:
+        """Three times the other's epochs, a third of them for the largest network as in the paper,
+        and as many rounds as that, at most the paper's."""
+        epochs = 3 * other.epochs or cls.epochs
+        ours = {"epochs": epochs, "rounds": min(epochs, cls.rounds), "trials": cls.trials}
+        return super().instead_of(other, **{**ours, "samples": cls.samples, **own})
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The spaces that ``--method tinynas`` chooses from: each of these widths with each of these
+    sides. (Those of MCUNet, but for expansions of 5, which its released networks have.)"""
+
+    widths: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    """Multiply the channels of ProxylessNAS."""
+    sides: tuple[int, ...] = tuple(range(48, 225, 16))
+    """Rows and columns of the pictures, in place of any other size that is given."""
+    depths: tuple[int, ...] = (2, 3, 4)
+    """Blocks of each stage that a member may have."""
+    kernels: tuple[int, ...] = (3, 5, 7)
+    """Sizes of depthwise convolutions."""
+    expansions: tuple[int, ...] = (3, 4, 6)
+    """Channels between for each that a block reads."""
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "sides"):
+            values = getattr(self, name)
+            if not values or not min(values) > 0:
+                raise ValueError(f"{name}={values}: give numbers above 0")
+
+
+METHODS: dict[str, type[Search]] = {"dnas": DNAS, "random": Random, "tinynas": TinyNAS}
 """What ``--method`` chooses from."""
 
 

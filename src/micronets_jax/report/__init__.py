@@ -20,10 +20,11 @@ from typing import Any
 from micronets_jax import files, network
 from micronets_jax.network import Network
 from micronets_jax.report import markup, sections
-from micronets_jax.report.sections import Metrics, Summary, Trials
+from micronets_jax.report.sections import Metrics, Records, Summary
 
 SUMMARY, NETWORK, METRICS = "summary.json", "network.json", "metrics.jsonl"
-CONTEST, EXAMPLES, REPORT = "contest.json", "examples.json", "report.html"
+SPACES, PROPOSALS, CONTEST = "spaces.json", "proposals.json", "contest.json"
+EXAMPLES, REPORT = "examples.json", "report.html"
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -39,10 +40,11 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     summary = _parse(workdir / SUMMARY, json.loads)
     found = _parse(workdir / NETWORK, network.from_json)
     metrics = _parse(workdir / METRICS, _lines)
-    trials = _parse(workdir / CONTEST, json.loads)
-    examples = _parse(workdir / EXAMPLES, json.loads)
+    trials, spaces, proposals, examples = (
+        _parse(workdir / name, json.loads) or () for name in (CONTEST, SPACES, PROPOSALS, EXAMPLES)
+    )
     page = render(
-        summary, found, metrics or (), _sizes(workdir), trials or (), examples=examples or ()
+        summary, found, metrics or (), _sizes(workdir), trials, spaces, proposals, examples
     )
     return files.write(workdir / REPORT, page)
 
@@ -52,7 +54,9 @@ def render(
     found: Network | None = None,
     metrics: Metrics = (),
     files: Mapping[str, int] | None = None,
-    trials: Trials = (),
+    trials: Records = (),
+    spaces: Records = (),
+    proposals: Records = (),
     examples: Sequence[Mapping[str, str]] = (),
 ) -> str:
     """The page's text.
@@ -63,6 +67,8 @@ def render(
         metrics: what ``metrics.jsonl`` says, in the order of time.
         files: bytes of each file or folder of :data:`sections.FILES` that is there.
         trials: what ``contest.json`` says, the best first.
+        spaces: what ``spaces.json`` says of those among which one was chosen.
+        proposals: what ``proposals.json`` says of the networks that the search proposed.
         examples: what ``examples.json`` says: class and PNG of a few examples.
     """
     parts = [
@@ -77,7 +83,9 @@ def render(
             sections.memory_over_time(summary, found),
             class_="pair",
         ),
+        sections.spaces(spaces),
         sections.search(summary, metrics),
+        sections.proposals(proposals),
         sections.contest(trials),
         sections.training(metrics),
         sections.layers(found),

@@ -15,8 +15,8 @@ from micronets_jax.report import markup
 from micronets_jax.report.markup import Html, Number, tag
 
 Summary = Mapping[str, Any]
-Metrics = Sequence[Mapping[str, Any]]
-Trials = Sequence[Mapping[str, Any]]
+Records = Sequence[Mapping[str, Any]]
+Metrics = Records
 
 FILES = {
     "model.tflite": "the int8 model, to be built into firmware or run on a desktop",
@@ -30,6 +30,8 @@ FILES = {
     "weights": "trained weights and ranges, an Orbax checkpoint",
     "summary.json": "every number of this page",
     "examples.json": "the pictures of this page",
+    "spaces.json": "what fits of each space that could be chosen",
+    "proposals.json": "the networks that the search proposed, the most promising first",
     "metrics.jsonl": "one line for each epoch",
     "events.out.tfevents": "the same for TensorBoard",
     "config.json": "everything that decided this run",
@@ -488,7 +490,7 @@ def search(summary: Summary, metrics: Metrics) -> Html | None:
     return markup.section("Search", note, tag("div", charts, class_="pair"))
 
 
-def contest(trials: Trials) -> Html | None:
+def contest(trials: Records) -> Html | None:
     """What the search proposed, and how each did in a short training."""
     if not trials:
         return None
@@ -508,6 +510,86 @@ def contest(trials: Trials) -> Html | None:
         "first one was built."
     )
     return markup.section("Contest", note, markup.table("Contest", head, rows, 2))
+
+
+def spaces(records: Records) -> Html | None:
+    """Which space was chosen, and by what: the operations of members that fit."""
+    if not records:
+        return None
+    named = [row for row in records if row["fit"]][:8]
+    rows = [
+        (
+            f"{row['space']}, chosen" if row["chosen"] else row["space"],
+            _percent(row["fit"], 0),
+            f"{row['mean_mops']:.2f}",
+            f"{row['mops'][16]:.2f}",
+        )
+        for row in named
+    ]
+    note = (
+        "Members of each space were drawn and planned exactly. Of the spaces of which enough fit, "
+        "the one is chosen whose fitting members have most operations on average: w is the "
+        "width, r the side of the picture."
+    )
+    lines = {row["space"]: list(zip(TWENTIETHS, row["mops"], strict=True)) for row in named}
+    return markup.section(
+        "Space",
+        note,
+        tag(
+            "div",
+            markup.table("Spaces", ("space", "fit", "mean Mops", "top fifth above"), rows, 1),
+            markup.chart(
+                "Million operations of members that fit",
+                lines,
+                "{:.2f}",
+                across="share of members with fewer",
+            ),
+            class_="pair",
+        ),
+    )
+
+
+TWENTIETHS = [i / 20 for i in range(21)]
+
+
+def proposals(records: Records) -> Html | None:
+    """What the search proposed; where it judged, which of it nothing cheaper beats."""
+    judged = sorted((row for row in records if row["held_out_loss"] is not None), key=_cost)
+    if not judged:
+        return None
+    front: list[Mapping[str, Any]] = []
+    for row in judged:
+        if not front or row["held_out_loss"] < front[-1]["held_out_loss"]:
+            front.append(row)
+    most = max(row["mops"] for row in judged)
+    points = [(row["mops"] / most, row["held_out_loss"]) for row in front]
+    rows = [
+        (row["proposal"], f"{row['mops']:.2f}", f"{row['held_out_loss']:.3f}")
+        for row in reversed(front)
+    ]
+    note = (
+        f"Of {len(judged)} members of the last generation, judged by the weights they share, those "
+        "that no member with fewer operations beats. The chosen network is the best of all."
+    )
+    return markup.section(
+        "Population",
+        note,
+        tag(
+            "div",
+            markup.table("Front", ("member", "Mops", "held-out loss"), rows, 1),
+            markup.chart(
+                "Held-out loss along the front",
+                {"front": points},
+                "{:.3f}",
+                across=f"operations, 100% is {most:.2f} million",
+            ),
+            class_="pair",
+        ),
+    )
+
+
+def _cost(row: Mapping[str, Any]) -> tuple[Number, Number]:
+    return row["mops"], row["held_out_loss"]
 
 
 def training(metrics: Metrics) -> Html | None:

@@ -13,6 +13,7 @@ from micronets_jax.search.base import Batch, Metrics, Problem, Proposal, Search,
 from micronets_jax.search.contest import Trial, decide
 from micronets_jax.search.dnas import DNAS
 from micronets_jax.search.random import Random
+from micronets_jax.search.tinynas import TinyNAS
 
 __all__ = [
     "SEARCHES",
@@ -30,6 +31,7 @@ __all__ = [
 SEARCHES: dict[type[recipes.Search], Callable[[Any, Problem], Search]] = {
     recipes.DNAS: DNAS,
     recipes.Random: Random,
+    recipes.TinyNAS: TinyNAS,
 }
 """Which search runs by which settings."""
 

@@ -60,10 +60,17 @@ class Batch(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """A choice that a search proposes, and for people why."""
+    """A choice that a search proposes, and for people why.
+
+    Attributes:
+        name: for people.
+        choice: int32 one-hot.
+        loss: held out, under shared weights, where the search judged it.
+    """
 
     name: str
     choice: Choice
+    loss: float | None = None
 
 
 @runtime_checkable
@@ -146,6 +153,15 @@ def held_out(
         (compute(clips), jnp.asarray(labels))
         for (clips, labels), _ in zip(batches, range(HELD_OUT_BATCHES), strict=False)
     ]
+
+
+def examples(
+    problem: Problem, half: int, count: int
+) -> tuple[Float[Array, "batch ..."], Int[Array, " batch"]]:
+    """Inputs, not augmented, and labels of up to so many examples of a half, as one batch."""
+    split = problem.halves[half]
+    raw, labels = next(iter(split.batches(min(count, len(split)), problem.seed, 0)))
+    return jax.jit(problem.frontend)(raw), jnp.asarray(labels)
 
 
 def _steps_per_epoch(settings: recipes.Search, problem: Problem) -> int:

@@ -17,14 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from micronets_jax import accelerators, cost, decisions
+from micronets_jax import accelerators, cost, decisions, recipes
 from micronets_jax.decisions import Choice
 from micronets_jax.network import Network
 from micronets_jax.spaces.mcunet import MCUNet
-
-WIDTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-RESOLUTIONS = tuple(range(48, 225, 16))
-"""The paper's: 108 spaces."""
 
 SAMPLES = 1000
 """Members drawn of each space, the paper's number."""
@@ -78,9 +74,20 @@ class Survey:
         return f"w{self.space.width:g}-r{self.space.input_shape[0]}"
 
 
-def members_of(space: MCUNet, count: int, seed: int) -> Choice:
-    """Uniform draws, int32 one-hot with ``count`` in front."""
-    return decisions.uniform(np.random.default_rng(seed), space.decisions(), count)
+def family(settings: recipes.Family, channels: int, num_classes: int) -> list[MCUNet]:
+    """The spaces of these settings for pictures of so many channels, narrow ones first."""
+    return [
+        MCUNet(
+            (side, side, channels),
+            num_classes,
+            width,
+            depths=settings.depths,
+            kernels=settings.kernels,
+            expansions=settings.expansions,
+        )
+        for width in settings.widths
+        for side in settings.sides
+    ]
 
 
 def survey(
@@ -106,7 +113,7 @@ def survey(
 
     def of_group(alike: list[MCUNet]) -> list[Survey]:
         first, *_ = alike
-        drawn = members_of(first, count, seed)
+        drawn = decisions.uniform(np.random.default_rng(seed), first.decisions(), count)
         widths = np.asarray([space.widths for space in alike], np.int32)
 
         def one(choice: Choice, widths: Array) -> tuple[Array, Array]:
@@ -143,6 +150,26 @@ def best(surveys: Sequence[Survey], fewest: int = FEWEST) -> Survey:
             "offer narrower spaces or smaller pictures"
         )
     return max(enough, key=lambda one: one.mean)
+
+
+def records(surveys: Sequence[Survey]) -> list[dict[str, Any]]:
+    """What a report shows of each space, most operations first: its name, whether it was chosen,
+    the share of members that fit, their mean operations, and their operations at each twentieth of
+    their distribution.
+
+    Args:
+        surveys: the chosen space's first.
+    """
+    return [
+        {
+            "space": str(one),
+            "chosen": one is surveys[0],
+            "fit": one.share,
+            "mean_mops": 2e-6 * one.mean,
+            "mops": [2e-6 * one.reached_by(1 - i / 20) for i in range(21)],
+        }
+        for one in sorted(surveys, key=lambda one: -one.mean)
+    ]
 
 
 def table(surveys: Sequence[Survey], rows: int = 10) -> str:

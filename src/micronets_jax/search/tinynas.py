@@ -1,0 +1,380 @@
+"""One-shot search: one supernet for all members, then an evolution of members that fit.
+
+Invariant: a state and a seed decide every state that follows, and the members proposed.
+
+TinyNAS's second stage (Lin et al., "MCUNet", NeurIPS 2020, section 3.1), trained by the sandwich
+rule with distillation in place (Yu et al., "BigNAS", ECCV 2020, section 3.1), where the paper draws
+members alone. Its first stage, which space suits a board, is ``spaces.survey``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from micronets_jax import accelerators, decisions, derive, recipes
+from micronets_jax.decisions import Choice
+from micronets_jax.search import base
+from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
+from micronets_jax.supernet import Supernet, architecture
+from micronets_jax.supernet import init as init_supernet
+from micronets_jax.training import agreement, cross_entropy, kernels_only
+
+POOL = 1024
+"""Members that fit, drawn before training, from which every step takes some."""
+
+DRAWS, ROUNDS = 1024, 32
+"""Members costed in one call, and how many calls look for those that fit."""
+
+FEWEST = 200
+"""Members that have to fit, by estimate: of fewer an evolution has nothing to choose from."""
+
+AT_ONCE = 10
+"""Members judged in one call."""
+
+
+class State(NamedTuple):
+    """Everything a step reads and writes."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    optimizer: optax.OptState
+
+
+class Member(NamedTuple):
+    """A choice, int32 one-hot, and its held-out loss under the shared weights."""
+
+    choice: Choice
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TinyNAS:
+    """The search as ``search.base.Search`` has it.
+
+    Its metrics are ``loss`` and ``accuracy`` of the largest network on what trains it, and
+    ``students``, how far the others are from what the largest says (cross entropy; 0 before they
+    learn).
+    """
+
+    settings: recipes.TinyNAS
+    problem: Problem
+
+    def __post_init__(self) -> None:
+        members = decisions.count(self.problem.space.decisions())
+        if members < self.settings.population:
+            raise ValueError(
+                f"population={self.settings.population}: the space has only {members} members; "
+                "give a smaller population or a larger space"
+            )
+
+    def init(self, key: Key[Array, ""]) -> State:
+        """New weights.
+
+        Raises:
+            ValueError: the limits leave too few members.
+        """
+        assert self._pool
+        variables = init_supernet(key, self.problem.space.supernetwork())
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            optimizer=self._optimizer.init(variables["params"]),
+        )
+
+    def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """The largest network alone at first, then with the smallest and some that are drawn.
+
+        Between the two the channels of every expansion are sorted by their importance.
+        """
+        batch = accelerators.place(batch, self.problem.mesh, "data")
+        state = jax.lax.cond(
+            state.step == self._warmup_steps, self._sorted, lambda same: same, state
+        )
+        count = jnp.where(state.step < self._warmup_steps, 1, self.settings.samples)
+        choices = self._sandwich(state.step)
+        return self._update(state, batch.weight_examples, batch.weight_targets, choices, count)
+
+    def proposals(self, state: State) -> list[Proposal]:
+        """The last generation of :meth:`evolve`, the best first."""
+        *_, last = self.evolve(state)
+        return [
+            Proposal(f"evolved {i}", member.choice, member.loss) for i, member in enumerate(last, 1)
+        ]
+
+    def variables(self, state: State) -> dict[str, Any]:
+        """Of the supernet."""
+        return {"params": state.params, "batch_stats": state.batch_stats}
+
+    # ------------------------------------------------------------ training
+
+    def _sandwich(self, step: Int[Array, ""]) -> Choice:
+        """The largest, the smallest, and members of the pool."""
+        key = jax.random.fold_in(jax.random.key(self.problem.seed), step)
+        drawn = jax.random.randint(key, (self.settings.samples - 2,), 0, self._pool_size)
+        return jax.tree.map(
+            lambda ends, pool: jnp.concatenate([ends, jnp.asarray(pool, jnp.float32)[drawn]]),
+            self._ends,
+            self._pool,
+        )
+
+    def _update(
+        self, state: State, x: Array, targets: Array, choices: Choice, count: Int[Array, ""]
+    ) -> tuple[State, Metrics]:
+        """Weights move so that the first of the choices fits the targets, and others what it says.
+
+        One after the other in a loop: a gradient takes half a minute to compile, and as many
+        gradients side by side as there are choices took several times that.
+
+        Args:
+            count: how many of the choices take part.
+        """
+        shares = jax.nn.one_hot(targets, self._classes) if targets.ndim == 1 else targets
+
+        def loss(params: Any, choice: Choice, wanted: Array) -> tuple[Array, tuple[Array, Any]]:
+            outputs, batch_stats = self._forward(params, state.batch_stats, x, choice)
+            return cross_entropy(outputs, wanted), (outputs, batch_stats)
+
+        def one(turn: Array, before: tuple) -> tuple:
+            sums, losses, teacher = before
+            choice = jax.tree.map(lambda leaf: leaf[turn], choices)
+            says = jax.lax.stop_gradient(jax.nn.softmax(teacher))
+            wanted = jnp.where(turn == 0, shares, says)
+            (value, (outputs, batch_stats)), gradient = jax.value_and_grad(loss, has_aux=True)(
+                state.params, choice, wanted
+            )
+            sums = jax.tree.map(jnp.add, sums, (gradient, batch_stats))
+            return sums, losses.at[turn].set(value), jnp.where(turn == 0, outputs, teacher)
+
+        zeros = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
+        start = zeros, jnp.zeros(self.settings.samples), jnp.zeros_like(shares, jnp.float32)
+        (gradient, batch_stats), losses, teacher = jax.lax.fori_loop(0, count, one, start)
+        updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.params)
+        moved = State(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=jax.tree.map(lambda leaf: leaf / count, batch_stats),
+            optimizer=optimizer,
+        )
+        students = jnp.sum(losses[1:]) / jnp.maximum(count - 1, 1)
+        accuracy = agreement(teacher, targets)
+        return moved, {"loss": losses[0], "accuracy": accuracy, "students": students}
+
+    def _forward(
+        self, params: Any, batch_stats: Any, x: Array, choice: Choice
+    ) -> tuple[Float[Array, "batch classes"], Any]:
+        """Logits of a member, and what its batch makes of the running moments."""
+        outputs: Any = self._model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            x,
+            architecture(self.problem.space, choice),
+            train=True,
+            mutable=["batch_stats"],
+        )
+        logits, changed = outputs
+        return logits, changed["batch_stats"]
+
+    def _sorted(self, state: State) -> State:
+        """The most important channels first, in weights, moments and the optimiser's memory."""
+
+        def by_layer(part: Any) -> bool:
+            return isinstance(part, dict)
+
+        network = self.problem.space.supernetwork()
+        order = derive.importance(network, state.params)
+        return state._replace(
+            params=derive.reorder(network, order, state.params),
+            batch_stats=derive.reorder(network, order, state.batch_stats),
+            optimizer=jax.tree.map(
+                lambda part: derive.reorder(network, order, part) if by_layer(part) else part,
+                state.optimizer,
+                is_leaf=by_layer,
+            ),
+        )
+
+    # ------------------------------------------------------------ evolution
+
+    def evolve(self, state: State) -> Iterator[list[Member]]:
+        """The population at first and after each round, the best first.
+
+        The best become parents. Half of their children are mutants, half cross two of them; only
+        children that fit and that nobody was before are judged (Lin et al., appendix).
+        """
+        settings, rng = self.settings, np.random.default_rng((self.problem.seed, 1))
+        judge = self.judging(state)
+        first = list({_name(choice): choice for choice in _rows(self._pool)}.values())
+        first = first[: settings.population]
+        known = {_name(choice) for choice in first}
+        population = _ranked(first, judge(first))
+        yield population
+        for _ in range(settings.rounds):
+            parents = population[: settings.parents]
+            children = self._children(rng, [parent.choice for parent in parents], known)
+            ranked = _ranked(children, judge(children)) if children else []
+            population = sorted(parents + ranked, key=lambda member: member.loss)
+            yield population
+
+    def judging(self, state: State) -> Callable[[list[Choice]], list[float]]:
+        """What gives the held-out loss of members under the shared weights.
+
+        Each has its moments taken anew from training examples; :data:`AT_ONCE` share a call.
+        """
+        calibration, _ = base.examples(self.problem, 0, self.settings.calibration)
+        x, labels = base.examples(self.problem, 1, self.settings.judged)
+
+        def judge(choices: list[Choice]) -> list[float]:
+            losses: list[float] = []
+            for begin in range(0, len(choices), AT_ONCE):
+                part = choices[begin : begin + AT_ONCE]
+                full = _stacked(part + part[:1] * (AT_ONCE - len(part)))
+                found = self._judged(state.params, state.batch_stats, calibration, x, labels, full)
+                losses += np.asarray(found).tolist()[: len(part)]
+            return losses
+
+        return judge
+
+    @functools.cached_property
+    def _judged(self) -> Callable[..., Float[Array, " members"]]:
+        """Weights, moments, what calibrates, inputs, labels and choices to held-out losses."""
+        space, model = self.problem.space, self._model
+
+        def one(
+            params: Any,
+            batch_stats: Any,
+            calibration: Array,
+            x: Array,
+            labels: Array,
+            choice: Choice,
+        ) -> Float[Array, ""]:
+            member = architecture(space, choice)
+            moments = derive.moments(model, params, batch_stats, calibration, member)
+            variables = {"params": params, "batch_stats": moments}
+            return cross_entropy(jnp.asarray(model.apply(variables, x, member)), labels)
+
+        return jax.jit(jax.vmap(one, in_axes=(None,) * 5 + (0,)))
+
+    def _children(
+        self, rng: np.random.Generator, parents: list[Choice], known: set[bytes]
+    ) -> list[Choice]:
+        """A population's worth that fit and were not known; they are known then."""
+        half, rate = self.settings.population // 2, self.settings.mutation
+
+        def mutant() -> Choice:
+            return decisions.mutate(rng, _one_of(rng, parents), rate)
+
+        def crossing() -> Choice:
+            return decisions.crossover(rng, _one_of(rng, parents), _one_of(rng, parents))
+
+        mutants = self._new(half, mutant, known)
+        return mutants + self._new(self.settings.population - half, crossing, known)
+
+    def _new(self, count: int, child: Callable[[], Choice], known: set[bytes]) -> list[Choice]:
+        """Up to so many."""
+        found: list[Choice] = []
+        for _ in range(ROUNDS):
+            made = [child() for _ in range(DRAWS // 4)]
+            full = _stacked(made * 4)  # the size for which there is a program
+            for choice, fits in zip(made, np.asarray(self._fits(full)), strict=False):
+                if fits and len(found) < count and _name(choice) not in known:
+                    known.add(_name(choice))
+                    found.append(choice)
+            if len(found) == count:
+                break
+        return found
+
+    # ------------------------------------------------------------ what is fixed
+
+    @functools.cached_property
+    def _pool(self) -> Choice:
+        """Members that fit, each as likely as any, [:data:`POOL` or fewer, ...]."""
+        rng, taken = np.random.default_rng(self.problem.seed), self.problem.space.decisions()
+        found, drawn = [], 0
+        while len(found) < POOL and drawn < DRAWS * ROUNDS:
+            choices = decisions.uniform(rng, taken, DRAWS)
+            fits = np.asarray(self._fits(choices))
+            found += [
+                jax.tree.map(lambda leaf, i=i: leaf[i], choices) for i in np.flatnonzero(fits)
+            ]
+            drawn += DRAWS
+        members = len(found) / drawn * decisions.count(taken)
+        if members < FEWEST:
+            raise ValueError(
+                f"the limits leave about {members:,.0f} members of the space, for {len(found)} of "
+                f"{drawn:,} drawn fit; TinyNAS needs {FEWEST}: raise the limits or offer smaller "
+                "members"
+            )
+        return _stacked(found[:POOL])
+
+    @property
+    def _pool_size(self) -> int:
+        return len(next(iter(self._pool.values())))
+
+    @functools.cached_property
+    def _ends(self) -> Choice:
+        """The largest member and the smallest, float32 one-hot."""
+        ends = {}
+        for name, decision in self.problem.space.decisions().items():
+            rows = np.asarray(decision.values)
+            at = np.stack([rows.argmax(axis=1), rows.argmin(axis=1)])
+            ends[name] = np.eye(rows.shape[1], dtype=np.float32)[at]
+        return ends
+
+    @functools.cached_property
+    def _fits(self) -> Callable[[Choice], Bool[Array, " members"]]:
+        space, budget = self.problem.space, self.problem.budget
+        return jax.jit(jax.vmap(lambda choice: jnp.asarray(budget.fits(space.network(choice)))))
+
+    @functools.cached_property
+    def _model(self) -> Supernet:
+        return Supernet(self.problem.space.supernetwork(), precision=self.settings.precision)
+
+    @property
+    def _classes(self) -> int:
+        return self.problem.space.supernetwork().layers[-1].out_channels
+
+    @property
+    def _warmup_steps(self) -> int:
+        return int(self.settings.warmup * base.num_steps(self.settings, self.problem))
+
+    @functools.cached_property
+    def _optimizer(self) -> optax.GradientTransformation:
+        settings = self.settings
+        schedule = optax.cosine_decay_schedule(
+            settings.learning_rate,
+            max(base.num_steps(settings, self.problem), 1),
+            settings.final_learning_rate / settings.learning_rate,
+        )
+        return optax.adamw(schedule, weight_decay=settings.weight_decay, mask=kernels_only)
+
+
+def _stacked(choices: list[Choice]) -> Choice:
+    return jax.tree.map(lambda *rows: np.stack(rows), *choices)
+
+
+def _rows(choices: Choice) -> list[Choice]:
+    count = len(next(iter(choices.values())))
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], choices) for i in range(count)]
+
+
+def _name(choice: Choice) -> bytes:
+    """What tells choices apart."""
+    options = [np.argmax(leaf, axis=-1) for _, leaf in sorted(choice.items())]
+    return np.concatenate(options).astype(np.uint8).tobytes()
+
+
+def _ranked(choices: list[Choice], losses: list[float]) -> list[Member]:
+    return sorted(map(Member, choices, losses), key=lambda member: member.loss)
+
+
+def _one_of(rng: np.random.Generator, parents: list[Choice]) -> Choice:
+    return parents[int(rng.integers(len(parents)))]
