@@ -72,11 +72,11 @@ def main(arguments: list[str] | None = None) -> None:
         Options, args=arguments, description=Options.__doc__,
         prog="python -m experiments.characterize",
     )  # fmt: skip
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from micronets_jax import console
     from micronets_jax.protocol import ProtocolError
     from micronets_jax.workdir import WorkdirError
 
+    console.quiet()
     with console.errors(ProtocolError, WorkdirError, ValueError, OSError):
         run(options)
 

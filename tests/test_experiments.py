@@ -7,13 +7,14 @@ import pathlib
 import subprocess
 import sys
 
+import flatbuffer_models as fm
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import recipes
 from experiments import ad, images, kws, vww
-from micronets_jax import budgets, devices
+from micronets_jax import budgets, devices, pipeline
 from micronets_jax.recipes import Random
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -204,3 +205,14 @@ def test_own_images_to_the_end_and_one_predicted(tmp_path):
     status, said, error = command("images", tmp_path, "--predict", picture, "--workdir", out)
     assert status == 0, error
     assert {line.split()[0] for line in said.splitlines()} == {"left", "right"}
+
+
+@pytest.mark.slow
+def test_a_device_without_start_up_code_gets_the_model_s_c(tmp_path):
+    """Counted on an emulated core of its kind, and what the folder is for is said."""
+    on = devices.device("nRF5340-DK")
+    model = fm.convolution(np.random.default_rng(0), (1, 6, 5, 4), 8, (3, 3))
+    alone = pipeline._model_c(model, "small", on.core, tmp_path / "firmware")
+    assert (tmp_path / "firmware" / "model.c").is_file()
+    assert alone["linking"] == "left to your project" and alone["emulated"] > 1000
+    assert "no start-up code" in on.provenance

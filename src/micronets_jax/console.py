@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,16 @@ UNITS = {
     "sram_bytes": "bytes", "flash_bytes": "bytes", "mops": "million ops", "latency_ms": "ms",
     "energy_mj": "mJ",
 }  # fmt: skip
+
+
+def quiet() -> None:
+    """Keep TensorFlow from talking of itself when it is loaded; call it where a process begins.
+
+    What is set already stays. oneDNN is left out because its notice heeds no level of logging;
+    TensorFlow only converts and loads data here, so nothing that is learnt depends on it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 class Console:

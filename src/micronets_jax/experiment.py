@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -100,13 +99,13 @@ class Experiment(Generic[Given]):
         """Do what the command line says; ends the process with status 2 on a mistake."""
         arguments = sys.argv[1:] if arguments is None else arguments
         options = self.parse(arguments)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from micronets_jax import accelerators, console
         from micronets_jax.accelerators import AcceleratorError
         from micronets_jax.data import DataError
         from micronets_jax.firmware import FirmwareError
         from micronets_jax.workdir import WorkdirError
 
+        console.quiet()
         accelerators.keep_memory()
         self.frontends()
         with console.sentences(), console.errors(AcceleratorError, ValueError, OSError):

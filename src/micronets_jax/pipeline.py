@@ -542,6 +542,7 @@ def _firmware(
     runtime = plan.budget.latency_runtime if firmware.names_tflm() else "compiled"
     if device.startup is None:
         runtime = "compiled"
+    title = str(plan.facts.get("experiment", "model"))
     predicted = latency.instructions(found, runtime, device.core)
     facts: dict[str, Any] = {
         "folder": FIRMWARE,
@@ -552,14 +553,15 @@ def _firmware(
     }
     try:
         if device.startup is None:
-            _write_c(plan, folder, model, facts)
-            return facts, None
+            alone = _model_c(model, title, device.core, folder)
+            facts["instructions"]["emulated"] = alone.pop("emulated")
+            return {**facts, **alone}, None
         sizes = firmware.write(
             model,
             device.name,
             folder,
             runtime=runtime,
-            title=str(plan.facts.get("experiment", "model")),
+            title=title,
             frontend=text if firmware.can_hear(text) else None,
         )
         facts["flash_bytes"] = {"predicted": sizes.flash_bytes, "linked": None}
@@ -587,17 +589,22 @@ def _firmware(
     return facts, None
 
 
-def _write_c(plan: Plan, folder: pathlib.Path, model: bytes, facts: dict[str, Any]) -> None:
-    """The model's C alone, for a device whose start-up nobody has written; adds to ``facts``."""
-    built = compiler.compile_model(model, str(plan.facts.get("experiment", "model")))
+def _model_c(model: bytes, title: str, core: str, folder: pathlib.Path) -> dict[str, Any]:
+    """The model's C alone, for a device whose start-up nobody has written, and what it takes."""
+    built = compiler.compile_model(model, title)
     compiler.write(built, folder)
-    flash = built.code_bytes + sum(built.constant_bytes)
-    facts["flash_bytes"] = {"predicted": flash, "linked": None}
-    facts["ram_bytes"] = {"predicted": built.arena_bytes, "linked": None}
-    facts["linking"] = "left to your project"
+    emulated = None
     if firmware.has_compiler() and firmware.has_emulator():
-        ran = firmware.run(folder, core=plan.device.core)
-        facts["instructions"]["emulated"] = ran.instructions
+        emulated = firmware.run(folder, core=core).instructions
+    return {
+        "flash_bytes": {
+            "predicted": built.code_bytes + sum(built.constant_bytes),
+            "linked": None,
+        },
+        "ram_bytes": {"predicted": built.arena_bytes, "linked": None},
+        "linking": "left to your project",
+        "emulated": emulated,
+    }
 
 
 # ---------------------------------------------------------------- parts of stages
