@@ -7,8 +7,8 @@ For each budget and seed, all trained from scratch by the same recipe on the sam
 
 * found: what the search returns;
 * scaled: the task's plain network (DS-CNN, for pictures MobileNetV2), as wide as fits;
-* even: the search space's own layout, all its blocks, scaled alike: what the layout is worth
-  without a search;
+* balanced, rising, narrow, even: the search space's own layout, all its blocks, in proportions that
+  nobody learned (``search.proposals.unlearned``): what the layout is worth without a search;
 * random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
   their mean, and the best of as many as search plus training pays for in time.
 
@@ -18,6 +18,9 @@ initial weights, one network ends up to 2.8 points elsewhere, so all but the ran
 twice and scores are means; of pictures, where a training takes minutes, once. Every finished
 training is kept in ``runs/search_quality``, so an interrupted run goes on; two processes with
 different seeds may share the work. Scores are of the network in float.
+
+All that follows is of the search before 2026-11-30, which drew its candidates, whose grid had ten
+widths and whose "even" networks had any width; nothing here has been measured again since.
 
 Of words, means of three seeds, one core per process: found and scaled of 2026-11-28; the rest of
 the day before, on a machine that rounds otherwise:
@@ -103,9 +106,11 @@ from micronets_jax.budgets import Budget
 from micronets_jax.experiment import Experiment
 from micronets_jax.network import Network
 from micronets_jax.recipes import Limits
+from micronets_jax.search import proposals
 from micronets_jax.search.random import draw
 
 NUM_RANDOM = 5
+LAYOUTS = ("balanced", "rising", "narrow", "even")
 
 
 class Subject(NamedTuple):
@@ -115,41 +120,31 @@ class Subject(NamedTuple):
         experiment: its command line.
         mops: budgets by default.
         splits: what scores are taken on; nothing here was chosen or trained by any of them.
-        families: plain networks of the task at growing widths, by the name of their column.
+        plain: networks of the task at growing widths.
         trainings: of each network that is not random, from different initial weights.
     """
 
     experiment: Experiment
     mops: tuple[float, ...]
     splits: tuple[str, ...]
-    families: dict[str, Callable[[pipeline.Plan], Iterator[Network]]]
+    plain: Callable[[pipeline.Plan], Iterator[Network]]
     trainings: int = 2
 
 
 def plain_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
     """DS-CNN (Zhang et al., 2017) behind the stem of the search space, one width for all layers."""
-    yield from _dscnns(plan, (2, 1, 1, 1))
-
-
-def even_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
-    """The layout of the search space, one width for all layers."""
-    assert isinstance(plan.space, spaces.DSCNN)
-    yield from _dscnns(plan, plan.space.strides)
-
-
-def _dscnns(plan: pipeline.Plan, strides: Sequence[int]) -> Iterator[Network]:
     assert isinstance(plan.space, spaces.DSCNN)
     for width in range(4, 400):
         yield zoo.dscnn(
-            [width] * (len(strides) + 1),
-            strides,
+            [width] * 5,
+            (2, 1, 1, 1),
             input_shape=plan.space.input_shape,
             stem_kernel=plan.space.stem_kernel,
             num_classes=plan.dataset.num_classes,
         )
 
 
-def plain_vww(plan: pipeline.Plan, **layout: Any) -> Iterator[Network]:
+def plain_vww(plan: pipeline.Plan) -> Iterator[Network]:
     """MobileNetV2, all its widths times one multiplier, to whole channels."""
     for percent in range(1, 200):
         yield zoo.mobilenet_v2(
@@ -158,26 +153,17 @@ def plain_vww(plan: pipeline.Plan, **layout: Any) -> Iterator[Network]:
             plan.dataset.num_classes,
             multiple=1,
             narrow_last=True,
-            **layout,
         )
 
 
-def even_vww(plan: pipeline.Plan) -> Iterator[Network]:
-    """The same of the layout of the search space, which has fewer blocks."""
-    assert isinstance(plan.space, spaces.MobileNetV2)
-    return plain_vww(plan, stages=plan.space.stages, last_width=plan.space.last_width)
-
-
-DSCNNS = {"scaled": plain_dscnn, "even": even_dscnn}
-
 TASKS = {
-    "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), DSCNNS),
-    "ad": Subject(ad.AD, (0.5, 0.7, 1.0), ("test",), DSCNNS),
+    "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), plain_dscnn),
+    "ad": Subject(ad.AD, (0.5, 0.7, 1.0), ("test",), plain_dscnn),
     "vww": Subject(
         vww.VWW,
         (1.5, 2.0, 3.0),
         ("validation", "test"),
-        {"scaled": plain_vww, "even": even_vww},
+        plain_vww,
         trainings=1,
     ),
 }
@@ -275,10 +261,11 @@ def measure(
                 f"{mops} Mops, seed {seed}, {name}: {score:.1%}, {row['seconds']:.0f} s", flush=True
             )
 
-    _, _, splits, families, trainings = TASKS[options.task]
+    _, _, splits, plain, trainings = TASKS[options.task]
     keep("found", trainings, lambda: search(this))
-    for name, family in families.items():
-        keep(name, trainings, lambda family=family: (widest(family(this), this.budget), 0.0))
+    keep("scaled", trainings, lambda: (widest(plain(this), this.budget), 0.0))
+    for name, layout in layouts(this).items():
+        keep(name, trainings, lambda layout=layout: (layout, 0.0))
     for i, choice in zip(range(NUM_RANDOM), draw(rng, this.space, this.budget), strict=False):
         drawn = this.space.decode(choice)
         keep(f"random{i}", 1, lambda drawn=drawn: (drawn, 0.0))
@@ -337,6 +324,13 @@ def search(plan: pipeline.Plan) -> tuple[Network, float]:
     return plan.space.decode(choice), time.monotonic() - start
 
 
+def layouts(plan: pipeline.Plan) -> dict[str, Network]:
+    """Of all blocks, in proportions that were not learned."""
+    unlearned = {one.name: one for one in proposals.unlearned(plan.space, plan.budget)}
+    fitting = proposals.fitting(plan.space, plan.budget, [unlearned[name] for name in LAYOUTS])
+    return {one.name: plan.space.decode(one.choice) for one in fitting}
+
+
 def widest(family: Iterator[Network], budget: Budget) -> Network:
     """The last of a family that fits."""
     return list(itertools.takewhile(budget.fits, family))[-1]
@@ -344,7 +338,7 @@ def widest(family: Iterator[Network], budget: Budget) -> Network:
 
 def table(options: Options) -> None:
     """Scores by budget, mean over seeds, and the differences with their standard errors."""
-    plain = list(TASKS[options.task].families)
+    plain = ["scaled", *LAYOUTS]
     cells: list[dict[str, float]] = []
     columns = ["found", *plain, "random", "best of n"]
     print(f"{'Mops':>6} {'seeds':>5} " + " ".join(f"{name:>9}" for name in columns))

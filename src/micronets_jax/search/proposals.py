@@ -190,8 +190,8 @@ def patterns(taken: Decisions, most: int = 2) -> dict[str, Choice]:
 
 
 def unlearned(space: Space, budget: Budget) -> list[Layout]:
-    """Layouts that take no training: balanced ones, of all blocks and without the deepest, rising
-    ones likewise, a narrow stem before even widths, even ones."""
+    """Layouts that take no training, each of all blocks and without the deepest: balanced widths;
+    behind a narrow stem rising ones, and even ones; even ones throughout."""
     taken = space.decisions()
     kept = patterns(taken)
 
@@ -201,8 +201,8 @@ def unlearned(space: Space, budget: Budget) -> list[Layout]:
 
     kinds: dict[str, Callable[[Choice], Widths]] = {
         "balanced": balance,
-        "narrow stem, rising": lambda _: shares(taken, stem=NARROW, rise=1.0),
-        "narrow stem": lambda _: shares(taken, stem=NARROW),
+        "rising": lambda _: shares(taken, stem=NARROW, rise=1.0),
+        "narrow": lambda _: shares(taken, stem=NARROW),
         "even": lambda _: shares(taken),
     }
     return [
