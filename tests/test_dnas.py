@@ -36,6 +36,17 @@ def test_limits_are_met_in_expectation_and_exactly_in_the_end(finished):
     assert max(BUDGET.usage(found).values()) > 0.8
 
 
+def test_blocks_count_in_full_until_they_are_unlikely():
+    """Even odds price the whole network, where half of each block would leave room for a stem."""
+    budget = Budget(mops=cost.ops(LARGEST) * 0.2e-6)
+    logits = dnas.start(SPACE, SETTINGS, budget)
+    choice = jax.tree.map(lambda leaf: leaf[None], decisions.expected(logits))
+    whole = dnas._usage(SPACE, budget, logits, choice)["mops"]
+    assert 0.97 < whole <= 1
+    unlikely = {**logits, "keep": jnp.array([[0.0, 0.1]] * 2)}
+    assert dnas._usage(SPACE, budget, unlikely, choice)["mops"] < 0.7 * whole
+
+
 def test_the_search_learns(finished):
     assert finished[-1][1]["accuracy"] > 0.8
 

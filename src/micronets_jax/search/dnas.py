@@ -290,8 +290,15 @@ def learned(space: Space, logits: Logits) -> list[Layout]:
 
 
 def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
-    """Used share of each limit: expected, but sampled where a maximum rules."""
-    expected = budget.usage(space.network(decisions.expected(logits)))
+    """Used share of each limit: of the mean widths of what is likeliest of all else, which is what
+    :func:`learned` proposes; but sampled where a maximum rules."""
+    taken, soft = space.decisions(), decisions.expected(logits)
+    likeliest = decisions.straight_through(soft)
+    mean = {
+        name: soft[name] if decision.kind == "width" else likeliest[name]
+        for name, decision in taken.items()
+    }
+    expected = budget.usage(space.network(mean))
     decided = decisions.straight_through(choice)
     sampled = jax.vmap(lambda one: budget.usage(space.network(one)))(decided)
     return {
