@@ -57,7 +57,7 @@ static int8_t *fill(int8_t value, int8_t *out, int bytes)
 
 /* What a window reads: pointers to its rows, 0 for those outside of the picture; or, where the kernel
  * has too many, the picture and the first row in it. */
-enum { MAX_LINES = 16 };
+enum { MAX_LINES = 10 };
 struct source {
     const int8_t *const *rows;
     const int8_t *in;
@@ -340,8 +340,14 @@ MN_NOINLINE void complete(const int16_t *x, int lanes, const struct mn_conv *c, 
             out[i] = mn_clamp(out[i], c->min, c->max);
 }
 
+/* Whether the assembly leaves nothing to do. */
+MN_INLINE int is_complete(const struct mn_conv *c)
+{
+    return MN_DSP && c->rounding != MN_MIXED && c->min == -128 && c->max == 127;
+}
+
 /* Four pixels, or one. */
-MN_NOINLINE void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
+MN_INLINE void multiply(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
 {
 #if MN_DSP
     if (lanes == 1)
@@ -351,7 +357,8 @@ MN_NOINLINE void multiply(const int16_t *x, int lanes, const struct mn_conv *c, 
     else
         (c->wide ? product4_wide_signed : product4_signed)(x, x + 16 * c->quads, out, c);
 #endif
-    complete(x, lanes, c, out);
+    if (!is_complete(c))
+        complete(x, lanes, c, out);
 }
 
 /* Two or three pixels that are left of a row. */
@@ -360,7 +367,8 @@ MN_NOINLINE void multiply_few(const int16_t *x, int lanes, const struct mn_conv 
 #if MN_DSP
     (lanes == 2 ? product2 : product3)(x, c, out);
 #endif
-    complete(x, lanes, c, out);
+    if (!is_complete(c))
+        complete(x, lanes, c, out);
 }
 
 /* A pixel is its own patch. */
