@@ -17,6 +17,7 @@ from micronets_jax.data.frontends import MFCC, FrontEnd
 from micronets_jax.data.recordings import SAMPLE_RATE
 
 _QUIETEST = 1e-4  # root mean square of a clip below which noise is not scaled down further
+_SOFTEST = 1e-6  # added to a magnitude, so that digital silence has a logarithm
 _COLOUR_WAVES = 3  # half a wave, a whole one, and one and a half along the mel axis
 
 
@@ -92,7 +93,7 @@ def spectra(
     rows = stretches(time_key, (batch, frames), how.time_masks, how.time_mask_frames)
     columns = stretches(mel_key, (batch, mels), how.mel_masks, how.mel_mask_bands)
     # SpecAugment (Park et al., 2019) hides with the mean of normalised features, which is zero.
-    mean = jnp.exp(jnp.mean(jnp.log(mel + 1e-6), axis=1, keepdims=True))
+    mean = jnp.exp(jnp.mean(jnp.log(mel + _SOFTEST), axis=1, keepdims=True))
     return jnp.where(rows[:, :, None] | columns[:, None, :], mean, mel)
 
 
