@@ -203,10 +203,11 @@ def _litert(
         for index, x in zip(reads, case, strict=True):
             interpreter.set_tensor(index, x)
         interpreter.invoke()
-        results.append([interpreter.get_tensor(index) for index in makes])
+        # a tensor without dimensions comes as a number
+        results.append([np.asarray(interpreter.get_tensor(index)) for index in makes])
     if indices is None:
         return results
-    return {i: interpreter.get_tensor(i) for i in indices}
+    return {i: np.asarray(interpreter.get_tensor(i)) for i in indices}
 
 
 _ENGINES = {"tflm": (_tflm, "tflite-micro"), "litert": (_litert, "ai-edge-litert")}
