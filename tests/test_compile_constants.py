@@ -179,6 +179,18 @@ def test_sides_of_a_sum_keep_the_same_channels():
     assert shapes_of(net, end) == [4, 4, 2, 2]
 
 
+def test_a_part_that_is_constant_as_a_whole_goes_from_a_concatenation():
+    net = Net([1, 4, 4, 3])
+    left = net.conv(2, dead=[0, 1]).x
+    net.x = net.first
+    net.conv(3, dead=[1])
+    net.op("CONCATENATION", [1, 4, 4, 5], [left], "ConcatenationOptions", axis=3)
+    compiled = compiler.compile_model(net.conv(2, kernel=3).build())
+    assert [n.kind for n in compiled.graph.nodes] == ["conv", "concatenation", "conv"]
+    assert [len(n.inputs) for n in compiled.graph.nodes] == [1, 1, 1]
+    assert compiled.graph.nodes[2].options["weights"].shape == (2, 3, 3, 2)
+
+
 def shapes_of(net, *more):
     graph = operators.build(tflite.read(net.build(*(t for t in more if t != net.x))))
     return [n.out_shape[-1] for n in graph.nodes if n.kind == "conv"]

@@ -400,6 +400,7 @@ def _cut_operand(graph: Graph, node: Node, position: int, channels: np.ndarray) 
 
 
 def _cut_copies(node: Node, stays: list[np.ndarray], output: np.ndarray) -> None:
+    """Copies of what is kept; an input of which nothing is kept is no input any more."""
     found = positions(node.options["copies"], int(np.prod(node.out_shape)))
     source, at = found >> SOURCE, found & ((1 << SOURCE) - 1)
     for position, channels in enumerate(stays):
@@ -407,7 +408,11 @@ def _cut_copies(node: Node, stays: list[np.ndarray], output: np.ndarray) -> None
         pixel, channel = np.divmod(at[here], len(channels))
         at[here] = pixel * channels.sum() + rank[channel]
     found = np.where(source >= 0, (source << SOURCE) + at, -1).reshape(*node.out_shape)
-    node.options["copies"] = copies(found[..., output])
+    made = copies(found[..., output])
+    used = sorted({copy.source for copy in made})
+    node.options["copies"] = [dataclasses.replace(c, source=used.index(c.source)) for c in made]
+    node.inputs = [node.inputs[i] for i in used]
+    node.in_shapes = [node.in_shapes[i] for i in used]
 
 
 def _cut_weights(
