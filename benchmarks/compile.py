@@ -1,6 +1,6 @@
 """How much faster and smaller is compiled C than TensorFlow Lite Micro with CMSIS-NN?
 
-    MICRONETS_REFERENCE=DIR python -m benchmarks.compile [--flash-budget BYTES]
+    MICRONETS_REFERENCE=DIR python -m benchmarks.compile [--flash-budget BYTES] [--plan PLAN]
 
 Instructions of one inference on emulated cores (arm-none-eabi-gcc 12.2.1 -O2, qemu 7.2), all
 outputs equal byte by byte; RAM is arena and stack, that of the firmware around the model included,
@@ -55,7 +55,7 @@ import pathlib
 import tempfile
 
 from micronets_jax import compile as compiler
-from micronets_jax import firmware
+from micronets_jax import firmware, tflite
 from micronets_jax.compile import verify
 from micronets_jax.firmware.inputs import noise
 
@@ -83,7 +83,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--flash-budget", type=int, default=0)
-    budget = parser.parse_args().flash_budget
+    parser.add_argument("--plan", choices=compiler.PLANS, default="whole")
+    parser.add_argument("--input", choices=["whole", "rows"], default="whole")
+    arguments = parser.parse_args()
     reference = pathlib.Path(os.environ["MICRONETS_REFERENCE"])
     rows = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
     print("core       model              instructions   of TFLM    RAM   of TFLM   code   weights")
@@ -92,7 +94,14 @@ def main() -> None:
         speed, memory = [], []
         for row in rows:
             model = (reference / "models" / f"{row[0]}.tflite").read_bytes()
-            compiled = compiler.compile_model(model, row[0], budget)
+            try:
+                compiled = compiler.compile_model(
+                    model, row[0], arguments.flash_budget, plan=arguments.plan,
+                    rows=arguments.input == "rows",
+                )  # fmt: skip
+            except tflite.TFLiteError as error:  # a dense network has no rows
+                print(f"{core:<10} {row[0]:<18} {error}")
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 compiler.write(compiled, folder)
                 ran = firmware.run(folder, f"lcg:{SEED}", core=core)

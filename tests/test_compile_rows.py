@@ -408,6 +408,19 @@ def test_memory_and_instructions(reference, name, tmp_path):
 
 
 @pytest.mark.slow
+def test_mean_memory_of_published_models(reference, tmp_path):
+    """A quarter of TFLM's arena, stack included, for least memory with the input whole."""
+    rows_of = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
+    shares = []
+    for row in rows_of:
+        model = (reference / "models" / f"{row[0]}.tflite").read_bytes()
+        ran = emulated(model, tmp_path / row[0], plan="memory")
+        shares.append((ran.arena_bytes + ran.stack_bytes) / row[4])
+    assert len(shares) == 6
+    assert np.exp(np.mean(np.log(shares))) <= 0.26
+
+
+@pytest.mark.slow
 def test_rows_over_the_serial_port(reference, tmp_path):
     """A picture that the board never holds, on a firmware that computes its rows as they come."""
     model = (reference / "models" / "mlperf_vww.tflite").read_bytes()

@@ -4,6 +4,6 @@ Invariant: what is written is complete (model, weights, kernels, manifest, memor
 written at all.
 """
 
-from micronets_jax.compile.compiler import Compiled, compile_model, write, write_files
+from micronets_jax.compile.compiler import PLANS, Compiled, compile_model, write, write_files
 
-__all__ = ["Compiled", "compile_model", "write", "write_files"]
+__all__ = ["PLANS", "Compiled", "compile_model", "write", "write_files"]
