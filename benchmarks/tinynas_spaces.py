@@ -24,10 +24,10 @@ of the spaces of which 200 members fit, and the published ten:
 
 Of these ten the first is the published one, w0.5-r144; the rank correlation is 0.72, by the mean
 and by what the top 20 % reach (0.8 was hoped for). Of w0.4 and w0.5 every member fits at 112 and
-128 pixels, so no limit of memory moves their means, yet the published figures are 1.38 to 1.47 times
-ours: whatever the paper drew, they were not uniform members of this space. And w0.5-r192, which the
-paper does not list, comes before all ten: TinyEngine's rule, with depthwise convolutions in place,
-has room for larger pictures.
+128 pixels, so no limit of memory moves their means, yet the published figures are 1.38 to 1.47
+times ours: whatever the paper drew, they were not uniform members of this space. And w0.5-r192,
+which the paper does not list, comes before all ten: TinyEngine's rule, with depthwise convolutions
+in place, has room for larger pictures.
 """
 
 from __future__ import annotations

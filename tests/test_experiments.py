@@ -123,6 +123,9 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
         assert max(budget.usage(space.largest()).values()) >= 2
 
 
+TINYNAS = ("--method", "tinynas", "--preset", "tiny")
+
+
 @pytest.mark.parametrize(
     ("name", "words", "part"),
     [
@@ -136,6 +139,7 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
         ("ad", ("--preset", "tiny", "--mixup", "-1"), "alpha=-1"),
         ("kws", ("--space.halvings", "9"), "space.halvings=9"),
         ("vww", ("--predict", "none.jpg"), "holds no finished run"),
+        ("vww", (*TINYNAS, "--budget.mops", "0.01"), "too few members of every space"),
     ],
 )
 @pytest.mark.slow
@@ -190,6 +194,22 @@ def test_visual_wake_words_to_the_end_with_a_teacher(tmp_path):
     assert summary["seconds"]["teacher"] > 0 and len(summary["confusion"]) == 2
     stages = {json.loads(row)["stage"] for row in (out / "metrics.jsonl").read_text().splitlines()}
     assert stages == {"search", "teacher", "train", "quantize"}
+
+
+@pytest.mark.slow
+def test_tinynas_to_the_end(tmp_path):
+    """A space is chosen, a supernet trained, members evolve, the best goes on with its weights."""
+    out = tmp_path / "out"
+    status, said, error = command("vww", tmp_path, *TINYNAS, "--workdir", out)
+    assert status == 0, error
+    assert "space: w0.2-r32" in said
+    finished(out)
+    (space,) = json.loads((out / "spaces.json").read_text())
+    assert space["chosen"] and space["fit"] == 1.0
+    losses = [row["held_out_loss"] for row in json.loads((out / "proposals.json").read_text())]
+    assert len(losses) > 100 and losses == sorted(losses)
+    page = (out / "report.html").read_text()
+    assert "w0.2-r32, chosen" in page and "Population" in page
 
 
 @pytest.mark.slow
