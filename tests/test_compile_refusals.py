@@ -93,6 +93,14 @@ def test_reasons_of_supported_operators_are_collected_too():
     assert "operator 1 (UNIQUE) is not supported" in sentence
 
 
+def test_16_bit_ends_are_named():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], "int16", scale=0.001), m.tensor([1, 4], **Q)
+    m.operator("QUANTIZE", [x], [y], "QuantizeOptions")
+    assert "is int16" in refusal(m.build([x], [y]))
+    assert "inference_input_type" in refusal(m.build([x], [y]))
+
+
 def test_help_is_for_operators_that_do_not_compile():
     assert not set(advice.HELP) & set(ROWS)
 

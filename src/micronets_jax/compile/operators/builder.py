@@ -138,9 +138,12 @@ class Builder:
         elif tensor.dtype in ("float32", "int32"):
             scale, zero_point = 0.0, 0
         else:
+            help_ = FULL_INTEGER
+            if tensor.dtype == "int16":
+                help_ = "convert with inference_input_type and inference_output_type = tf.int8"
             raise TFLiteError(
                 f"{tensor.label} is {tensor.dtype}; activations must be int8 (uint8, float32 and "
-                f"int32 at the ends): {FULL_INTEGER}"
+                f"int32 at the ends): {help_}"
             )
         value = Value(tensor.index, tensor.name, shape, tensor.dtype, scale, zero_point)
         self.values[tensor.index] = value
