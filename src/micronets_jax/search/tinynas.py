@@ -301,7 +301,8 @@ class TinyNAS:
         found, drawn = [], 0
         while len(found) < POOL and drawn < DRAWS * ROUNDS:
             choices = decisions.uniform(rng, taken, DRAWS)
-            fits = np.asarray(self._fits(choices))
+            with jax.ensure_compile_time_eval():  # a step may be the first to ask, while traced
+                fits = np.asarray(self._fits(choices))
             found += [
                 jax.tree.map(lambda leaf, i=i: leaf[i], choices) for i in np.flatnonzero(fits)
             ]
