@@ -56,7 +56,7 @@ format: $(INSTALLED)  ## Lay the code out as lint wants it
 	$(BIN)/ruff format .
 
 lock:  ## Pin the newest versions that pyproject.toml allows (needs uv)
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
+	uv pip compile pyproject.toml --extra dev --extra phone --python-version 3.11 --universal \
 	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --no-header --no-annotate --upgrade --quiet -o requirements.lock
 

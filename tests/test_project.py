@@ -40,7 +40,8 @@ def test_the_lock_pins_what_the_project_asks_for():
         name.lower().replace("_", "-"): version
         for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())
     }
-    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    extras = project["optional-dependencies"]
+    for text in project["dependencies"] + extras["dev"] + extras["phone"]:
         asked = Requirement(text)
         name = asked.name.lower().replace("_", "-")
         assert name in locked, f"{text} is not locked; run make lock"
