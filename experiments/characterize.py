@@ -73,10 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m experiments.characterize",
     )  # fmt: skip
     from micronets_jax import console
+
+    console.quiet()
     from micronets_jax.protocol import ProtocolError
     from micronets_jax.workdir import WorkdirError
 
-    console.quiet()
     with console.errors(ProtocolError, WorkdirError, ValueError, OSError):
         run(options)
 

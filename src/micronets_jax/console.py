@@ -36,7 +36,8 @@ UNITS = {
 
 
 def quiet() -> None:
-    """Keep TensorFlow from talking of itself when it is loaded; call it where a process begins.
+    """Keep TensorFlow from talking of itself when it is loaded; call it before JAX is imported,
+    which sets a level of its own.
 
     What is set already stays. oneDNN is left out because its notice heeds no level of logging;
     TensorFlow only converts and loads data here, so nothing that is learnt depends on it.

@@ -100,12 +100,13 @@ class Experiment(Generic[Given]):
         arguments = sys.argv[1:] if arguments is None else arguments
         options = self.parse(arguments)
         from micronets_jax import accelerators, console
+
+        console.quiet()
         from micronets_jax.accelerators import AcceleratorError
         from micronets_jax.data import DataError
         from micronets_jax.firmware import FirmwareError
         from micronets_jax.workdir import WorkdirError
 
-        console.quiet()
         accelerators.keep_memory()
         self.frontends()
         with console.sentences(), console.errors(AcceleratorError, ValueError, OSError):
