@@ -8,28 +8,28 @@ against TFLM's arena; code is what is linked. The numbers are exact and do not d
 machine.
 
     core       model              instructions   of TFLM    RAM   of TFLM   code   weights
-    cortex-m4  mlperf_kws_dscnn        3481000     0.452   8892     0.388   7612     32452
-    cortex-m4  mlperf_ic_resnet8      14047520     0.470  34836     0.632   7844     84232
-    cortex-m4  micronet_kws_m         17371080     0.482  70176     0.694   7576    135880
-    cortex-m4  mcunet_10fps_vww        9898840     0.374  52148     0.315  12068    439491
-    cortex-m4  mlperf_vww              6937440     0.288  42260     0.419   8540     48551
-    cortex-m4  mlperf_ad                342360     0.587   1032     0.386   1564    291184
+    cortex-m4  mlperf_kws_dscnn        3479440     0.452   8924     0.389   7824     32452
+    cortex-m4  mlperf_ic_resnet8      14036880     0.470  34868     0.633   8056     84232
+    cortex-m4  micronet_kws_m         17350200     0.482  70208     0.695   7748    135880
+    cortex-m4  mcunet_10fps_vww        9908840     0.375  52132     0.315  12240    439491
+    cortex-m4  mlperf_vww              6944760     0.288  42276     0.419   8752     48551
+    cortex-m4  mlperf_ad                342640     0.588   1024     0.383   1564    291184
     cortex-m4  geometric mean                     0.432            0.453
-    cortex-m7  mlperf_kws_dscnn        3481800     0.455   8900     0.388   7664     32452
-    cortex-m7  mlperf_ic_resnet8      14056600     0.468  34844     0.632   7848     84232
-    cortex-m7  micronet_kws_m         17372440     0.486  70184     0.694   7616    135880
-    cortex-m7  mcunet_10fps_vww        9905360     0.378  52148     0.315  12108    439491
-    cortex-m7  mlperf_vww              6937560     0.289  42268     0.419   8596     48551
-    cortex-m7  mlperf_ad                341920     0.586   1024     0.383   1548    291184
-    cortex-m7  geometric mean                     0.433            0.453
+    cortex-m7  mlperf_kws_dscnn        3480920     0.455   8924     0.389   7848     32452
+    cortex-m7  mlperf_ic_resnet8      14055960     0.468  34868     0.633   8036     84232
+    cortex-m7  micronet_kws_m         17354520     0.486  70208     0.695   7764    135880
+    cortex-m7  mcunet_10fps_vww        9917320     0.378  52132     0.315  12252    439491
+    cortex-m7  mlperf_vww              6949200     0.289  42276     0.419   8780     48551
+    cortex-m7  mlperf_ad                342200     0.587   1016     0.380   1548    291184
+    cortex-m7  geometric mean                     0.434            0.452
 
     layers on the Cortex-M4      instructions   per MAC
-    conv                             42514680      1.12
-    depthwise                         8520480      3.06
-    add                                728280         -
-    average_pool                       297320         -
-    table                               15440         -
-    softmax                              1920         -
+    conv                             42496720      1.12
+    depthwise                         8521120      3.06
+    add                                728440         -
+    average_pool                       297440         -
+    table                               15680         -
+    softmax                              1960         -
 
 Cycles of the inner loops by the Cortex-M4's instruction timings (Technical Reference Manual, 3.3.1:
 a load 2, a multiple load 1 + words, a store behind the write buffer and all arithmetic 1, a taken
