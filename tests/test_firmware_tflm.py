@@ -7,7 +7,7 @@ import subprocess
 import flatbuffer_models as fm
 import pytest
 
-from micronets_jax import cli, devices, firmware, tflite
+from micronets_jax import cli, devices, firmware, reserves, tflite
 from micronets_jax.firmware import arena, tflm
 
 slow = pytest.mark.slow
@@ -51,8 +51,8 @@ def test_arenas_agree_with_the_costs_of_networks():
 
 
 def test_the_margin():
-    assert arena.with_margin(100_000) == 101_264  # 1 % and 256 bytes, up to a multiple of 16
-    assert arena.with_margin(0) == 256
+    assert reserves.tflm_arena_bytes(100_000) == 101_264  # 1 % and 256, in sixteens
+    assert reserves.tflm_arena_bytes(0) == 256
 
 
 def test_names_of_operators():

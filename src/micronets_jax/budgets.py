@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
-from micronets_jax import cost, latency
+from micronets_jax import cost, latency, targets
+from micronets_jax.counts import total
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
-from micronets_jax.network import Count, Network
+from micronets_jax.network import Count, Network, prune
 from micronets_jax.recipes import Limits
+from micronets_jax.targets import Target
 
-
-class Firmware(NamedTuple):
-    """What of a board's memory a model does not get."""
-
-    sram_bytes: int
-    flash_bytes: int
-
-
-PAPER = Firmware(4_000 + 4_000 + 4_096, 37_000 + 38_000)
-"""TFLM besides its arena and the model, and the rest of the firmware, as MicroNets (Banbury et al.,
-2021) measured; then a stack, which the paper does not list apart."""
-
-TFLM = Firmware(14_000, 130_000)
-"""What our own firmware takes with today's TFLM (2026): measured are 86 to 123 kB of its code for
-four to ten kinds of operators, 5 kB of ours, a front end of 10 kB, margin of the arena, stacks."""
-
+_MEMORY = ("sram_bytes", "flash_bytes")
 _TIMED = ("latency_ms", "energy_mj")  # limits that are decided on instructions
 
 
@@ -42,26 +29,20 @@ class Budget(Limits):
     """What a network may use; None is no limit.
 
     Attributes:
-        device: whose latency and energy are estimated; needed only for limits on these.
-        runtime: whose memory is counted, one of ``cost.RUNTIMES``.
-        latency_runtime: whose instructions are counted, one of ``latency.RUNTIMES``.
+        device: whose memory, latency and energy these are. With one, limits on memory are on all
+            that the firmware takes of the board, the runtime's reserve included; without one on
+            the network's part alone. Needed for limits on latency and energy.
+        runtime: what runs the network, a name in ``targets``.
+        besides: what else the firmware holds, bytes of SRAM and of flash: a front end.
     """
 
     device: Device | None = None
     runtime: str = "tflm_cortex_m"
-    latency_runtime: str = "tflm"
+    besides: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.runtime not in cost.RUNTIMES:
-            raise ValueError(
-                f"runtime={self.runtime!r} is unknown; use one of {', '.join(cost.RUNTIMES)}"
-            )
-        if self.latency_runtime not in latency.RUNTIMES:
-            raise ValueError(
-                f"latency_runtime={self.latency_runtime!r} is unknown; use one of "
-                f"{', '.join(latency.RUNTIMES)}"
-            )
+        targets.target(self.runtime)
         for name in _TIMED:
             if getattr(self, name) is not None and self.device is None:
                 raise ValueError(f"{name} is given without a device; name one")
@@ -76,17 +57,28 @@ class Budget(Limits):
         device: Device,
         limits: Limits | None = None,
         runtime: str = "tflm_cortex_m",
-        latency_runtime: str = "tflm",
-        firmware: Firmware = PAPER,
+        besides: tuple[int, int] = (0, 0),
     ) -> Budget:
-        """The device's memory less what the firmware takes, except where ``limits`` says."""
+        """All of the device's memory, except where ``limits`` says otherwise."""
         stated = {f.name: getattr(limits, f.name, None) for f in dataclasses.fields(Limits)}
-        defaults = {
-            "sram_bytes": device.sram_bytes - firmware.sram_bytes,
-            "flash_bytes": device.flash_bytes - firmware.flash_bytes,
-        }
+        defaults = {"sram_bytes": device.sram_bytes, "flash_bytes": device.flash_bytes}
         values = defaults | {name: value for name, value in stated.items() if value is not None}
-        return Budget(**values, device=device, runtime=runtime, latency_runtime=latency_runtime)
+        return Budget(**values, device=device, runtime=runtime, besides=besides)
+
+    @property
+    def target(self) -> Target:
+        """The runtime's record."""
+        return targets.target(self.runtime)
+
+    def reserve(self, network: Network) -> dict[str, dict[str, Count]]:
+        """What the firmware takes besides the network, by limit on memory and by part."""
+        if self.device is None:
+            return {name: {} for name in _MEMORY}
+        held = self.target.reserve(network, self.device)
+        return {
+            name: held.of(name) | ({"front end": more} if more else {})
+            for name, more in zip(_MEMORY, self.besides, strict=True)
+        }
 
     def limits(self) -> dict[str, int | float]:
         """The limits there are, by name."""
@@ -119,17 +111,16 @@ class Budget(Limits):
         }
 
     def _used(self, name: str, network: Network) -> Count:
-        if name == "sram_bytes":
-            return cost.sram_bytes(network, self.runtime)
-        if name == "flash_bytes":
-            return cost.flash_bytes(network)
+        if name in _MEMORY:
+            part = self.target.sram if name == "sram_bytes" else self.target.flash
+            return part(network) + total(self.reserve(network)[name].values())
         if name == "mops":
             return cost.ops(network) * 1e-6
         return self._instructions(network) * self._per_instruction(name)
 
     def _instructions(self, network: Network) -> Count:
         assert self.device is not None  # __post_init__ saw to it
-        return latency.instructions(network, self.latency_runtime, self.device.core)
+        return latency.instructions(network, self.target.steps, self.device.core)
 
     def _per_instruction(self, name: str) -> float:
         """Milliseconds or millijoules that an instruction takes."""
@@ -170,6 +161,15 @@ class Space(Protocol):
         ...
 
 
+@runtime_checkable
+class Whole(Protocol):
+    """A space that names its largest network."""
+
+    def supernetwork(self) -> Network:
+        """The largest network, its skips and mixes included."""
+        ...
+
+
 def smallest(space: Space, budget: Budget) -> dict[str, int | float]:
     """The least that any network of the space uses of each limit there is, each on its own."""
     used = [budget.used(space.decode(choice)) for choice in space.lightest()]
@@ -185,6 +185,7 @@ def feasible(space: Space, budget: Budget) -> Choice:
     """
     choices = space.lightest()
     networks = [space.decode(choice) for choice in choices]
+    _require_more_than_reserve(networks[0], budget)
     exceeded = [budget.violations(network) for network in networks]
     fitting = [i for i, names in enumerate(exceeded) if not names]
     if fitting:
@@ -203,6 +204,38 @@ def feasible(space: Space, budget: Budget) -> Choice:
         f"no network of the space can meet {pairs} together, though each alone can be met; "
         "raise one of them"
     )
+
+
+def _require_more_than_reserve(network: Network, budget: Budget) -> None:
+    for name, parts in budget.reserve(network).items():
+        limit = budget.limits().get(name)
+        if limit is not None and limit <= sum(parts.values()):
+            raise ValueError(
+                f"{name}={_figure(limit)}: {budget.target.title} takes {sum(parts.values()):,} "
+                f"bytes besides the network ({_listed(parts)}); give more, or another runtime"
+            )
+
+
+def account(space: Whole, budget: Budget) -> list[str]:
+    """For each memory a line: the limit, what the runtime takes of it, what is left, and how much
+    the largest network of the space would take."""
+    largest = prune(space.supernetwork())
+    used, lines = budget.used(largest), []
+    for name, parts in budget.reserve(largest).items():
+        reserve = sum(parts.values())
+        lines.append(
+            f"{_MEMORY_NAMES[name]}: {_figure(budget.limits()[name])} bytes, {budget.target.title} "
+            f"takes {reserve:,} ({_listed(parts)}), {_figure(budget.limits()[name] - reserve)} are "
+            f"left; the largest network of the space takes {_figure(used[name] - reserve)}"
+        )
+    return lines
+
+
+_MEMORY_NAMES = {"sram_bytes": "SRAM", "flash_bytes": "flash"}
+
+
+def _listed(parts: dict[str, Count]) -> str:
+    return ", ".join(f"{part} {size:,}" for part, size in parts.items())
 
 
 def _figure(value: int | float) -> str:

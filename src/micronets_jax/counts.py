@@ -51,7 +51,7 @@ def align(x: Count, multiple: Count) -> Count:
     if is_float(x):
         import jax.numpy as jnp
 
-        return _straight(x, jnp.ceil(jnp.round(x) / multiple) * multiple)
+        return straight(x, jnp.ceil(jnp.round(x) / multiple) * multiple)
     return (x + multiple - 1) & -multiple
 
 
@@ -65,7 +65,7 @@ def quotient(x: Count, size: int) -> Count:
     if is_float(x):
         import jax.numpy as jnp
 
-        return _straight(x / size, jnp.floor(jnp.round(x) / size))
+        return straight(x / size, jnp.floor(jnp.round(x) / size))
     return x // size
 
 
@@ -83,7 +83,7 @@ def ragged(x: Count, size: int) -> Any:
     return x % size != 0
 
 
-def _straight(slope: Count, value: Count) -> Count:
+def straight(slope: Count, value: Count) -> Count:
     """``value`` with the gradient of ``slope``."""
     import jax
 
@@ -121,6 +121,27 @@ def minimum(a: Count, b: Count) -> Count:
     import jax.numpy as jnp
 
     return jnp.minimum(a, b)
+
+
+def folded(step: Callable[[Any, Any], Any], state: tuple[Count, ...], rows: Sequence[Any]) -> Any:
+    """The state after ``step(state, row)`` for each row, named tuples of counts alike, last first.
+
+    Many rows of traced counts become one compiled loop: written out, XLA would compute what each
+    step reads again and again.
+    """
+    known = all(isinstance(count, int) for row in rows for count in row)
+    if known or len(rows) <= _WRITTEN_OUT:
+        return functools.reduce(step, reversed(rows), state)
+    import jax
+    import jax.numpy as jnp
+
+    columns = type(rows[0])(*(stacked(column) for column in zip(*rows, strict=True)))
+    start = tuple(jnp.asarray(count, jnp.int32) for count in state)
+    return jax.lax.scan(lambda s, row: (step(s, row), None), start, columns, reverse=True)[0]
+
+
+_WRITTEN_OUT = 32
+"""Rows; a million architectures of the space of words a second need it."""
 
 
 # ---------------------------------------------------------------- kinds of counts

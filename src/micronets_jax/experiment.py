@@ -40,10 +40,11 @@ class Options:
     data: str = "embedded"
     """embedded, or what else the experiment reads."""
     device: str = "STM32F446RE"
-    """The board; its memory less what firmware takes is the limit."""
+    """The board; its memory is the limit, of the network and the rest of the firmware."""
     runtime: Literal["compiled", "tflm"] = "compiled"
-    """What runs the model on the board: its latency and energy are estimated. tflm's firmware needs
-    a library, named by TFLM_INCLUDE and TFLM_LIBRARY; without one the firmware is compiled C."""
+    """What runs the model on the board: its memory, code and instructions are counted. tflm's
+    firmware needs a library, named by TFLM_INCLUDE and TFLM_LIBRARY; without one the firmware is
+    compiled C."""
     budget: Limits = Limits()
     """Limits that override the board's."""
     bits: Bits = Bits()
@@ -174,7 +175,13 @@ class Experiment(Generic[Given]):
             task = dataclasses.replace(task, space=WithBits(task.space, options.bits))
         look = data.look.at(task.dataset)
         print(*look.lines(), sep="\n")
+        if options.firmware and device.startup is not None:
+            text = data.frontends.to_json(task.frontend)
+            besides = firmware.front_end_bytes(text, device.core)
+            limits = dataclasses.replace(limits, besides=besides)
         budgets.feasible(task.space, limits)
+        for line in budgets.account(task.space, limits):
+            print(line)
         plan = pipeline.Plan(
             **vars(task),
             budget=limits,
@@ -204,6 +211,7 @@ class Experiment(Generic[Given]):
         for name in UNRECORDED:
             del configuration[name]
         configuration["data_fingerprint"] = plan.dataset.fingerprint
+        configuration["limits_on_memory"] = "all that the firmware takes, its reserve included"
         opened = workdir.Workdir(
             self.folder(options), configuration, options.resume, options.checkpoint_seconds
         )
@@ -233,7 +241,7 @@ def budget(options: Options) -> Budget:
     from micronets_jax import budgets, devices
 
     device = devices.device(options.device)
-    return budgets.Budget.of(device, options.budget, latency_runtime=options.runtime)
+    return budgets.Budget.of(device, options.budget, runtime=options.runtime)
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import numpy as np
 from micronets_jax.counts import (
     Count,
     align,
+    folded,
     maximum,
     minimum,
     parts,
@@ -345,7 +348,7 @@ class Turn(NamedTuple):
     target: Count = 0
     offset: Count = 0
     over: Count = 0
-    follows: bool = False
+    follows: int = 0
 
 
 def most_alive(turns: Sequence[Turn]) -> Count:
@@ -370,10 +373,11 @@ def least_arena(turns: Sequence[Turn]) -> Count:
 
     def tried(arena: Count) -> tuple[Count, Count]:
         """Bytes needed in an arena of this size, and the next larger size that may need less."""
-        floor, run, need, larger = 0, _NEVER, bound, _NEVER
-        for turn in reversed(turns):
+
+        def call(state: tuple[Count, ...], turn: Turn) -> tuple[Count, ...]:
+            floor, run, need, larger = state
             rest = turn.total - turn.source - turn.target
-            low, sizes = (floor, run) if turn.follows else (0, _NEVER)
+            low = turn.follows * floor
             high = maximum([0, low + turn.offset])
             # All else lies above the two, or if there is no room, below.
             outer = maximum([low + turn.target, high + turn.source]) + rest
@@ -381,12 +385,15 @@ def least_arena(turns: Sequence[Turn]) -> Count:
             high = where(outer <= arena, high, maximum([rest, low + turn.offset]))
             top = maximum([low + turn.target, high + turn.source])
             tight = turn.presence * turn.over * where(turn.total <= arena, 0, 1)
+            sizes = where(turn.follows > 0, run, _NEVER)
             for size in (turn.total, outer):
                 sizes = where(tight * size > arena, minimum(sizes, size), sizes)
-            run = where(turn.presence > 0, sizes, run)
             larger = where(tight * top > need, sizes, larger)
             need = maximum([need, tight * top])
-            floor = where(turn.presence > 0, tight * high, floor)
+            runs = turn.presence > 0
+            return where(runs, tight * high, floor), where(runs, sizes, run), need, larger
+
+        _, _, need, larger = folded(call, (0, _NEVER, bound, _NEVER), turns)
         return need, larger
 
     arena, (need, larger) = bound, tried(bound)
@@ -399,3 +406,65 @@ def least_arena(turns: Sequence[Turn]) -> Count:
 
 
 _NEVER = 1 << 30
+
+
+# ---------------------------------------------------------------- parameters and code
+
+CSRC = pathlib.Path(__file__).parent / "csrc"
+
+SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "float": 4}
+"""Bytes of C's types."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A member of a struct of kernels.h."""
+
+    name: str
+    ctype: str
+    pointer: bool
+    length: int
+
+
+@functools.cache
+def structs() -> dict[str, list[Field]]:
+    """The parameter structs of kernels.h: the header is the one place that defines them."""
+    text = re.sub(r"/\*.*?\*/", "", (CSRC / "kernels.h").read_text(), flags=re.S)
+    found: dict[str, list[Field]] = {}
+    for name, body in re.findall(r"struct (mn_\w+) \{(.*?)\};", text, flags=re.S):
+        found[name] = []
+        for ctype, names in re.findall(r"\s*((?:const )?(?:struct )?\w+)\s+(.*?);", body, re.S):
+            for star, field, length in re.findall(r"(\*?)(\w+)(?:\[(\d+)\])?", names):
+                found[name].append(Field(field, ctype, bool(star), int(length or 1)))
+    return found
+
+
+def struct_bytes(name: str, table: dict[str, list[Field]]) -> tuple[int, int]:
+    """Size and alignment on a 32-bit core (pointers of 4 bytes)."""
+    size = align = 1
+    at = 0
+    for field in table[name]:
+        if field.pointer:
+            size, step = 4, 4
+        elif field.ctype.startswith("struct "):
+            size, step = struct_bytes(field.ctype.split()[-1], table)
+        else:
+            size = step = SIZES[field.ctype]
+        at = -(-at // step) * step + size * field.length
+        align = max(align, step)
+    return -(-at // align) * align, align
+
+
+# Measured: arm-none-eabi-gcc 12.2.1, -O2, Cortex-M4, as a linker keeps them that drops functions
+# which nobody calls; a Cortex-M7 differs by up to 32 bytes.
+CODE_BYTES = {"conv": 4460, "add": 812, "avg_pool": 320, "pad": 188}
+"""Code of the kernels by kind of layer; ``conv`` computes dense layers, too."""
+
+DEPTHWISE_BYTES = {3: 455, 5: 575, 7: 740, 0: 360}
+"""Code of a depthwise kernel by the side of its square; 0: of any other."""
+
+DEPTHWISE_SHARED_BYTES, CALL_BYTES, RUN_BYTES = 264, 23, 60
+"""Code that depthwise kernels share, of a call, and of ``model_run`` besides."""
+
+CHANNEL_BYTES = 16
+"""``struct mn_channel``."""

@@ -504,7 +504,7 @@ def _instructions(
     Args:
         made: what is known of the firmware, if there is one; it counts if the runtime is its.
     """
-    runtime, core = plan.budget.latency_runtime, plan.device.core
+    runtime, core = plan.budget.target.steps, plan.device.core
     counted = {"predicted": latency.instructions(found, runtime, core), "measured": None}
     if made.get("runtime") == runtime:
         return counted | {"measured": made.get("instructions", {}).get("emulated")}
@@ -521,7 +521,7 @@ def _instructions(
 
 def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
     """Estimated milliseconds and millijoules on the board, from both counts of instructions."""
-    runtime, on = plan.budget.latency_runtime, plan.device
+    runtime, on = plan.budget.target.steps, plan.device
     ms = latency.latency_ms(found, on, runtime)
     counted = instructions["measured"]
     share = counted / instructions["predicted"] if counted and instructions["predicted"] else None
@@ -539,7 +539,7 @@ def _firmware(
     """The model as a program for the device, linked and emulated where tools are here."""
     folder, device = workdir.path / FIRMWARE, plan.device
     text = data.frontends.to_json(plan.frontend)
-    runtime = plan.budget.latency_runtime if firmware.names_tflm() else "compiled"
+    runtime = plan.budget.target.steps if firmware.names_tflm() else "compiled"
     if device.startup is None:
         runtime = "compiled"
     title = str(plan.facts.get("experiment", "model"))

@@ -385,9 +385,9 @@ class Limits:
     """Limits that a person states in place of the device's; None leaves the device's own."""
 
     sram_bytes: int | None = None
-    """Memory for one inference in bytes: activations and the interpreter's structures."""
+    """Memory in bytes, of all that the firmware takes: arena, stacks, the runtime's own."""
     flash_bytes: int | None = None
-    """Storage for the model file in bytes."""
+    """Storage in bytes, of all that the firmware takes: the model, kernels, start-up."""
     mops: float | None = None
     """Millions of operations per inference, two per multiply-accumulate."""
     latency_ms: float | None = None

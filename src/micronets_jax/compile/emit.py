@@ -6,8 +6,6 @@ table's size in bytes is known before anything is compiled.
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -17,11 +15,9 @@ import numpy as np
 from micronets_jax.compile.graph import Value
 from micronets_jax.compile.kernels import CHANNEL, Call
 from micronets_jax.compile.stream import Stretch, sources_of
+from micronets_jax.kernels import CSRC, SIZES, Field, struct_bytes, structs
 from micronets_jax.tflite import TFLiteError
 
-CSRC = pathlib.Path(__file__).parent.parent / "csrc"
-
-_SIZES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "float": 4}
 _WITH_WEIGHTS = frozenset(["conv", "depthwise", "grouped", "transpose_conv", "svdf", "lstm"])
 _ELEMENTS = {
     "u2": "uint16_t",
@@ -31,42 +27,6 @@ _ELEMENTS = {
     "i4": "int32_t",
     "f4": "float",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    name: str
-    ctype: str
-    pointer: bool
-    length: int
-
-
-def structs() -> dict[str, list[Field]]:
-    """The parameter structs of kernels.h: the header is the one place that defines them."""
-    text = re.sub(r"/\*.*?\*/", "", (CSRC / "kernels.h").read_text(), flags=re.S)
-    found: dict[str, list[Field]] = {}
-    for name, body in re.findall(r"struct (mn_\w+) \{(.*?)\};", text, flags=re.S):
-        found[name] = []
-        for ctype, names in re.findall(r"\s*((?:const )?(?:struct )?\w+)\s+(.*?);", body, re.S):
-            for star, field, length in re.findall(r"(\*?)(\w+)(?:\[(\d+)\])?", names):
-                found[name].append(Field(field, ctype, bool(star), int(length or 1)))
-    return found
-
-
-def struct_bytes(name: str, table: dict[str, list[Field]]) -> tuple[int, int]:
-    """Size and alignment on a 32-bit core (pointers of 4 bytes)."""
-    size = align = 1
-    at = 0
-    for field in table[name]:
-        if field.pointer:
-            size, step = 4, 4
-        elif field.ctype.startswith("struct "):
-            size, step = struct_bytes(field.ctype.split()[-1], table)
-        else:
-            size = step = _SIZES[field.ctype]
-        at = -(-at // step) * step + size * field.length
-        align = max(align, step)
-    return -(-at // align) * align, align
 
 
 def constant_bytes(
@@ -304,7 +264,7 @@ class Emitter:
         if ctype == "int8_t":
             return place
         const = "const " if way == "in" else ""
-        void = f"({const}void *)" if _SIZES[ctype] > 1 else ""
+        void = f"({const}void *)" if SIZES[ctype] > 1 else ""
         return f"({const}{ctype} *){void}({place})"
 
     def state(self, tensor: int) -> str:

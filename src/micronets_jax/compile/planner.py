@@ -118,7 +118,7 @@ def _turns(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> list[T
         if len(here) == 1:
             (s,) = here
             sizes = buffers[s.source].size, buffers[s.target].size
-            turn = Turn(total, shared, 1, *sizes, s.order.offset, 1, following == s.target)
+            turn = Turn(total, shared, 1, *sizes, s.order.offset, 1, int(following == s.target))
         following = here[0].source if len(here) == 1 else -1
         turns.append(turn)
     return turns[::-1]

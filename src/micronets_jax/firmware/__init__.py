@@ -7,6 +7,7 @@ with the linker's map afterwards, and what it computes with an interpreter on th
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "can_hear",
     "check",
     "flash",
+    "front_end_bytes",
     "has_compiler",
     "has_emulator",
     "is_firmware",
@@ -125,6 +127,21 @@ def write(
     planned = project.plan(made, model, on, title, hearing, frontend or "")
     project.write(planned, folder)
     return planned.prediction
+
+
+def front_end_bytes(frontend: str, core: str) -> tuple[int, int]:
+    """RAM and flash that the front end of a ``frontend.json`` takes, 0 if no board computes it."""
+    from micronets_jax.data import frontends
+
+    if not can_hear(frontend):
+        return 0, 0
+    shape = frontends.from_json(frontend).shape
+    made = {
+        "way": "input", "dtype": "int8", "shape": list(shape), "bytes": math.prod(shape),
+        "scale": 1.0, "zero_point": 0,
+    }  # fmt: skip
+    hearing = front_ends.build(frontend, [made])
+    return hearing.ram_bytes, hearing.tables_bytes + hearing.code_bytes(core)
 
 
 def check(folder: str | pathlib.Path) -> Fit:

@@ -6,15 +6,11 @@ networks that were searched and files of anybody; here is only what foreign file
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from micronets_jax import tflite
-
-MARGIN = 0.01
-"""Of the prediction, reserved besides: what other versions of the library may differ by."""
 
 
 class Arena(NamedTuple):
@@ -26,11 +22,6 @@ class Arena(NamedTuple):
     @property
     def total(self) -> int:
         return self.activations + self.persistent
-
-
-def with_margin(total: int) -> int:
-    """What is reserved for a predicted arena: 1 % and 256 bytes more, a multiple of 16."""
-    return -(-(total + math.ceil(MARGIN * total) + 256) // 16) * 16
 
 
 # Structures of operators that ``cost`` does not know: node, registration, parameters and a kernel's

@@ -6,6 +6,7 @@ Invariant: every fact of a board comes from its row in ``devices``; nothing here
 from __future__ import annotations
 
 from micronets_jax.devices import DEVICES, Device, Startup
+from micronets_jax.reserves import HANDLER_STACK_BYTES
 
 
 class FirmwareError(ValueError):
@@ -64,9 +65,6 @@ def header(of: Device) -> str:
 
 def _number(value: int) -> str:
     return f"0x{value:08X}u" if value >= 1 << 24 and value % 1000 else f"{value}u"
-
-
-HANDLER_STACK_BYTES = 512
 
 
 def linker_script(of: Device, stack_bytes: int) -> str:

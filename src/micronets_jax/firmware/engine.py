@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from micronets_jax import compile as compiler
+from micronets_jax import reserves
 from micronets_jax.firmware.boards import FirmwareError
 
 CSRC = pathlib.Path(__file__).parent.parent / "csrc" / "firmware"
@@ -65,9 +66,6 @@ OBJECTS = "model_"
 
 _ROWS_BYTES = 24
 """Counters of an engine that takes rows."""
-
-STACK_BYTES = 2048
-"""Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""
 
 
 def compiled(
@@ -128,9 +126,9 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
             "arena": -(-arena // 8) * 8,
             **({"state": -(-state // 8) * 8} if state else {}),
             **({"a row of the input": row + _ROWS_BYTES} if row else {}),
-            "layer times": 8 * len(layers),
+            "layer times": reserves.LAYER_BYTES * len(layers),
         },
-        stack_bytes=STACK_BYTES,
+        stack_bytes=reserves.COMPILED_STACK_BYTES,
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
         rows=row > 0,
     )

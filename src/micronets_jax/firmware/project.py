@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 
 from micronets_jax import compile as compiler
-from micronets_jax import devices
+from micronets_jax import devices, reserves
 from micronets_jax.devices import Device
 from micronets_jax.firmware import boards
 from micronets_jax.firmware.boards import FirmwareError
@@ -21,16 +21,6 @@ from micronets_jax.firmware.engine import Engine, source
 from micronets_jax.firmware.frontend import FrontEnd
 
 RUNTIMES = ("compiled", "tflm")
-
-# Measured: arm-none-eabi-gcc 12.2.1, newlib 3.3, -Os. What every firmware holds besides engine and
-# front end: vectors, start-up, protocol, main, and of the compiler's library memcpy, memset, strlen
-# and the division of 64 bits.
-_BASE_FLASH = {
-    "mps2.c": {"cortex-m4": 4600, "cortex-m7": 4620, "cortex-m33": 4620},
-    "stm32.c": {"cortex-m4": 5130, "cortex-m7": 5280},
-}
-_STATE_BYTES = 565  # a frame (520), the state of main (41) and of the clock (4)
-_CLOCK_BYTES = {"mps2.c": 0, "stm32.c": 8}  # which clock came up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +118,15 @@ def predict(engine: Engine, board: Device, hearing: FrontEnd | None = None) -> P
     """What an engine and everything around it take on a board."""
     flash = {
         **engine.flash,
-        "start-up, protocol, main": _BASE_FLASH[boards.startup(board).source][board.core],
+        "start-up, protocol, main": reserves.BASE_FLASH[boards.startup(board).source][board.core],
     }
-    stacks = engine.stack_bytes + boards.HANDLER_STACK_BYTES
-    ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": _STATE_BYTES}
+    stacks = engine.stack_bytes + reserves.HANDLER_STACK_BYTES
+    ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": reserves.STATE_BYTES}
     if hearing:
         flash["front end"] = hearing.tables_bytes + hearing.code_bytes(board.core)
         ram["front end"] = hearing.ram_bytes
     ram["alignment"] = -sum(ram.values()) % 8
-    ram["clock"] = _CLOCK_BYTES[boards.startup(board).source]
+    ram["clock"] = reserves.CLOCK_BYTES[boards.startup(board).source]
     return Prediction(flash, ram)
 
 

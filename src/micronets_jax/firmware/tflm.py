@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from micronets_jax import tflite
+from micronets_jax import reserves, tflite
 from micronets_jax.devices import Device
 from micronets_jax.firmware import arena, tflm_sizes
 from micronets_jax.firmware.boards import FirmwareError
@@ -30,9 +30,6 @@ DOCUMENTED = (
 
 PRINTS = "_Z11MicroPrintfPKcz"
 """``MicroPrintf(const char*, ...)``, which a library without messages lacks."""
-
-STACK_BYTES = 4096
-"""Reserved for the interpreter, whose start needs about 1.5 KiB; runs report what was used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +152,7 @@ def _code_bytes(library: Library, symbols: Collection[str], kinds: Sequence[str]
             for kind in kinds
         ]
         kept = tflm_sizes.kept_bytes(library.archive, symbols, operators, core)
-    return tflm_sizes.tabled_bytes(kinds, core) if kept is None else kept
+    return reserves.tflm_code_bytes(kinds, core) if kept is None else kept
 
 
 def _run(*command: str) -> str:
@@ -175,7 +172,7 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
     symbols = _symbols(library)
     check_library(library, symbols, kinds, board)
     predicted = arena.predict(parsed)
-    reserved = arena.with_margin(predicted.total)
+    reserved = reserves.tflm_arena_bytes(predicted.total)
     layers = [
         {"name": _name(parsed, operator), "kind": operator.kind, "operator": operator.index,
          "macs": _macs(parsed, operator)}
@@ -195,10 +192,10 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
         },
         ram={
             "arena": reserved,
-            "layer times": 8 * len(layers),
-            "interpreter": tflm_sizes.state_bytes(len(kinds)),
+            "layer times": reserves.LAYER_BYTES * len(layers),
+            "interpreter": reserves.tflm_state_bytes(len(kinds)),
         },
-        stack_bytes=STACK_BYTES,
+        stack_bytes=reserves.TFLM_STACK_BYTES,
         makefile=_makefile(library, silent=bool(symbols) and PRINTS not in symbols),
         facts={
             "arena_predicted": {

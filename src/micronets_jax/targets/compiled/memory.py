@@ -82,7 +82,7 @@ def _turns(network: Network) -> list[Turn]:
             if len(sources) == 1:
                 turn = turn._replace(
                     source=sources[0], target=made, offset=order.offset, over=dying[0],
-                    follows=layer.name in following,
+                    follows=int(layer.name in following),
                 )  # fmt: skip
         turns.append(turn)
         if isinstance(layer.presence, int):
