@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from micronets_jax import kernels, memory
-from micronets_jax.counts import align, is_soft, minimum, rounded, total, where
+from micronets_jax.counts import align, is_soft, minimum, rounded, straight, total, where
 from micronets_jax.kernels import ALIGNMENT, Depthwise, Order, Turn
 from micronets_jax.memory import Operator
 from micronets_jax.network import Count, Network, output_sizes, window
@@ -23,14 +23,15 @@ from micronets_jax.windows import Window
 def arena_bytes(network: Network) -> Count:
     """Bytes of the arena: tensors and scratch, outputs over inputs that die.
 
-    Ints give the exact int, int32 the same inside ``jit``; floats the arena of the rounded network
-    and the slope of the call that needs most.
+    Ints give the exact int, int32 the same inside ``jit`` or a little more (see
+    ``kernels.least_arena``); floats the arena of the rounded network, and the slope of most bytes
+    alive if none were shared, in proportion: XLA takes minutes for the slope of the exact rule.
     """
     if not is_soft(network):
         return kernels.least_arena(_turns(network))
-    live = kernels.most_alive(_turns(network))
     exact = kernels.least_arena(_turns(rounded(network)))
-    return live + jax.lax.stop_gradient(exact - live)
+    alive = memory.peak_bytes(network, lambda operator: 0, _padded)
+    return straight(alive * jax.lax.stop_gradient(exact / alive), exact)
 
 
 class Access(NamedTuple):
