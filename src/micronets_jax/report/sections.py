@@ -5,13 +5,15 @@ Invariant: a part shows what is there; whatever is missing is left out, or shown
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from micronets_jax import cost, memory, network
+from micronets_jax.memory import Block
 from micronets_jax.network import INPUT, Network
-from micronets_jax.report import markup
+from micronets_jax.report import markup, plan
 from micronets_jax.report.markup import Html, Number, tag
 
 Summary = Mapping[str, Any]
@@ -217,7 +219,7 @@ def limits(summary: Summary) -> Html | None:
         "Latency and energy are estimates from predicted instructions. "
         if limits.keys() & {"latency_ms", "energy_mj"}
         else "",
-        "A limit left to the board is its memory less what runtime, firmware and stack take.",
+        "Limits on memory are on all that the firmware takes, the runtime's reserve included.",
     ]
     key = markup.key(("used", "found"), ("largest", "largest of the space"), ("limit", "limit"))
     return markup.section("Limits", board, key, markup.rows("limits", rows))
@@ -402,7 +404,7 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
         return None
     name = summary.get("runtime", "tflm_cortex_m")
     runtime = cost.RUNTIMES.get(name)
-    steps = memory.timeline(found, runtime.scratch if runtime else True)
+    steps = plan.timeline(found, name)
     end = max(block.start + block.bytes for step in steps for block in step.live)
     peak = max(step.live_bytes for step in steps)
     read = {operator.layer.name: operator.reads for operator in memory.operators(found)}
@@ -422,6 +424,10 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
             spoken.append(f"{kind} {block.name}, {where}")
             place = (100 * block.start / end, 100 * (block.start + block.bytes) / end)
             pieces.append((kind, *place, spoken[-1]))
+        for low, high in _shared(step.live):
+            seen.add("shares")
+            spoken.append(f"{_count(high - low)} bytes at {_count(low)} serve both")
+            pieces.append(("shares", 100 * low / end, 100 * high / end, spoken[-1]))
         mark = "peak" if step.live_bytes == peak else None
         rows.append(
             tag(
@@ -436,9 +442,19 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
     if runtime:
         arena = cost.arena(found, name)
         note += f" With {_kib(arena.persistent)} of the runtime's own: {_kib(arena.total)} of SRAM."
-    texts = {"reads": "read", "makes": "made", "waits": "kept for later", "scratch": "scratch"}
+    texts = {
+        "reads": "read", "makes": "made", "shares": "read, then made", "waits": "kept for later",
+        "scratch": "scratch",
+    }  # fmt: skip
     key = markup.key(*((kind, text) for kind, text in texts.items() if kind in seen))
     return markup.section("Memory over time", note, key, markup.rows("memory", rows))
+
+
+def _shared(live: Sequence[Block]) -> list[tuple[int, int]]:
+    """Stretches of the arena that two blocks hold at the same time."""
+    ends = [(b.start, b.start + b.bytes) for b in live]
+    pairs = itertools.combinations(sorted(ends), 2)
+    return [(b[0], min(a[1], b[1])) for a, b in pairs if b[0] < a[1]]
 
 
 def layers(found: Network | None) -> Html | None:
