@@ -389,15 +389,14 @@ def test_what_the_interpreter_saw_is_compared_with_int8_on_the_same_examples():
 
 
 def test_compiled_memory_is_the_compilers_plan_with_shared_bytes_shown():
-    """A depthwise layer computes in place: what it reads and what it makes lie at one address."""
+    """Layers write over what they read."""
     from micronets_jax.report import plan, sections
     from micronets_jax.targets.compiled.memory import arena_bytes
 
     steps = plan.timeline(NET, "compiled")
     blocks = {block for step in steps for block in step.live}
     assert max(b.start + b.bytes for b in blocks) == arena_bytes(NET)
-    depthwise = next(step for step in steps if step.kind == "DEPTHWISE_CONV_2D")
-    assert sections._shared(depthwise.live)
+    assert any(sections._shared(step.live) for step in steps)
     page = report.render({"runtime": "compiled"}, NET)
     assert "read, then made" in page and "serve both" in page
     assert "serve both" not in report.render({"runtime": "tflm"}, NET)
