@@ -12,6 +12,7 @@ from micronets_jax.recipes import Bits
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.bits import with_bits
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from micronets_jax.targets.compiled.flash import constant_bytes
 from micronets_jax.targets.compiled.memory import arena_bytes
 
 SPACES = {**characterize.SPACES, "quick": MobileNetV2((50, 50, 1), 2, 0.35)}
@@ -40,7 +41,9 @@ def check_arenas(space, count, share):
         network = space.decode(choice)
         if i % 2:
             network = with_bits(network, FOUR)
-        assert arena_bytes(network) == compiled(network, rng).arena_bytes, i
+        built = compiled(network, rng)
+        assert arena_bytes(network) == built.arena_bytes, i
+        assert constant_bytes(network) == sum(built.constant_bytes), i
         enough = int(traced(choice))
         assert enough >= arena_bytes(network), i
         more += enough > arena_bytes(network)

@@ -12,7 +12,7 @@ from micronets_jax.kernels import CHANNEL_BYTES, Depthwise
 from micronets_jax.network import Count, Layer, Network, output_sizes, window
 
 _STRUCTS = {
-    "conv": "mn_conv", "dense": "mn_conv", "depthwise": "mn_depthwise", "avg_pool": "mn_pool",
+    "conv": "mn_conv", "dense": "mn_dense", "depthwise": "mn_depthwise", "avg_pool": "mn_pool",
     "add": "mn_add", "pad": "mn_copy",
 }  # fmt: skip
 
@@ -57,7 +57,7 @@ def code_bytes(network: Network) -> Count:
     for operator in memory.operators(network, reshapes=False):
         layer = operator.layer
         calls.append((2 if layer.kind == "pad" else 1) * layer.presence)
-        kind = "conv" if layer.kind == "dense" else layer.kind
+        kind = layer.kind
         if kind == "depthwise":
             walked = Depthwise.over(window(layer, sizes))
             side = walked.window.kernel[0] if walked.fast else 0
