@@ -1,6 +1,7 @@
 """Training a published network: no search, the paper's widths, mistakes in one sentence."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -25,7 +26,10 @@ def test_an_unknown_network_and_one_too_large_are_named(tmp_path):
     words = ("--model", "MicroNet-KWS-L", "--device", "STM32F446RE", "--preset", "tiny")
     large = run(*words, "--workdir", tmp_path / "b")
     assert large.returncode == 2
-    assert "sram_bytes=" in large.stderr and "204,020" in large.stderr
+    least = re.search(r"sram_bytes=131,072 \(the smallest achievable is ([\d,]+)\)", large.stderr)
+    assert least is not None, large.stderr
+    # The arena of compiled C is 136,428 bytes; stack, front end and serial line come on top.
+    assert 136_428 + 2048 < int(least[1].replace(",", "")) < 136_428 + 12_000
     assert list(tmp_path.iterdir()) == []
     assert "Traceback" not in unknown.stderr + large.stderr
 
