@@ -117,8 +117,10 @@ def test_the_table_holds_every_network_and_names_what_differs(paper):
         assert ops_alike == (not any("operations" in note for note in row.notes)), name
     text = zoo.table()
     assert all(name in text for name in rows)
-    assert rows["MicroNet-KWS-M"].boards == ("STM32F446RE", "STM32F746ZG", "STM32F767ZI")
-    assert rows["MicroNet-AD-L"].boards == ("STM32F767ZI",)
+    papers = ("STM32F446RE", "STM32F746ZG", "STM32F767ZI")
+    fitting = {name: tuple(b for b in row.boards if b in papers) for name, row in rows.items()}
+    assert fitting["MicroNet-KWS-M"] == papers
+    assert fitting["MicroNet-AD-L"] == ("STM32F767ZI",)
 
 
 def test_unknown_names_and_widths_are_refused():
