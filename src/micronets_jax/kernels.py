@@ -367,7 +367,7 @@ def least_arena(turns: Sequence[Turn]) -> Count:
 
     So the bytes needed fall in steps as the arena grows, and only sizes from which on a call of the
     run has more room have to be tried. Traced counts get what is needed in the smallest arena that
-    holds what lives: enough, and of 98 in 100 networks of the paper's spaces the least.
+    holds what lives: enough, and for 97 in 100 members of the characterised spaces the least.
     """
     bound = most_alive(turns)
 
