@@ -35,7 +35,7 @@ def test_compiled_c_leaves_room_for_a_larger_network():
     """What MicroNet-KWS-S takes of a board as TFLM runs it and as compiled C, all included."""
     took = {name: Budget.of(BOARD, runtime=name).used(NETWORK) for name in ("compiled", "tflm")}
     assert took["compiled"]["sram_bytes"] == 42_348 + 4 + sum(
-        (2048, 512, 565 + 8, 8 * 13 + 7)  # stacks, state, a time for each of 13 calls
+        (2048, 512, 565 + 8, 8 * 14 + 7)  # stacks, state, times of 13 calls and of the last
     )
     assert took["compiled"]["sram_bytes"] < 0.7 * took["tflm"]["sram_bytes"]
     assert took["compiled"]["flash_bytes"] < 0.6 * took["tflm"]["flash_bytes"]

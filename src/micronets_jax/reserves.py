@@ -26,7 +26,7 @@ CLOCK_BYTES = {"mps2.c": 0, "stm32.c": 8}
 HANDLER_STACK_BYTES = 512
 
 LAYER_BYTES = 8
-"""Of RAM for each layer: when it ended."""
+"""Of RAM for each layer: how long it took; compiled C also keeps when the last one ended."""
 
 COMPILED_STACK_BYTES = 2048
 """Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""

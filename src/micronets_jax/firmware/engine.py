@@ -126,7 +126,7 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
             "arena": -(-arena // 8) * 8,
             **({"state": -(-state // 8) * 8} if state else {}),
             **({"a row of the input": row + _ROWS_BYTES} if row else {}),
-            "layer times": reserves.LAYER_BYTES * len(layers),
+            "layer times": reserves.LAYER_BYTES * (1 + len(layers)),
         },
         stack_bytes=reserves.COMPILED_STACK_BYTES,
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",

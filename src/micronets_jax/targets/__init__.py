@@ -93,7 +93,7 @@ def _compiled_reserve(network: Network, on: Device) -> Reserve:
     calls = total((2 if o.kind == "PAD" else 1) * o.layer.presence for o in listed)
     both = _everywhere(on)
     # Sections are multiples of 8 bytes.
-    times = {"layer times, alignment": reserves.LAYER_BYTES * calls + 7}
+    times = {"layer times, alignment": reserves.LAYER_BYTES * (1 + calls) + 7}
     return Reserve({**both.sram, **times}, {**both.flash, "alignment": 64})
 
 
