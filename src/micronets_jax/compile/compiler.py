@@ -281,7 +281,8 @@ def compile_model(
     chosen = _choose(front, plan, ram)
     better = lay_out(chosen.room, chosen.candidate, title)
     if better.arena_bytes < chosen.arena_bytes:
-        front[front.index(chosen)] = chosen = better
+        front = [better if c is chosen else c for c in front]
+        chosen = better
     kernels.widen_weights(chosen.calls, flash_budget)
     check.prove(chosen.graph, chosen.accesses, chosen.arena_bytes, chosen.addresses)
     chosen.front = [_point(c) for c in front]
