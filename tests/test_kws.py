@@ -143,7 +143,7 @@ def test_mistakes_end_in_one_sentence(tmp_path):
     least = mistake(tmp_path, *TINY, "--budget.mops", "0.001", *out)
     assert "mops" in least and "smallest achievable" in least
     sram = mistake(tmp_path, *TINY, "--budget.sram-bytes", "100", *out)
-    assert "sram_bytes" in sram and "smallest achievable" in sram
+    assert "sram_bytes=100: compiled C takes" in sram and "front end" in sram  # the reserve's parts
     for accelerator, extra in (("gpu", "micronets_jax[cuda]"), ("tpu", "micronets_jax[tpu]")):
         absent = mistake(tmp_path, *TINY, "--accelerator", accelerator, *out)
         assert extra in absent and "offers 1 x cpu" in absent
