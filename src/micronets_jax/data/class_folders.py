@@ -4,7 +4,7 @@ Invariant: the same files and seed give the same splits, labels and pixels.
 
 Either ``<class>/<file>``, divided by lot, 80 / 10 / 10 in each class; or ``train/<class>/<file>``
 and ``test/<class>/<file>``, where a tenth of each class of the first validates. What is drawn by
-lot stays together with its near-duplicates.
+lot stays together with its near-duplicates, unless a warning says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from micronets_jax.data import cache, duplicates, pictures, splits
-from micronets_jax.data.dataset import FILE, SPLITS, DataError, Dataset
+from micronets_jax.data.dataset import FILE, SPLITS, DataError, Dataset, warn
 from micronets_jax.data.frontends import Pixels, to_json
 
 Parts = dict[str, list[tuple[str, int]]]  # by split: path and label
@@ -54,8 +54,7 @@ def load(
     looked = _looked(folder, [stamp(path) for path in sorted(paths)], cache_folder)
     near = dict(zip(sorted(paths), looked["near"].tolist(), strict=True))
     sizes = dict(zip(sorted(paths), looked["size"], strict=True))
-    parts = _kept_together(parts, near, seed)
-    _refuse_too_few(parts, found, folder)
+    parts = _kept_together(parts, near, found, folder, seed)
     fingerprint = cache.key(
         files={split: [(*stamp(path), label) for path, label in parts[split]] for split in SPLITS},
         names=found,
@@ -114,20 +113,22 @@ def divide(
             )
         for name, files in tested.items():
             parts["test"] += [(f"test/{name}/{file}", found.index(name)) for file in files]
-    _refuse_too_few(parts, found, folder)
+    if lacking := _lacking(parts, found):
+        raise DataError(f"data folder {folder}: {lacking}; add images")
     return parts, found
 
 
-def _refuse_too_few(parts: Parts, found: Sequence[str], folder: pathlib.Path) -> None:
+def _lacking(parts: Parts, found: Sequence[str]) -> str:
+    """The first class of which a split has too few images, in words; empty if there is none."""
     for split, fewest in splits.FEWEST.items():
         counts = np.bincount([label for _, label in parts[split]], minlength=len(found))
         for name, count in zip(found, counts, strict=True):
             if count < fewest:
-                raise DataError(
-                    f"data folder {folder}: {count} images of {name!r} fall into the {split} "
-                    f"split, which needs at least {fewest}; add images (near-duplicates stay in "
-                    "one split)"
+                return (
+                    f"{count} images of {name!r} fall into the {split} split, which needs at least "
+                    f"{fewest}"
                 )
+    return ""
 
 
 def _looked(
@@ -147,8 +148,15 @@ def _looked(
     return cache.arrays(f"looked-{name}", build, cache_folder)
 
 
-def _kept_together(parts: Parts, near: dict[str, int], seed: int) -> Parts:
-    """The same parts, but near-duplicates that were drawn by lot in one of them."""
+def _kept_together(
+    parts: Parts, near: dict[str, int], found: Sequence[str], folder: pathlib.Path, seed: int
+) -> Parts:
+    """The same parts, but near-duplicates that were drawn by lot in one of them.
+
+    Pictures of one scene, as a camera takes them that does not move, may all be near-duplicates:
+    where too few are left for a split, whole groups are drawn by lot; where that fails too, the
+    parts stay as they are, with a warning.
+    """
     drawn = {
         path: split
         for split, part in parts.items()
@@ -156,11 +164,28 @@ def _kept_together(parts: Parts, near: dict[str, int], seed: int) -> Parts:
         if not path.startswith("test/") or split != "test"
     }
     placed = splits.together(drawn, {path: near[path] for path in drawn}, seed)
-    kept: Parts = {split: [] for split in SPLITS}
+    kept = _moved(parts, placed)
+    if not _lacking(kept, found):
+        return kept
+    labels = {path: label for part in parts.values() for path, label in part}
+    if len(drawn) == len(labels):  # nobody said what tests
+        units = splits.by_units([str(near[p]) for p in drawn], [labels[p] for p in drawn], seed)
+        if units is not None:
+            return _moved(parts, dict(zip(drawn, units, strict=True)))
+    warn(
+        f"{_lacking(kept, found)} of {folder} if near-duplicates stay together: images are divided "
+        "one by one, and a device may do less well than the test says; add images of other scenes"
+    )
+    return parts
+
+
+def _moved(parts: Parts, home: dict[str, str]) -> Parts:
+    """The same images, those of ``home`` in the splits that it names."""
+    moved: Parts = {split: [] for split in SPLITS}
     for split, part in parts.items():
         for path, label in part:
-            kept[placed.get(path, split)].append((path, label))
-    return kept
+            moved[home.get(path, split)].append((path, label))
+    return moved
 
 
 def _classes(folder: pathlib.Path, names: Sequence[str] | None) -> dict[str, list[str]]:

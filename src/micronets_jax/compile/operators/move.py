@@ -52,7 +52,7 @@ def move(
         return
     values = [value_of(b, operator, i) for i in positions]
     made = function(
-        [np.arange(v.elements).reshape(v.shape) + (i << SOURCE) for i, v in enumerate(values)], -1
+        [(np.arange(v.elements) + (i << SOURCE)).reshape(v.shape) for i, v in enumerate(values)], -1
     )
     if made.size == 0:
         raise TFLiteError("its output is empty")
