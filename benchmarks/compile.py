@@ -31,17 +31,26 @@ machine.
     table                               15680         -
     softmax                              1960         -
 
-Cycles of the inner loops by the Cortex-M4's instruction timings (Technical Reference Manual, 3.3.1:
-a load 2, a multiple load 1 + words, a store behind the write buffer and all arithmetic 1, a taken
-branch 3):
+Cycles by the Cortex-M4's instruction timing (``benchmarks.cycles`` says how far to trust it),
+beside what engines were measured to take on a NUCLEO-L4R5ZI (MLPerf Tiny, ms times clock):
 
-    inner loop                               instructions   cycles   MACs   cycles per MAC
-    pointwise, 4 pixels x 2 channels x 8               55       78     64             1.22
-    the same with int16 weights                        47       74     64             1.16
-    dense, one pixel x 4 channels x 8                  34       46     32             1.44
-    depthwise 3x3, two outputs                         37       51     18             2.83
-    depthwise 5x5, two outputs                         65      109     50             2.18
-    depthwise 7x7, two outputs                        105      184     98             1.88
+    million cycles       estimate  per instruction        ST  Plumerai
+    mlperf_kws_dscnn         4.90             1.41      5.18      5.73
+    mlperf_ic_resnet8       19.83             1.41     19.81     20.14
+    mlperf_vww               9.85             1.42     10.67     11.85
+    mlperf_ad                0.47             1.38      0.63      0.49
+
+    function                        instructions     cycles
+    product4_positive                   11055819   15561606
+    product4_signed                      6727968    9496448
+    lay                                  1701640    2492753
+    depthwise_3x3_s11_positive_rows      1744081    2481317
+    gather                                790872    1101721
+    mn_gather_plane                       657611     925320
+    mn_conv                               559423     813086
+    mn_add                                545005     717193
+
+Theirs are silicon with the wait states of flash, ours is not: no board has run this code.
 """
 
 from __future__ import annotations
@@ -54,28 +63,51 @@ import os
 import pathlib
 import tempfile
 
+from benchmarks import cycles
 from micronets_jax import compile as compiler
-from micronets_jax import firmware, tflite
+from micronets_jax import devices, firmware, tflite
 from micronets_jax.compile import verify
+from micronets_jax.firmware import link
 from micronets_jax.firmware.inputs import noise
 
 SEED = 12345  # of the input that the reference numbers were counted with
 
-# Loads of one, two, three and four words, other instructions, MACs: of the assembly in csrc.
-LOOPS = {
-    "pointwise, 4 pixels x 2 channels x 8": ((5, 8, 0, 0), 42, 64),
-    "the same with int16 weights": ((1, 12, 0, 0), 34, 64),
-    "dense, one pixel x 4 channels x 8": ((2, 0, 0, 2), 30, 32),
-    "depthwise 3x3, two outputs": ((2, 5, 0, 0), 30, 18),
-    "depthwise 5x5, two outputs": ((3, 2, 5, 5), 50, 50),
-    "depthwise 7x7, two outputs": ((3, 2, 14, 7), 79, 98),
-}
+ENGINES = {"ST 9.0": "ST", "Plumerai 2023.05": "Plumerai"}
+"""Rows of ``engines.json`` on the Cortex-M4 that cycles are listed beside."""
 
 
-def cycles(loads: tuple[int, int, int, int], others: int) -> tuple[int, int]:
-    """Instructions and Cortex-M4 cycles of a loop body that ends with a taken branch."""
-    total = sum(count * (1 + words) for words, count in enumerate(loads, 1))
-    return sum(loads) + others, total + others + 2
+def print_cycles(reference: pathlib.Path, flash_budget: int, plan: str) -> None:
+    """The models of MLPerf Tiny: cycles of an inference, beside published ones, and by function."""
+    published = json.loads((reference / "reference" / "engines.json").read_text())
+    rows = [dict(zip(published["columns"], row, strict=True)) for row in published["rows"]]
+    rows = [row for row in rows if row["core"] == "cortex-m4" and row["engine"] in ENGINES]
+    board = devices.emulated("cortex-m4")
+    functions: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    print(f"\n{'million cycles':<20} {'estimate':>8} {'per instruction':>16}", end="")
+    print("".join(f" {ENGINES[row['engine']]:>9}" for row in rows))
+    with tempfile.TemporaryDirectory() as folder:
+        plugin = cycles.built(folder)
+        for name in ("kws_dscnn", "ic_resnet8", "vww", "ad"):
+            model = (reference / "models" / f"mlperf_{name}.tflite").read_bytes()
+            place = pathlib.Path(folder) / name
+            firmware.write(model, board.name, place, flash_budget=flash_budget, plan=plan)
+            counted = cycles.count(link.build(place).elf, board, plugin)
+            for function, count in counted.items():
+                functions[function] = [
+                    a + b for a, b in zip(functions[function], count, strict=True)
+                ]
+            total = cycles.total(counted)
+            print(
+                f"mlperf_{name:<13} {total.cycles / 1e6:>8.2f} "
+                f"{total.cycles / total.instructions:>16.2f}"
+                + "".join(
+                    f" {row[name.partition('_')[0] + '_ms'] * row['mhz'] / 1e3:>9.2f}"
+                    for row in rows
+                )
+            )
+    print(f"\n{'function':<31} instructions     cycles")
+    for function, (instructions, took) in sorted(functions.items(), key=lambda f: -f[1][1])[:8]:
+        print(f"{function.partition('.')[0]:<31} {instructions:>12} {took:>10}")
 
 
 def main() -> None:
@@ -125,10 +157,7 @@ def main() -> None:
     for kind, (instructions, macs) in sorted(kinds.items(), key=lambda item: -item[1][0]):
         ratio = f"{instructions / macs:.2f}" if macs else "-"
         print(f"{kind:<28} {instructions:>12.0f} {ratio:>9}")
-    print(f"\n{'inner loop':<40} instructions   cycles   MACs   cycles per MAC")
-    for name, (loads, others, macs) in LOOPS.items():
-        count, time = cycles(loads, others)
-        print(f"{name:<40} {count:>12} {time:>8} {macs:>6} {time / macs:>16.2f}")
+    print_cycles(reference, arguments.flash_budget, arguments.plan)
 
 
 if __name__ == "__main__":

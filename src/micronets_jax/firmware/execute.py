@@ -16,7 +16,7 @@ import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -281,12 +281,22 @@ def command(elf: pathlib.Path, board: Device, serial: str = "stdio") -> list[str
 
 
 @contextlib.contextmanager
-def emulated(elf: pathlib.Path, board: Device, seconds: float) -> Iterator[protocol.Board]:
-    """A firmware running in the emulator, ready to be asked; killed in the end."""
+def emulated(
+    elf: pathlib.Path, board: Device, seconds: float, options: Sequence[str] = ()
+) -> Iterator[protocol.Board]:
+    """A firmware running in the emulator, ready to be asked, and ended afterwards.
+
+    Args:
+        elf: the program.
+        board: an emulated one.
+        seconds: how long a run may take.
+        options: further ones of the emulator, such as a plugin, which writes when it ends.
+    """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            command(elf, board), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
-        )
+            [*command(elf, board), *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
 
         def alive() -> None:
             if process.poll() is not None:
@@ -303,8 +313,12 @@ def emulated(elf: pathlib.Path, board: Device, seconds: float) -> Iterator[proto
                 alive=alive,
             )  # fmt: skip
         finally:
-            process.kill()
-            process.wait()
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe:
                     with contextlib.suppress(BrokenPipeError):
