@@ -86,6 +86,36 @@ def scales_of(value: Value, weights: Tensor, output: Value, channels: int) -> di
     }
 
 
+def _convolution(
+    b: Builder, operator: Operator, value: Value, tensor: Tensor, weights: np.ndarray
+) -> None:
+    """Adds a convolution with any number of groups, of which a depthwise one has as many as inputs.
+
+    Args:
+        value: the picture.
+        tensor: the weights as the file has them.
+        weights: of shape [outputs, rows, columns, inputs of each output].
+    """
+    batch, rows, columns, channels = picture(value)
+    count, kr, kc, depth = weights.shape
+    if channels % depth or count % (channels // depth):
+        raise TFLiteError(f"weights {list(tensor.shape)} for {channels} input channels")
+    dilation = (operator.options["dilation_h"], operator.options["dilation_w"])
+    made = window(operator, (rows, columns), (kr, kc), dilation)
+    output = b.output(operator, (batch, *made["size"], count))
+    kind = "conv"
+    if depth == 1 < channels:
+        kind, weights = "depthwise", weights.transpose(3, 1, 2, 0)
+    elif depth < channels:
+        kind = "grouped"
+    b.add(
+        operator, kind, [value], output, batch * made["size"][0] * made["size"][1] * weights.size,
+        weights=weights, bias=bias_of(b, operator, count), kernel=(kr, kc), dilation=dilation,
+        batch=batch, **made, **scales_of(value, tensor, output, count),
+        **activation(operator, output),
+    )  # fmt: skip
+
+
 @reads(
     "CONV_2D",
     "weights int8 or int4, constant, with one scale or one per output channel; any stride, "
@@ -93,27 +123,7 @@ def scales_of(value: Value, weights: Tensor, output: Value, channels: int) -> di
     inputs=2,
 )
 def conv_2d(b: Builder, operator: Operator) -> None:
-    value = b.input(operator)
-    tensor, weights = weights_of(b, operator, 0, 4)
-    batch, rows, columns, channels = picture(value)
-    count, kr, kc, depth = weights.shape
-    groups = channels // depth
-    if channels % depth or count % groups:
-        raise TFLiteError(f"{channels} input channels for weights {list(weights.shape)}")
-    dilation = (operator.options["dilation_h"], operator.options["dilation_w"])
-    made = window(operator, (rows, columns), (kr, kc), dilation)
-    output = b.output(operator, (batch, *made["size"], count))
-    kind = "conv"
-    if groups > 1:
-        kind = "grouped"
-        if depth == 1:  # one input channel for each output channel: depthwise
-            kind, weights = "depthwise", weights.transpose(3, 1, 2, 0)
-    b.add(
-        operator, kind, [value], output, batch * made["size"][0] * made["size"][1] * weights.size,
-        weights=weights, bias=bias_of(b, operator, count), kernel=(kr, kc), dilation=dilation,
-        batch=batch, **made, **scales_of(value, tensor, output, count),
-        **activation(operator, output),
-    )  # fmt: skip
+    _convolution(b, operator, b.input(operator), *weights_of(b, operator, 0, 4))
 
 
 @reads(
@@ -123,24 +133,10 @@ def conv_2d(b: Builder, operator: Operator) -> None:
     inputs=2,
 )
 def depthwise_conv_2d(b: Builder, operator: Operator) -> None:
-    value = b.input(operator)
     tensor, weights = weights_of(b, operator, 3, 4)
-    batch, rows, columns, channels = picture(value)
-    one, kr, kc, count = weights.shape
-    if one != 1 or count % channels:
-        raise TFLiteError(f"weights {list(weights.shape)} for {channels} input channels")
-    dilation = (operator.options["dilation_h"], operator.options["dilation_w"])
-    made = window(operator, (rows, columns), (kr, kc), dilation)
-    output = b.output(operator, (batch, *made["size"], count))
-    kind = "depthwise"
-    if channels == 1:  # a stem with one input channel: an ordinary convolution
-        kind, weights = "conv", weights.transpose(3, 1, 2, 0)
-    b.add(
-        operator, kind, [value], output, batch * made["size"][0] * made["size"][1] * weights.size,
-        weights=weights, bias=bias_of(b, operator, count), kernel=(kr, kc), dilation=dilation,
-        batch=batch, **made, **scales_of(value, tensor, output, count),
-        **activation(operator, output),
-    )  # fmt: skip
+    if weights.shape[0] != 1:
+        raise TFLiteError(f"weights {list(weights.shape)}, which should begin with 1")
+    _convolution(b, operator, b.input(operator), tensor, weights.transpose(3, 1, 2, 0))
 
 
 @reads(
