@@ -1,5 +1,7 @@
 """What a model is fed: arrays by the names of its inputs, finite numbers by default."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -43,11 +45,11 @@ def test_floats_of_the_generator_are_finite_and_take_a_byte_each():
 @pytest.mark.parametrize("turned", [False, True])
 def test_arrays_go_by_the_names_of_the_inputs(names, turned, tmp_path):
     """Also where the names' own order is another one: b comes before a in this model."""
-    arrays = dict(zip(names, (B, A), strict=True))
+    arrays: dict[str, Any] = dict(zip(names, (B, A), strict=True))
     if turned:
         arrays = dict(reversed(arrays.items()))
     np.savez(tmp_path / "x.npz", **arrays)
-    raw = inputs.load(str(tmp_path / "x.npz"), TWO)
+    (raw,) = inputs.load(str(tmp_path / "x.npz"), TWO)
     assert raw == B.tobytes() + A.tobytes()
 
 
@@ -76,3 +78,13 @@ def test_a_damaged_archive_is_a_sentence(tmp_path):
     (tmp_path / "x.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FirmwareError, match="not a readable NumPy file"):
         inputs.load(str(tmp_path / "x.npz"), TWO)
+
+
+def test_runs_lie_one_behind_the_other(tmp_path):
+    """Of every input as many, for a model that remembers."""
+    np.savez(tmp_path / "x.npz", b=np.stack([B, B + 1]), a=np.stack([A, A - 1]))
+    runs = inputs.load(str(tmp_path / "x.npz"), TWO, stream=True)
+    assert runs == [B.tobytes() + A.tobytes(), (B + 1).tobytes() + (A - 1).tobytes()]
+    np.savez(tmp_path / "x.npz", b=np.stack([B, B]), a=A)
+    with pytest.raises(FirmwareError, match=r"input 1 \(a\) is .*; one behind the other for"):
+        inputs.load(str(tmp_path / "x.npz"), TWO, stream=True)

@@ -271,14 +271,33 @@ def _run(
     }  # fmt: skip
     if len(outputs) > 1:
         result["outputs"] = outputs
+    result |= _stream(ran)
     lines = _layer_table(ran.layers)
     lines += [
         f"{core}: {ran.instructions} instructions",
         f"arena {ran.arena_bytes}, stack {ran.stack_bytes}, code {ran.code_bytes}, "
         f"weights and tables {ran.weights_bytes} bytes",
-        f"output {outputs[0][:32]}",
+        *_output_lines(ran),
     ]
     return result, "\n".join(lines)
+
+
+def _stream(ran: Run) -> dict[str, Any]:
+    """The outputs of each run, if there were several."""
+    if len(ran.stream) == 1:
+        return {}
+    return {"stream": [[one.reshape(-1).tolist() for one in run] for run in ran.stream]}
+
+
+def _output_lines(ran: Run) -> list[str]:
+    """The first output, of each run if there were several."""
+    if len(ran.stream) == 1:
+        return [f"output {ran.outputs[0].reshape(-1)[:32].tolist()}"]
+    firsts = [run[0].reshape(-1)[:32].tolist() for run in ran.stream]
+    return [
+        f"{len(firsts)} runs, each from the state that the last one left",
+        *(f"output {number} {first}" for number, first in enumerate(firsts)),
+    ]
 
 
 def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:
@@ -287,9 +306,9 @@ def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:
         **{
             field.name: getattr(ran, field.name)
             for field in dataclasses.fields(ran)
-            if field.name != "outputs"
+            if field.name not in ("outputs", "stream")
         },
-        "output": outputs[0], "outputs": outputs,
+        "output": outputs[0], "outputs": outputs, **_stream(ran),
     }  # fmt: skip
     lines = _layer_table(ran.layers)
     lines += [
@@ -304,7 +323,7 @@ def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:
             if ran.feature_steps is not None
             else []
         ),
-        f"output {outputs[0][:32]}",
+        *_output_lines(ran),
         *ran.notes,
     ]
     return result, "\n".join(lines), int(bool(ran.differing_outputs))

@@ -36,7 +36,7 @@ PART = 256
 
 _GUARD = 1 << 16  # bytes below the stack that are forbidden, see core.c
 
-HELLO, LOAD, AUDIO, RUN, READ_OUTPUT, READ_INPUT, READ_LAYERS, RESET = range(1, 9)
+HELLO, LOAD, AUDIO, RUN, READ_OUTPUT, READ_INPUT, READ_LAYERS, RESET, FORGET = range(1, 10)
 REPLY, FAULT, DAMAGED, ERROR = 0x80, 0xFD, 0xFE, 0xFF
 _SYNC, _HEADER = b"\xa5\x5a", struct.Struct("<2sBBIHH")
 
@@ -279,8 +279,15 @@ class Board:
             )
         return self.info
 
-    def run(self, data: bytes | None = None, audio: bytes | None = None) -> Result:
+    def run(self, data: bytes | None = None, audio: bytes | None = None, heard: int = 0) -> Result:
         """One inference on the bytes of all inputs, on audio (int16), or on the built-in input.
+
+        A model with state goes on from the last run.
+
+        Args:
+            data: the inputs, one behind the other.
+            audio: samples of one input.
+            heard: samples of the same stream that came before, of a model with state.
 
         Raises:
             ProtocolError: the board is silent or refuses.
@@ -290,7 +297,7 @@ class Board:
             self.hello()
         features = b""
         if audio is not None:
-            self._send_parts(AUDIO, audio, 2)
+            self._send_parts(AUDIO, audio, 2, heard)
             features = self._read_all(READ_INPUT, int(self.info["input_bytes"]))
         elif data is not None:
             self._send_parts(LOAD, data, 1)
@@ -306,6 +313,18 @@ class Board:
         layers = tuple(b - a for a, b in itertools.pairwise(marks))
         output = self._read_all(READ_OUTPUT, int(self.info["output_bytes"]))
         return Result(ticks, frontend_ticks, stack, layers, output, features)
+
+    def forget(self) -> None:
+        """Lets a model with state, and its audio, begin anew.
+
+        Raises:
+            ProtocolError: the model has no state, or the board is silent.
+        """
+        if not self.info:
+            self.hello()
+        if "remembers" not in self.info:
+            raise ProtocolError(f"the model {self.info.get('model')} keeps nothing between runs")
+        self.ask(FORGET)
 
     def reset(self) -> None:
         """Starts the board again; it answers when it is back."""
@@ -346,9 +365,9 @@ class Board:
             yield from self._decoder.feed(data)
         self._decoder.drop()
 
-    def _send_parts(self, kind: int, data: bytes, unit: int) -> None:
+    def _send_parts(self, kind: int, data: bytes, unit: int, first: int = 0) -> None:
         for start in range(0, len(data), PART):
-            self.ask(kind, start // unit, data[start : start + PART])
+            self.ask(kind, first + start // unit, data[start : start + PART])
 
     def _read_all(self, kind: int, size: int) -> bytes:
         data = b""

@@ -32,6 +32,7 @@ class Engine:
         ram: part -> predicted bytes.
         stack_bytes: reserved for the thread.
         rows: whether the input comes row by row and is never whole.
+        remembers: whether the model has state, which stays from run to run.
         makefile: its objects and libraries for the folder's Makefile (``engine.mk``).
         facts: what else the manifest says.
     """
@@ -46,6 +47,7 @@ class Engine:
     stack_bytes: int
     makefile: str
     rows: bool = False
+    remembers: bool = False
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -131,4 +133,5 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
         stack_bytes=reserves.COMPILED_STACK_BYTES,
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
         rows=row > 0,
+        remembers=state > 0,
     )

@@ -36,12 +36,13 @@ USUAL_CORE = "cortex-m4"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One inference of a firmware, or of a compiled model.
+    """One inference of a firmware or of a compiled model, or several of a model with state.
 
     Attributes:
         device: the board whose firmware it is; of a compiled model, the emulated one.
         machine: what it ran on, an emulated board or the board itself.
-        instructions: of the model on an emulated core; core cycles on a real one.
+        instructions: of the model on an emulated core; core cycles on a real one. Of several runs
+            the last, as all that follows.
         frontend_instructions: likewise of the front end over a clip, 0 without audio.
         stack_bytes: most of the stack that was ever in use, of ``stack_reserved`` bytes.
         arena_used: of ``arena_bytes``, as the engine says.
@@ -49,9 +50,10 @@ class Run:
         code_bytes: of these, kernels and calls of a compiled model.
         weights_bytes: likewise its weights and tables.
         outputs: of the model.
+        stream: outputs of every run, one behind the other from the first on.
         layers: name, kind, MACs and instructions of each.
         differing_outputs: bytes of outputs that the interpreter on this machine gives differently
-            for the same input, see :func:`verify.judge`; None where it was not asked, or failed.
+            for the same inputs, see :func:`verify.judge`; None where it was not asked, or failed.
         notes: a sentence on that.
         feature_steps: largest difference of the front end on the board from the one in Python, in
             steps of the input's scale; None without audio.
@@ -71,6 +73,7 @@ class Run:
     code_bytes: int
     weights_bytes: int
     outputs: list[np.ndarray]
+    stream: list[list[np.ndarray]]
     layers: list[dict[str, Any]]
     differing_outputs: int | None
     notes: tuple[str, ...]
@@ -129,6 +132,8 @@ def run(
 ) -> Run:
     """Builds what a folder holds and runs it once on an emulated core.
 
+    A model with state runs once for each input that the source holds, from its beginning on.
+
     Args:
         folder: a firmware, which runs on its own emulated board or on the twin of a real one; or a
             compiled model, around which the firmware of an emulated board is put.
@@ -146,17 +151,29 @@ def run(
         manifest = read_manifest(place)
         own = devices.device(manifest["device"])
         twin = devices.twin(own)
-        hearing, data, audio = None, None, None
+        remembers = manifest.get("remembers", False)
+        hearing, data, clips = None, [], []
         if source is not None and source.lower().endswith(".wav"):
             hearing = _hearing(place, manifest, source)
-            audio = frontend.samples_of(pathlib.Path(source), hearing)
+            path = pathlib.Path(source)
+            clips = (
+                frontend.stream_of(path, hearing)
+                if remembers
+                else [frontend.samples_of(path, hearing)]
+            )
         else:
-            data = inputs.load(source or BUILT_IN, manifest["interface"])
+            data = inputs.load(source or BUILT_IN, manifest["interface"], remembers)
         tools.version(tools.EMULATOR)
         linked = link.build(place)
         try:
             with emulated(linked.elf, twin, seconds) as board:
-                result = board.run(data, None if audio is None else audio.astype("<i2").tobytes())
+                if remembers:
+                    board.forget()
+                results = [board.run(one) for one in data]
+                for i, clip in enumerate(clips):  # whose beginning came with the one before
+                    heard = hearing.samples + (i - 1) * hearing.step if hearing and i else 0
+                    new = clip[-hearing.step :] if hearing and i else clip
+                    results.append(board.run(audio=new.astype("<i2").tobytes(), heard=heard))
                 arena_used = int(board.info["arena_bytes"])
         except protocol.BoardFault as error:
             raise FirmwareError(_with_symbol(error, linked.elf)) from error
@@ -165,27 +182,28 @@ def run(
         model = place / "model.tflite"
         reference = model.read_bytes() if compare and model.is_file() else None
     tick = instructions_per_tick(twin)
-    outputs = inputs.split(result.output, manifest["interface"], "output")
+    result = results[-1]
+    stream = [inputs.split(one.output, manifest["interface"], "output") for one in results]
     layers = [
         {**{key: layer[key] for key in ("name", "kind", "macs")}, "instructions": ticks * tick}
         for layer, ticks in zip(manifest["layers"], result.layer_ticks, strict=True)
     ]
     differing, steps, notes = None, None, ()
     if reference is not None:
-        read = result.features if data is None else data
-        differing, notes = _differing(reference, read, outputs, manifest)
-    if hearing is not None and audio is not None:
+        read = data or [one.features for one in results]
+        differing, notes = _differing(reference, read, stream, manifest)
+    if hearing is not None:
         e = manifest["interface"][0]
-        wanted = frontend.features_of(audio, hearing, e["scale"], e["zero_point"]).astype(int)
-        got = np.frombuffer(result.features, np.int8).astype(int)
-        steps = int(np.abs(got - wanted.reshape(-1)).max())
+        made = [frontend.features_of(clip, hearing, e["scale"], e["zero_point"]) for clip in clips]
+        got = np.frombuffer(b"".join(one.features for one in results), np.int8).astype(int)
+        steps = int(np.abs(got - np.concatenate(made, None)).max())
     code = {name: n for name, n in linked.flash.items() if name.startswith(engine.OBJECTS)}
     weights = code.pop(f"{engine.OBJECTS}weights.o", 0)
     return Run(
         own.name, twin.name, manifest["runtime"], result.ticks * tick,
         result.frontend_ticks * tick, manifest["arena_bytes"], arena_used,
         result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
-        sum(code.values()), weights, outputs, layers, differing, notes, steps,
+        sum(code.values()), weights, stream[-1], stream, layers, differing, notes, steps,
     )  # fmt: skip
 
 
@@ -221,7 +239,7 @@ def _hearing(
 
 
 def _differing(
-    model: bytes, data: bytes, outputs: list[np.ndarray], manifest: dict[str, Any]
+    model: bytes, data: list[bytes], stream: list[list[np.ndarray]], manifest: dict[str, Any]
 ) -> tuple[int | None, tuple[str, ...]]:
     """Bytes of outputs that differ from those of TensorFlow Lite Micro on this machine, and notes.
 
@@ -230,10 +248,10 @@ def _differing(
     """
     from micronets_jax.compile import verify
 
-    case = inputs.split(data, manifest["interface"], "input")
+    cases = [inputs.split(one, manifest["interface"], "input") for one in data]
     reference = verify.Reference(model)
     try:
-        wanted = reference.run([case], manifest["interface"])[0]
+        wanted = reference.run(cases, manifest["interface"])
     except verify.InterpreterError as error:
         return None, (f"not compared: {error}",)
     count = sum(
@@ -242,12 +260,13 @@ def _differing(
                 np.frombuffer(a.tobytes(), np.uint8) != np.frombuffer(b.tobytes(), np.uint8)
             )
         )
-        for a, b in zip(outputs, map(np.ascontiguousarray, wanted), strict=True)
+        for outputs, others in zip(stream, wanted, strict=True)
+        for a, b in zip(outputs, map(np.ascontiguousarray, others), strict=True)
     )
     if count == 0:
         return 0, (f"equal to {reference.name} on this machine",)
     try:
-        return 0, verify.judged(model, [case], [outputs]).notes
+        return 0, verify.judged(model, cases, stream).notes
     except TFLiteError as error:
         return count, (f"{count} bytes differ from {reference.name} on this machine: {error}",)
 

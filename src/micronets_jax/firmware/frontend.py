@@ -30,6 +30,7 @@ class FrontEnd:
     Attributes:
         record: the front end of ``micronets_jax.data``.
         samples: of one input of the model.
+        step: new samples of each further input of a stream.
         files: name -> text.
         tables_bytes: of constants.
         ram_bytes: of buffers.
@@ -37,6 +38,7 @@ class FrontEnd:
 
     record: Any
     samples: int
+    step: int
     files: Mapping[str, str]
     tables_bytes: int
     ram_bytes: int
@@ -90,7 +92,7 @@ def build(text: str, interface: list[dict[str, Any]]) -> FrontEnd:
     ram = 2 * shape.frame + 4 * shape.fft + 4 * shape.triangles.shape[1] + _STATE_BYTES
     files |= {name: source(name) for name in ("frontend.c", "frontend.h")}
     samples = shape.frame + (shape.frames - 1) * shape.hop
-    return FrontEnd(record, samples, files, tables_bytes, ram)
+    return FrontEnd(record, samples, shape.frames * shape.hop, files, tables_bytes, ram)
 
 
 def can_hear(text: str) -> bool:
@@ -214,6 +216,24 @@ def samples_of(path: pathlib.Path, front_end: FrontEnd) -> Int16[np.ndarray, " s
     try:
         if isinstance(front_end.record, data.MFCC):
             return recordings.read_clip(path)[: front_end.samples]
+    except data.DataError as error:
+        raise FirmwareError(str(error)) from error
+    return stream_of(path, front_end)[0]
+
+
+def stream_of(path: pathlib.Path, front_end: FrontEnd) -> list[Int16[np.ndarray, " samples"]]:
+    """The samples of every input that a model with state hears of a recording.
+
+    Windows as long as one input, each :attr:`FrontEnd.step` behind the last; what is left over at
+    the end is too short for one.
+
+    Raises:
+        FirmwareError: the recording cannot be read, or is too short.
+    """
+    from micronets_jax import data
+    from micronets_jax.data import recordings
+
+    try:
         samples = recordings.read(path)[0]
     except data.DataError as error:
         raise FirmwareError(str(error)) from error
@@ -221,7 +241,8 @@ def samples_of(path: pathlib.Path, front_end: FrontEnd) -> Int16[np.ndarray, " s
         raise FirmwareError(
             f"{path} has {len(samples)} samples; the front end needs {front_end.samples}"
         )
-    return samples[: front_end.samples]
+    starts = range(0, len(samples) - front_end.samples + 1, front_end.step)
+    return [samples[start : start + front_end.samples] for start in starts]
 
 
 def features_of(

@@ -37,8 +37,8 @@ def generated(seed: int, interface: list[dict[str, Any]]) -> bytes:
     )
 
 
-def load(source: str, interface: list[dict[str, Any]]) -> bytes:
-    """All inputs of an interface, from ``lcg:SEED`` or a NumPy file.
+def load(source: str, interface: list[dict[str, Any]], stream: bool = False) -> list[bytes]:
+    """All inputs of an interface, from ``lcg:SEED`` or a NumPy file, for each run.
 
     Args:
         source: ``lcg:SEED``, ``FILE.npy`` for a model of one input, or ``FILE.npz`` with an array
@@ -46,6 +46,10 @@ def load(source: str, interface: list[dict[str, Any]]) -> bytes:
             ``:0`` after it; ``arr_0``, ``arr_1``, ..., as ``numpy.savez`` gives where no names are
             given, are the inputs in the order of the model.
         interface: of the manifest.
+        stream: whether the arrays may hold several runs, along their first axis.
+
+    Returns:
+        One string of bytes, or as many as the arrays hold runs.
 
     Raises:
         FirmwareError: no such file, or names, types or sizes do not fit the model.
@@ -56,7 +60,7 @@ def load(source: str, interface: list[dict[str, Any]]) -> bytes:
             seed = int(source[4:])
         except ValueError as error:
             raise FirmwareError(f"--input {source}: the seed is not an integer") from error
-        return generated(seed, interface)
+        return [generated(seed, interface)]
     try:
         loaded = cast(Any, np.load(source, allow_pickle=False))
         named = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else None
@@ -71,15 +75,16 @@ def load(source: str, interface: list[dict[str, Any]]) -> bytes:
             f"--input {source} is one array; the model has {len(entries)} inputs: give an .npz "
             f"with arrays named {_names(entries)}"
         )
-    parts = []
+    runs = arrays[0].nbytes // entries[0]["bytes"] if stream else 1
     for e, array in zip(entries, arrays, strict=True):
-        if array.dtype.name != e["dtype"] or array.size * array.itemsize != e["bytes"]:
+        if array.dtype.name != e["dtype"] or array.nbytes != max(runs, 1) * e["bytes"]:
+            several = "; one behind the other for several runs" if stream else ""
             raise FirmwareError(
                 f"--input {source}: {array.dtype.name} {list(array.shape)} came; input "
-                f"{e['index']} ({_short(e['name'])}) is {e['dtype']} {e['shape']}"
+                f"{e['index']} ({_short(e['name'])}) is {e['dtype']} {e['shape']}{several}"
             )
-        parts.append(np.ascontiguousarray(array).tobytes())
-    return b"".join(parts)
+    parts = [np.split(np.frombuffer(array.tobytes(), np.uint8), runs) for array in arrays]
+    return [b"".join(part.tobytes() for part in run) for run in zip(*parts, strict=True)]
 
 
 def _by_name(

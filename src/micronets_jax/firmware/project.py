@@ -96,7 +96,8 @@ def plan(
     manifest = {
         "format": 1, "kind": "firmware", "title": title, "device": board.name, "core": board.core,
         "runtime": engine.runtime, "arena_bytes": engine.arena_bytes,
-        "stack_bytes": engine.stack_bytes, "interface": engine.interface, "layers": engine.layers,
+        "stack_bytes": engine.stack_bytes, "remembers": engine.remembers,
+        "interface": engine.interface, "layers": engine.layers,
         "predicted": {"flash": dict(prediction.flash), "ram": dict(prediction.ram)},
         **engine.facts, "files": sorted([*files, "manifest.json"]),
     }  # fmt: skip
@@ -178,6 +179,7 @@ def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
 #define FIRMWARE_LAYERS {len(engine.layers)}
 #define FIRMWARE_ARENA_BYTES {engine.arena_bytes}
 #define FIRMWARE_ROWS {int(engine.rows)}
+#define FIRMWARE_REMEMBERS {int(engine.remembers)}
 #define FIRMWARE_AUDIO {int(hearing is not None)}
 #define FIRMWARE_AUDIO_SAMPLES {hearing.samples if hearing else 0}
 

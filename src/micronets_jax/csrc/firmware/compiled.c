@@ -5,7 +5,7 @@
 #include "model/model.h"
 
 static uint64_t arena[(MODEL_ARENA_BYTES + 7) / 8];
-#ifdef MODEL_STATE_BYTES
+#if FIRMWARE_REMEMBERS
 static uint64_t state[(MODEL_STATE_BYTES + 7) / 8];
 #endif
 uint64_t engine_marks[FIRMWARE_LAYERS];
@@ -21,10 +21,17 @@ void firmware_mark(int layer)
     marked = now;
 }
 
+#if FIRMWARE_REMEMBERS
+void engine_forget(void)
+{
+    model_reset(state);
+}
+#endif
+
 const char *engine_start(void)
 {
-#ifdef MODEL_STATE_BYTES
-    model_reset(state);
+#if FIRMWARE_REMEMBERS
+    engine_forget();
 #endif
     return 0;
 }
@@ -99,8 +106,8 @@ int engine_run(void)
     int status;
     marks_begin();
     marked = start;
-#ifdef MODEL_STATE_BYTES
-    status = model_run(arena, state); /* what is remembered stays until the board restarts */
+#if FIRMWARE_REMEMBERS
+    status = model_run(arena, state);
 #else
     status = model_run(arena);
 #endif

@@ -12,6 +12,7 @@ const char *engine_start(void); /* 0, or a sentence that says why there is no mo
 void *engine_input(int index);
 const void *engine_output(int index);
 int engine_run(void); /* 0, or the runtime's error */
+void engine_forget(void); /* what a model with state keeps from run to run (FIRMWARE_REMEMBERS) */
 
 /* Only of a model whose input comes row by row (FIRMWARE_ROWS): forget the rows that came; the next
  * bytes of the input, on which it computes as far as they allow; what that took so far. */

@@ -188,6 +188,17 @@ void frontend_restart(void)
     frontend_ticks = 0;
 }
 
+void frontend_next(void)
+{
+    frame_count = 0;
+    frontend_ticks = 0;
+}
+
+int frontend_full(void)
+{
+    return frame_count >= TABLES_FRAMES;
+}
+
 void frontend_feed(const void *samples, uint32_t count, int8_t *features)
 {
     const char *from = samples;

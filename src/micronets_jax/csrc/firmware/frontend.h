@@ -6,11 +6,14 @@
 #include <stdint.h>
 
 void frontend_restart(void);
+void frontend_next(void); /* frames go on, to the first place of the features */
 
 /* The next samples, int16; every frame that is complete becomes int8 features at its place. */
 void frontend_feed(const void *samples, uint32_t count, int8_t *features);
 
-extern uint32_t frontend_samples; /* that were fed */
+int frontend_full(void);  /* whether the features are complete */
+
+extern uint32_t frontend_samples; /* that were fed since the restart */
 extern uint64_t frontend_ticks;   /* that all frames took */
 
 #endif

@@ -96,6 +96,9 @@ static void run(void)
         engine_marks[i] -= start;
     done.stack_bytes = core_stack_used();
     loaded = 0;
+#if FIRMWARE_AUDIO && FIRMWARE_REMEMBERS
+    frontend_next(); /* the stream goes on where this input ended */
+#endif
 }
 
 /* Noise from a generator of 32 bits: needs no flash, and a host can make the same. A float is a byte
@@ -187,6 +190,9 @@ static void say_hello(void)
     put_line("output_bytes", 0, total(output_bytes, OUTPUTS));
     put_line("layers", 0, FIRMWARE_LAYERS);
     put_line("samples", 0, FIRMWARE_AUDIO_SAMPLES);
+#if FIRMWARE_REMEMBERS
+    put_line("remembers", "yes", 0);
+#endif
     describe();
 }
 
@@ -252,13 +258,25 @@ static void audio(void)
     if (frame.argument == frontend_samples) { /* not one that came before */
         frontend_feed(frame.payload, frame.length / 2, engine_input(0));
         done.frontend_ticks = frontend_ticks;
-        loaded = frontend_samples >= FIRMWARE_AUDIO_SAMPLES ? total(input_bytes, INPUTS) : 0;
+        loaded = frontend_full() ? total(input_bytes, INPUTS) : 0;
     }
     reply(0, 0);
 #else
     refuse("this firmware has no front end for audio");
 #endif
 }
+
+#if FIRMWARE_REMEMBERS
+static void forget(void)
+{
+    engine_forget();
+#if FIRMWARE_AUDIO
+    frontend_restart();
+#endif
+    loaded = 0;
+    reply(0, 0);
+}
+#endif
 
 static void start(void)
 {
@@ -313,6 +331,11 @@ static void answer(void)
     case PROTOCOL_RUN:
         start();
         break;
+#if FIRMWARE_REMEMBERS
+    case PROTOCOL_FORGET:
+        forget();
+        break;
+#endif
     case PROTOCOL_READ_OUTPUT:
         read_back(0, total(output_bytes, OUTPUTS), 1);
         break;

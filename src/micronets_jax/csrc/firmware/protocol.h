@@ -23,6 +23,7 @@ enum protocol_kind {
     PROTOCOL_READ_INPUT = 6,   /* the same of inputs, before a run */
     PROTOCOL_READ_LAYERS = 7,  /* argument: offset -> uint64 ticks after every layer */
     PROTOCOL_RESET = 8,        /* the board starts again and answers nothing */
+    PROTOCOL_FORGET = 9,       /* a model with state begins anew, and so does the audio */
     PROTOCOL_REPLY = 0x80,     /* added to the kind of the request */
     PROTOCOL_FAULT = 0xFD,     /* payload: see core.c */
     PROTOCOL_DAMAGED = 0xFE,   /* the payload of a request did not check: send it again */

@@ -86,6 +86,13 @@ extern "C" int engine_run(void)
   return interpreter->Invoke() == kTfLiteOk ? 0 : 1;
 }
 
+#if FIRMWARE_REMEMBERS
+extern "C" void engine_forget(void)
+{
+  interpreter->Reset();
+}
+#endif
+
 extern "C" uint32_t engine_arena_used(void)
 {
   return interpreter->arena_used_bytes();
