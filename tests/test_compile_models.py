@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+from typing import Any
 
 import flatbuffer_models as fm
 import numpy as np
@@ -198,7 +199,7 @@ def test_generated_build_files(reference, tmp_path):
     plain = subprocess.run([folder / "build" / "example"], check=True, capture_output=True)
     assert len(plain.stdout.split()) == 12
     if shutil.which("cmake"):
-        quiet = {"check": True, "capture_output": True}
+        quiet: dict[str, Any] = {"check": True, "capture_output": True}
         subprocess.run(["cmake", "-S", folder, "-B", tmp_path / "cmake"], **quiet)
         subprocess.run(["cmake", "--build", tmp_path / "cmake"], **quiet)
         built = subprocess.run([tmp_path / "cmake" / "example"], **quiet)
@@ -241,6 +242,7 @@ def portable() -> dict[str, bytes]:
         "RESIZE_BILINEAR": test_tflite.single("RESIZE_BILINEAR", "", *shapes, [[6, 8]]),
         "LOG_SOFTMAX": rows("LOG_SOFTMAX", "LogSoftmaxOptions", 1 / 16, 127),
         "L2_NORMALIZATION": rows("L2_NORMALIZATION", "L2NormOptions", 1 / 128, 0),
+        "CUMSUM": test_tflite.single("CUMSUM", "", (1, 3, 4, 2), (1, 3, 4, 2), [[1]]),
         "CONV_2D in groups": fm.convolution(
             np.random.default_rng(0), (2, 5, 6, 8), 6, (3, 3), groups=2
         ),

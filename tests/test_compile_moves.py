@@ -104,6 +104,8 @@ def moves(rng: np.random.Generator):
             "GATHER", shape, [(1, 2 * a, 5, 4 * c)], [picked], options="GatherOptions", axis=2
         ),
     )
+    at = np.stack([rng.integers(0, n, (2, 3)) for n in shape[:3]], axis=-1)
+    yield "GATHER_ND", model_of("GATHER_ND", shape, [(2, 3, 4 * c)], [at])
     yield (
         "EXPAND_DIMS",
         model_of("EXPAND_DIMS", (a, b), [(a, 1, b)], [1], options="ExpandDimsOptions"),

@@ -19,7 +19,7 @@ drawn = settings(
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     derandomize=True,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[*HealthCheck.__members__.values()],
 )
 
 
@@ -289,6 +289,18 @@ def test_positions_of_extremes(seed, kind, axis):
     y = m.tensor([n for i, n in enumerate(shape) if i != axis % 3], "int32")
     a = m.tensor([1], "int32", data=np.array([axis], np.int32))
     m.operator(kind, [x, a], [y], kind.title().replace("_", "") + "Options", outputType=2)
+    check(m.build([x], [y]))
+
+
+@drawn
+@given(seeds, st.integers(-3, 2), st.booleans(), st.booleans())
+def test_sums_of_all_so_far(seed, axis, exclusive, reverse):
+    rng = np.random.default_rng(seed)
+    shape = [int(n) for n in rng.integers(1, [9, 9, 40])]
+    m = fm.Models()
+    x, y = m.tensor(shape, **affine(rng)), m.tensor(shape, **affine(rng))
+    a = m.tensor([1], "int32", data=np.array([axis], np.int32))
+    m.operator("CUMSUM", [x, a], [y], "CumsumOptions", exclusive=exclusive, reverse=reverse)
     check(m.build([x], [y]))
 
 

@@ -1,5 +1,7 @@
 """What is said of a model that does not compile: what it is, all that is in the way, what helps."""
 
+from typing import Any
+
 import flatbuffer_models as fm
 import numpy as np
 import pytest
@@ -8,14 +10,14 @@ from micronets_jax import compile as compiler
 from micronets_jax import tflite
 from micronets_jax.compile.operators import ROWS, advice
 
-Q = {"scale": 0.1, "zero_point": -7}
+Q: dict[str, Any] = {"scale": 0.1, "zero_point": -7}
 
 
 def dense(activations: str, weights: str) -> bytes:
     """One dense layer of the given types."""
     m = fm.Models()
     zero = {"uint8": 128, "int16": 0}.get(activations, -7)
-    q = {} if activations == "float32" else {"scale": 0.1, "zero_point": zero}
+    q: dict[str, Any] = {} if activations == "float32" else {"scale": 0.1, "zero_point": zero}
     x, y = m.tensor([1, 4], activations, **q), m.tensor([1, 2], activations, **q)
     q = {} if weights == "float32" else {"scale": 0.1}
     w = m.tensor([2, 4], weights, **q, data=np.ones((2, 4), weights))
@@ -65,6 +67,7 @@ def test_kinds_of_files_are_named(activations, weights, says):
         ("edgetpu-custom-op", "Edge TPU"),
         ("FlexErf", "SELECT_TF_OPS"),
         ("TFLite_Detection_PostProcess", "boxes and scores"),
+        ("CIRCULAR_BUFFER", "with variables (READ_VARIABLE"),
         ("MyOwn", "only its author's runtime computes"),
     ],
 )
@@ -99,6 +102,43 @@ def test_16_bit_ends_are_named():
     m.operator("QUANTIZE", [x], [y], "QuantizeOptions")
     assert "is int16" in refusal(m.build([x], [y]))
     assert "inference_input_type" in refusal(m.build([x], [y]))
+
+
+def test_16_bit_activations_without_weights_are_named():
+    m = fm.Models()
+    x, y = (m.tensor([1, 4], "int16", scale=0.001) for _ in range(2))
+    m.operator("ADD", [x, x], [y], "AddOptions")
+    assert "16-bit activations (16x8 quantisation): its input tensor 0" in refusal(
+        m.build([x], [y])
+    )
+
+
+def test_inputs_and_operators_in_the_way_at_once():
+    """As a front end on samples has them: int16 in, operators of the signal library."""
+    m = fm.Models()
+    x, y, z = m.tensor([1, 4], "int16"), m.tensor([1, 4], "int16"), m.tensor([1, 4], **Q)
+    m.operator("CUSTOM", [x], [y])
+    m.operator("POW", [y], [z])
+    sentence = refusal(m.build([x], [z], custom="SignalWindow"))
+    assert "tensor 0 (t0) is int16" in sentence and "operator 1 (POW) is not supported" in sentence
+    assert "operator 0 (CUSTOM 'SignalWindow') is a custom operator: the file computes a front" in (
+        sentence
+    )
+
+
+def test_models_quantised_in_part_are_named():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], **Q), m.tensor([1, 4], **Q)
+    w = m.tensor([4, 4], scale=0.1, data=np.ones((4, 4), np.int8))
+    m.operator("FULLY_CONNECTED", [x, w], [y], "FullyConnectedOptions")
+    real, out = m.tensor([1, 4], "float32"), m.tensor([1, 2], "float32")
+    m.operator("DEQUANTIZE", [y], [real])
+    v = m.tensor([2, 4], "float32", data=np.ones((2, 4), np.float32))
+    m.operator("FULLY_CONNECTED", [real, v], [out], "FullyConnectedOptions")
+    sentence = refusal(m.build([x], [out]))
+    assert "in part: 1 of 2 layers with weights compute in float32, the first operator 2" in (
+        sentence
+    )
 
 
 def test_help_is_for_operators_that_do_not_compile():

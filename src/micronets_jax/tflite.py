@@ -189,6 +189,7 @@ _OPTIONS: dict[str, dict[str, tuple[int, str, Any]]] = {
     },
     "PACK": {"values_count": (0, "i", 0), "axis": (1, "i", 0)},
     "UNPACK": {"num": (0, "i", 0), "axis": (1, "i", 0)},
+    "CUMSUM": {"exclusive": (0, "?", False), "reverse": (1, "?", False)},
     "GATHER": {"axis": (0, "i", 0), "batch_dims": (1, "i", 0)},
     "SPACE_TO_DEPTH": {"block_size": (0, "i", 0)},
     "DEPTH_TO_SPACE": {"block_size": (0, "i", 0)},

@@ -85,8 +85,8 @@ _FILE_CODE = {
 }  # fmt: skip
 _FUNCTION_CODE = {  # of files whose functions have nothing in common
     "mn_maximum": 196, "mn_minimum": 196, "mn_prelu": 552, "mn_squared_difference": 684,
-    "mn_quotient": 636, "mn_extreme": 300, "mn_arg": 128, "mn_quantize": 188, "mn_dequantize": 40,
-    "mn_dequantize_u8": 40, "mn_widen": 24, "mn_to_float": 32,
+    "mn_quotient": 636, "mn_extreme": 300, "mn_cumsum": 352, "mn_arg": 128, "mn_quantize": 188,
+    "mn_dequantize": 40, "mn_dequantize_u8": 40, "mn_widen": 24, "mn_to_float": 32,
 }  # fmt: skip
 _DEPTHWISE_CODE = {3: 455, 5: 575, 7: 740, 0: 360}
 _ROW_CODE = {

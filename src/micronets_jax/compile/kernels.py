@@ -567,6 +567,18 @@ def _arg(graph: Graph, node: Node) -> list[Call]:
     return [_call(node, "mn_arg", "extreme.c", struct="mn_arg", fields=fields, out_type="int32_t")]
 
 
+def _cumsum(graph: Graph, node: Node) -> list[Call]:
+    shape, o = node.in_shapes[0], node.options
+    value, output = graph.values[node.inputs[0]], graph.values[node.output]
+    fields = {
+        "outer": math.prod(shape[: o["axis"]]), "count": shape[o["axis"]],
+        "inner": math.prod(shape[o["axis"] + 1 :]), "exclusive": int(o["exclusive"]),
+        "reverse": int(o["reverse"]), "in_zero_point": value.zero_point,
+        "out_zero_point": output.zero_point, "multiplier": o["multiplier"], "shift": -o["exponent"],
+    }  # fmt: skip
+    return [_call(node, "mn_cumsum", "cumsum.c", struct="mn_cumsum", fields=fields)]
+
+
 def _reduce(graph: Graph, node: Node) -> list[Call]:
     o, value = node.options, graph.values[node.inputs[0]]
     fields = {
@@ -808,7 +820,8 @@ def _dequantize(graph: Graph, node: Node) -> list[Call]:
 _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "conv": _conv, "depthwise": _depthwise, "average_pool": _pool, "max_pool": _pool, "add": _add,
     "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax, "log_softmax": _softmax,
-    "l2_norm": _l2_norm, "extreme": _extreme, "arg": _arg, "matmul": _matmul, "bilinear": _bilinear,
+    "l2_norm": _l2_norm, "extreme": _extreme, "arg": _arg, "cumsum": _cumsum, "matmul": _matmul,
+    "bilinear": _bilinear,
     "svdf": _svdf, "lstm": _lstm, "transpose_conv": _transpose_conv, "cast": _cast,
     "resize": _resize, "quantize": _quantize, "dequantize": _dequantize, "constant": _constant,
     "grouped": _grouped,

@@ -210,6 +210,11 @@ struct mn_arg { /* position of an extreme along the middle of three dimensions *
     int32_t outer, count, inner, sign;
 };
 
+struct mn_cumsum { /* along the middle of three dimensions */
+    int32_t outer, count, inner, exclusive, reverse, in_zero_point, out_zero_point;
+    int32_t multiplier, shift;
+};
+
 struct mn_l2_norm {
     int32_t zero_point, rows, columns;
 };
@@ -321,6 +326,7 @@ void mn_reduce(const struct mn_reduce *p, const int8_t *in, int8_t *out);
 void mn_softmax(const struct mn_softmax *p, const int8_t *in, int8_t *out);
 void mn_extreme(const struct mn_extreme *p, const int8_t *in, int8_t *out);
 void mn_arg(const struct mn_arg *p, const int8_t *in, int32_t *out);
+void mn_cumsum(const struct mn_cumsum *p, const int8_t *in, int8_t *out);
 void mn_log_softmax(const struct mn_log_softmax *p, const int8_t *in, int8_t *out);
 void mn_l2_norm(const struct mn_l2_norm *p, const int8_t *in, int8_t *out);
 void mn_matmul(const struct mn_matmul *p, const int8_t *left, const int8_t *right, int8_t *out);

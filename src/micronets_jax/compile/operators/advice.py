@@ -6,7 +6,7 @@ Invariant: a sentence names operators as TensorFlow Lite does, with their index 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from micronets_jax.tflite import Model, Operator, Tensor, TFLiteError
 
@@ -14,6 +14,12 @@ _CONVERT = (
     "convert the trained model with tf.lite.TFLiteConverter: optimizations = "
     "[tf.lite.Optimize.DEFAULT], representative_dataset = a generator of inputs, and "
     "target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]"
+)
+
+_SIXTEEN = (
+    "this is a model with 16-bit activations (16x8 quantisation): {}; only 8-bit activations "
+    "compile: use TFLITE_BUILTINS_INT8 instead of "
+    "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
 )
 
 HELP = {
@@ -30,8 +36,25 @@ HELP = {
     "NON_MAX_SUPPRESSION_V4": "end the model at boxes and scores; suppress in the application",
     "NON_MAX_SUPPRESSION_V5": "end the model at boxes and scores; suppress in the application",
     "RELU_N1_TO_1": "use ReLU6 or tanh",
-    "GATHER_ND": "use slices, whose positions are constants",
     "EMBEDDING_LOOKUP": "look embeddings up in the application and give their int8 rows as input",
+    **dict.fromkeys(
+        (
+            "SELECT",
+            "SELECT_V2",
+            "WHERE",
+            "LESS",
+            "LESS_EQUAL",
+            "GREATER",
+            "GREATER_EQUAL",
+            "EQUAL",
+            "NOT_EQUAL",
+            "LOGICAL_AND",
+            "LOGICAL_OR",
+            "LOGICAL_NOT",
+        ),
+        "tensors of bool are not computed; a threshold is MAXIMUM, MINIMUM or RELU, and a mask a "
+        "product with 0 and 1",
+    ),
     "L2_POOL_2D": "use average pooling",
     "LOCAL_RESPONSE_NORMALIZATION": "use keras.layers.BatchNormalization, which folds away",
 }
@@ -43,6 +66,16 @@ _CUSTOM = (
         "Flex",
         "uses TensorFlow operators that TensorFlow Lite lacks (SELECT_TF_OPS); replace them by "
         "Keras layers that convert with TFLITE_BUILTINS_INT8 alone",
+    ),
+    (
+        "CIRCULAR_BUFFER",
+        "streams by CIRCULAR_BUFFER, which runs part of the model and not every time; export the "
+        "streaming model with variables (READ_VARIABLE, ASSIGN_VARIABLE) instead",
+    ),
+    (
+        "Signal",
+        "computes a front end on samples (the signal operators of TensorFlow Lite Micro); compile "
+        "the int8 model behind it and compute features in the application",
     ),
     (
         "TFLite_Detection_PostProcess",
@@ -77,8 +110,13 @@ def unsupported(kind: str) -> str:
     return f"is not supported: {HELP.get(kind, 'replace it by operators of `micronets operators`')}"
 
 
-def sentence(refused: list[tuple[Operator, str]]) -> str:
-    """All refusals in one sentence, those of a kind for one reason together."""
+def sentence(refused: list[tuple[Operator, str]], inputs: Sequence[str] = ()) -> str:
+    """All refusals in one sentence, those of a kind for one reason together.
+
+    Args:
+        refused: operators, and why.
+        inputs: what is wrong with inputs of the model.
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     for operator, reason in refused:
         groups.setdefault((operator.kind, reason), []).append(operator.index)
@@ -90,8 +128,8 @@ def sentence(refused: list[tuple[Operator, str]]) -> str:
         else:
             reason = f"are{reason[2:]}" if reason.startswith("is ") else reason
             parts.append(f"operators {_listed(indices)} ({kind}){joint}{reason}")
-    head = "" if len(parts) == 1 else f"{len(refused)} operators are in the way: "
-    return head + "; ".join(parts)
+    head = f"{len(refused)} operators are in the way: " if len(parts) > 1 else ""
+    return "; ".join([*inputs, *([head + "; ".join(parts)] if parts else [])])
 
 
 def _listed(indices: list[int]) -> str:
@@ -106,6 +144,14 @@ def refuse_by_kind_of_file(model: Model) -> None:
         TFLiteError: what the file is, and which settings of the converter give an int8 one.
     """
     computing = [(o, list(_types(model, o))) for o in model.operators if o.kind in _COMPUTING]
+    in_float = [o for o, types in computing if types[:1] == ["float32"]]
+    if in_float and any(types[:1] == ["int8"] for _, types in computing):
+        raise TFLiteError(
+            f"this model is quantised in part: {len(in_float)} of {len(computing)} layers with "
+            f"weights compute in float32, the first {in_float[0].label}; convert all of it, with "
+            "target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8], which "
+            "leaves nothing in float, and a representative_dataset that reaches every layer"
+        )
     for operator, types in computing:
         source, weights = types[:2] if len(types) > 1 else ("", "")
         where = f"{operator.label} computes with {source} activations and {weights} weights"
@@ -128,15 +174,13 @@ def refuse_by_kind_of_file(model: Model) -> None:
                 " published one"
             )
         if source == "int16":
-            raise TFLiteError(
-                f"this is a model with 16-bit activations (16x8 quantisation): {where}; only 8-bit "
-                "activations compile: use TFLITE_BUILTINS_INT8 instead of EXPERIMENTAL_TFLITE_"
-                "BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
-            )
+            raise TFLiteError(_SIXTEEN.format(where))
     if not any(t.dtype == "int8" for t in model.tensors.values()) and not any(
         o.kind.startswith("CUSTOM") for o in model.operators
     ):
         first = model.tensors[model.inputs[0]]
+        if first.dtype == "int16":
+            raise TFLiteError(_SIXTEEN.format(f"its input {first.label} is int16"))
         raise TFLiteError(
             f"this model has no int8 tensor, so nothing to compile (its input is {first.dtype}); "
             f"{_CONVERT}"

@@ -45,12 +45,17 @@ class Builder:
     def build(self) -> Graph:
         model = self.model
         advice.refuse_by_kind_of_file(model)
+        unfit = []
         for index in model.inputs:
-            self.define_input(model.tensors[index])
+            try:
+                self.define_input(model.tensors[index])
+            except TFLiteError as error:
+                unfit.append(str(error))
+                self.missing.add(index)
         for operator in model.operators:
             self.read(operator)
-        if self.refused:
-            raise TFLiteError(advice.sentence(self.refused))
+        if unfit or self.refused:
+            raise TFLiteError(advice.sentence(self.refused, unfit))
         for index in model.outputs:
             self.define_output(model.tensors[index])
         if sum(self.values[node.output].elements for node in self.nodes) > MAX_TOTAL:
@@ -138,9 +143,11 @@ class Builder:
         elif tensor.dtype in ("float32", "int32"):
             scale, zero_point = 0.0, 0
         else:
-            help_ = FULL_INTEGER
-            if tensor.dtype == "int16":
-                help_ = "convert with inference_input_type and inference_output_type = tf.int8"
+            help_ = {
+                "int16": "convert with inference_input_type and inference_output_type = tf.int8",
+                "string": "turn text into numbers in the application",
+                "bool": "take 0 and 1 of int8",
+            }.get(tensor.dtype, FULL_INTEGER)
             raise TFLiteError(
                 f"{tensor.label} is {tensor.dtype}; activations must be int8 (uint8, float32 and "
                 f"int32 at the ends): {help_}"

@@ -263,6 +263,19 @@ def gather(b: Builder, operator: Operator) -> None:
     move(b, operator, [0], lambda x, _: np.take(x[0], at, axis), "gather")
 
 
+@reads("GATHER_ND", "positions constant", inputs=2)
+def gather_nd(b: Builder, operator: Operator) -> None:
+    _, at = b.constant(operator, 1, "positions", ("int32", "int64"))
+    shape = _shape_of(b, operator)
+    depth = at.shape[-1] if at.shape else 0
+    if not 1 <= depth <= len(shape) or at.size == 0:
+        raise TFLiteError(f"positions {list(at.shape)} in {list(shape)}")
+    columns = np.moveaxis(at, -1, 0)
+    if any(c.min() < 0 or c.max() >= n for c, n in zip(columns, shape, strict=False)):
+        raise TFLiteError(f"its positions lie outside of {list(shape)}")
+    move(b, operator, [0], lambda x, _: x[0][tuple(columns)], "gather")
+
+
 # Borders -----------------------------------------------------------------------------------------
 
 

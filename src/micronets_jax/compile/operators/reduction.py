@@ -141,6 +141,25 @@ def arg_extreme(b: Builder, operator: Operator) -> None:
     b.add(operator, "arg", [value], output, axis=axes[0], sign=sign)
 
 
+@reads("CUMSUM", "axis constant", inputs=2)
+def cumsum(b: Builder, operator: Operator) -> None:
+    value = b.input(operator)
+    axes = _axes(b, operator, value)
+    if len(axes) != 1:
+        raise TFLiteError(f"axes {axes}; one is supported")
+    output = b.output(operator, value.shape)
+    multiplier, exponent = arithmetic.quantize_multiplier(
+        2 * value.scale / ((1 << 20) * output.scale)
+    )
+    if exponent > 0:
+        raise TFLiteError("its scales are out of proportion")
+    exclusive, reverse = (bool(operator.options[name]) for name in ("exclusive", "reverse"))
+    b.add(
+        operator, "cumsum", [value], output, axis=axes[0], multiplier=multiplier,
+        exponent=exponent, exclusive=exclusive, reverse=reverse,
+    )  # fmt: skip
+
+
 @reads("RESIZE_BILINEAR", "size constant", inputs=2)
 def resize_bilinear(b: Builder, operator: Operator) -> None:
     value = b.input(operator)
