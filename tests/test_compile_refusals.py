@@ -126,6 +126,24 @@ def test_inputs_and_operators_in_the_way_at_once():
     )
 
 
+def test_one_reason_is_said_once():
+    """Of operators of several kinds, too."""
+    m = fm.Models()
+    tensors = [m.tensor([1, 4], **Q) for _ in range(4)]
+    for kind, x, y in zip(("RANK", "MATRIX_DIAG", "RANK"), tensors, tensors[1:], strict=False):
+        m.operator(kind, [x], [y])
+    sentence = refusal(m.build([tensors[0]], [tensors[-1]]))
+    assert sentence.startswith("operators 0, 2 (RANK), 1 (MATRIX_DIAG) are not supported: replace")
+    assert sentence.count("replace") == 1
+
+
+def test_an_input_without_a_scale_is_named():
+    m = fm.Models()
+    x, y = m.tensor([1, 4], "uint8"), m.tensor([1, 4], **Q)
+    m.operator("QUANTIZE", [x], [y], "QuantizeOptions")
+    assert "is uint8 without a scale; convert with inference_input" in refusal(m.build([x], [y]))
+
+
 def test_models_quantised_in_part_are_named():
     m = fm.Models()
     x, y = m.tensor([1, 4], **Q), m.tensor([1, 4], **Q)

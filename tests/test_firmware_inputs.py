@@ -72,6 +72,11 @@ def test_a_wrong_shape_names_the_input(tmp_path):
         inputs.load(str(tmp_path / "x.npz"), TWO)
 
 
+def test_a_missing_file_is_a_sentence(tmp_path):
+    with pytest.raises(FirmwareError, match=r"x\.npy: there is no such file$"):
+        inputs.load(str(tmp_path / "x.npy"), TWO)
+
+
 def test_a_damaged_archive_is_a_sentence(tmp_path):
     np.savez(tmp_path / "x.npz", b=B, a=A)
     whole = (tmp_path / "x.npz").read_bytes()

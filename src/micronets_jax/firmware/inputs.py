@@ -64,6 +64,8 @@ def load(source: str, interface: list[dict[str, Any]], stream: bool = False) -> 
     try:
         loaded = cast(Any, np.load(source, allow_pickle=False))
         named = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else None
+    except FileNotFoundError as error:
+        raise FirmwareError(f"--input {source}: there is no such file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FirmwareError(f"--input {source}: not a readable NumPy file ({error})") from error
     if named is not None:

@@ -111,23 +111,25 @@ def unsupported(kind: str) -> str:
 
 
 def sentence(refused: list[tuple[Operator, str]], inputs: Sequence[str] = ()) -> str:
-    """All refusals in one sentence, those of a kind for one reason together.
+    """All refusals in one sentence, those for one reason together.
 
     Args:
         refused: operators, and why.
         inputs: what is wrong with inputs of the model.
     """
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[str, dict[str, list[int]]] = {}
     for operator, reason in refused:
-        groups.setdefault((operator.kind, reason), []).append(operator.index)
+        groups.setdefault(reason, {}).setdefault(operator.kind, []).append(operator.index)
     parts = []
-    for (kind, reason), indices in groups.items():
+    for reason, kinds in groups.items():
         joint = " " if reason.startswith("is ") else ": "
-        if len(indices) == 1:
-            parts.append(f"operator {indices[0]} ({kind}){joint}{reason}")
+        who = ", ".join(f"{_listed(indices)} ({kind})" for kind, indices in kinds.items())
+        if sum(map(len, kinds.values())) == 1:
+            parts.append(f"operator {who}{joint}{reason}")
         else:
+            reason = reason.replace("is a custom operator", "are custom operators", 1)
             reason = f"are{reason[2:]}" if reason.startswith("is ") else reason
-            parts.append(f"operators {_listed(indices)} ({kind}){joint}{reason}")
+            parts.append(f"operators {who}{joint}{reason}")
     head = f"{len(refused)} operators are in the way: " if len(parts) > 1 else ""
     return "; ".join([*inputs, *([head + "; ".join(parts)] if parts else [])])
 

@@ -108,6 +108,11 @@ class Builder:
                 f"input {tensor.label} has the dynamic shape {shown}; fix all sizes but the batch "
                 "before converting"
             )
+        if tensor.dtype in ("int8", "uint8") and tensor.quantization is None:
+            raise TFLiteError(
+                f"input {tensor.label} is {tensor.dtype} without a scale; convert with "
+                "inference_input_type = tf.int8, which gives it one"
+            )
         self.define(tensor)
 
     def define_output(self, tensor: Tensor) -> None:
