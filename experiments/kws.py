@@ -67,7 +67,7 @@ PRESETS = {
         budget=Limits(mops=1.2),
         augmentation=SpeechAugmentation(speed=0.15, warp=0.1, mixup=0.2),
         search=DNAS(epochs=10, batch_size=64, trials=4),
-        train=FloatTraining(steps=4000),
+        train=FloatTraining(steps=4000, weight_decay=0.3),
         quantize=Training(steps=300, learning_rate=0.0005),
     ),
     "paper": Options(
