@@ -6,6 +6,7 @@ Paper: MicroNets (Banbury et al., MLSys 2021), section 5.2, enlarged DS-CNN on S
     python -m experiments.kws --data ./my_words --device STM32F446RE
     python -m experiments.kws --preset paper --data tfds --accelerator tpu
     python -m experiments.kws --predict yes.wav --workdir runs/kws-quick
+    python -m experiments.kws --predict hour.mp3 --workdir runs/kws-quick      # a timeline
 
 Expected (paper, Speech Commands): MicroNet-KWS-S 95.3 %, 16.4 million operations; not measured
 here, for the data cannot be had on the machine that this was written on.
@@ -22,7 +23,14 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
-from micronets_jax.recipes import DNAS, FloatTraining, Limits, SpeechAugmentation, Training
+from micronets_jax.recipes import (
+    DNAS,
+    FloatTraining,
+    Limits,
+    Listening,
+    SpeechAugmentation,
+    Training,
+)
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -49,6 +57,7 @@ class Options(experiment.Options):
     words: tuple[str, ...] = ()
     """Words to tell apart in a folder; all other folders become the class unknown."""
     augmentation: SpeechAugmentation = SpeechAugmentation()
+    listening: Listening = Listening()
     space: Space = Space()
 
 
@@ -57,6 +66,7 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=0.6),
         space=Space(max_width=40, blocks=2, halvings=1),
+        listening=Listening(minutes=5.0),
         search=DNAS(epochs=6, trials=2, trial_epochs=1, batch_size=32),
         # 90 steps tell a third of the words, 300 46 to 50 % (three seeds).
         train=FloatTraining(steps=400, batch_size=32),
@@ -91,7 +101,7 @@ PRESETS = {
 
 def task(options: Options) -> Task:
     """Words, MFCCs, the enlarged DS-CNN."""
-    from micronets_jax import data, metrics, pipeline
+    from micronets_jax import data, listening, metrics, pipeline
     from micronets_jax.spaces import DSCNN
 
     space = options.space
@@ -100,6 +110,7 @@ def task(options: Options) -> Task:
             f"space.halvings={space.halvings}: give 0 to the number of blocks, {space.blocks}"
         )
     frontend = data.MFCC()
+    listening.sliding.frames_per_hop(frontend, options.listening.hop_ms)  # says if it cannot be
     dataset = data.speech_commands.load(
         options.data, size=options.preset, seed=options.seed, words=options.words or None
     )
@@ -110,6 +121,7 @@ def task(options: Options) -> Task:
         augmentation=data.augment.Speech(options.augmentation),
         space=DSCNN(frontend.shape, dataset.num_classes, space.max_width, strides=strides),
         metric=metrics.accuracy,
+        listening=options.listening,
     )
 
 

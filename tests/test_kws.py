@@ -1,8 +1,10 @@
 """The keyword-spotting experiment as a person uses it: results, mistakes, interruptions."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import time
 import numpy as np
 import pytest
 from scipy.io import wavfile
+
+from micronets_jax import data, listening, pipeline
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ("--preset", "tiny")
@@ -60,6 +64,7 @@ def test_a_run_leaves_every_result(space, finished):
     assert "accuracy" in finished and "report.html" in finished
     for name in (
         "network.json", "model.tflite", "labels.txt", "frontend.json", "samples.npz", "weights",
+        "listening.json",
         "metrics.jsonl", "summary.json", "report.html", "firmware",
     ):  # fmt: skip
         assert (folder / name).exists(), name
@@ -81,7 +86,11 @@ def test_a_run_leaves_every_result(space, finished):
         made["instructions"]["predicted"], rel=0.05
     )
     assert (folder / "firmware" / "build" / "firmware.elf").is_file()
-    assert "Firmware" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "Firmware" in page and "Listening" in page
+    heard = summary["listening"]["validation"]
+    assert heard["words"] > 50 and 0 < heard["hits"] <= heard["words"]
+    assert min(misses for _, _, misses in heard["curve"]) < 0.8
     with np.load(folder / "samples.npz") as samples:
         assert samples["inputs"].shape == (64, 49, 10, 1)
         assert samples["inputs"].dtype == samples["outputs"].dtype == np.int8
@@ -106,7 +115,7 @@ def test_the_same_seed_gives_the_same_files_and_a_killed_run_ends_alike(space, f
         process = start(space, *words, "--resume")
     _, error = process.communicate(timeout=900)
     assert process.returncode == 0, error
-    for name in ("network.json", "model.tflite", "samples.npz", "metrics.jsonl"):
+    for name in ("network.json", "model.tflite", "samples.npz", "metrics.jsonl", "listening.json"):
         whole, killed = ((space / run / name).read_bytes() for run in ("whole", "killed"))
         assert whole == killed, name
 
@@ -118,6 +127,47 @@ def test_a_recording_is_classified_by_a_run(space, finished, reference):
     assert status == 0, error
     labels = (space / "whole" / "labels.txt").read_text().split()
     assert [line.split()[0] in labels for line in out.splitlines()] == [True] * 3
+
+
+@pytest.mark.slow
+def test_a_long_recording_is_a_timeline_and_its_seconds_are_clips(space, finished, tmp_path):
+    """Of words that the run was tested with some are told when they are said; a file of each kind
+    may be named, and each is answered as if it stood alone."""
+    folder = space / "whole"
+    dataset = data.speech_commands.load(size="tiny", cache_folder=space / "cache")
+    stream = listening.streams.of_split(dataset, "test", 1.0, 0)
+    wavfile.write(tmp_path / "long.wav", 16_000, stream.samples)
+    wavfile.write(tmp_path / "short.wav", 16_000, stream.samples[:16_000])
+    # A threshold that the tiny network reaches, whatever it chose.
+    settings = json.loads((folder / "listening.json").read_text())["settings"]
+    how = listening.Settings(**{**settings, "classes": tuple(settings["classes"])})
+    low = dataclasses.replace(how, threshold=listening.spotting.ONE // 3)
+    copied = tmp_path / "run"
+    shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("checkpoints", "firmware"))
+    (copied / "listening.json").write_text(listening.spotting.to_json(low))
+    told = {}
+    for name in ("long", "short"):
+        status, out, error = run(space, "--predict", tmp_path / f"{name}.wav", "--workdir", copied)
+        assert status == 0, error
+        told[name] = out.splitlines()
+    assert len(told["short"]) == 3 and told["short"][0].split()[0] in dataset.class_names
+    *lines, last = told["long"]
+    assert len(lines) > 3 and last.startswith(f"{len(lines)} words")
+    words = list(pipeline.listen(copied, tmp_path / "long.wav", low))
+    for line, (second, word, confidence) in zip(lines, words, strict=True):
+        assert line.split() == [f"0:{int(second // 60):02}:{second % 60:04.1f}", word,
+                                f"{confidence:.1%}"]  # fmt: skip
+        assert word in dataset.class_names and confidence >= 0.33
+    status, out, _ = run(
+        space, "--predict", tmp_path / "short.wav", tmp_path / "long.wav", "--workdir", copied
+    )
+    assert status == 0
+    assert out.splitlines() == [
+        str(tmp_path / "short.wav"), *told["short"], str(tmp_path / "long.wav"), *told["long"]
+    ]  # fmt: skip
+    (copied / "listening.json").write_text("{")
+    status, _, error = run(space, "--predict", tmp_path / "long.wav", "--workdir", copied)
+    assert status == 2 and "listening.json is damaged" in error
 
 
 # ---------------------------------------------------------------- mistakes
@@ -147,6 +197,8 @@ def test_mistakes_end_in_one_sentence(tmp_path):
     for accelerator, extra in (("gpu", "micronets_jax[cuda]"), ("tpu", "micronets_jax[tpu]")):
         absent = mistake(tmp_path, *TINY, "--accelerator", accelerator, *out)
         assert extra in absent and "offers 1 x cpu" in absent
+    hop = mistake(tmp_path, *TINY, "--listening.hop-ms", "30", *out)
+    assert "hop_ms=30: give a multiple of the front end's frames, 20 ms" in hop
     seldom = mistake(tmp_path, *TINY, "--checkpoint-seconds", "-1", *out)
     assert "checkpoint-seconds=-1: give 0" in seldom
 
@@ -172,6 +224,12 @@ def test_another_runs_results_are_never_overwritten(space, finished):
     assert status == 2 and "--resume" in error
     status, _, error = run(space, *TINY, "--workdir", folder, "--resume", "--train.steps", "9")
     assert status == 2 and "train.steps was 400, now 9" in error
-    status, _, error = run(space, "--predict", "none.wav", "--workdir", folder)
-    assert status == 2 and "none.wav" in error
+    (space / "text.wav").write_text("no sound " * 9)
+    (space / "empty.wav").write_bytes(b"")
+    for name, says in (
+        ("none.wav", "does not exist"), (space / "text.wav", "cannot be read"),
+        (space / "empty.wav", "is an empty file"),
+    ):  # fmt: skip
+        status, out, error = run(space, "--predict", name, "--workdir", folder)
+        assert (status, out) == (2, "") and f"{name} {says}" in error and "Traceback" not in error
     assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}

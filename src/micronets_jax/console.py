@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from rich.console import Console as Terminal
@@ -124,6 +124,18 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
             soft_wrap=True,
         )
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
+
+
+def timeline(words: Iterable[tuple[float, str, float]]) -> None:
+    """Words that a spotter tells, each with the second at which it does, and how sure it is."""
+    count = 0
+    for second, word, confidence in words:
+        minutes, seconds = divmod(round(10 * second), 600)
+        hours, minutes = divmod(minutes, 60)
+        time = f"{hours}:{minutes:02}:{seconds / 10:04.1f}"
+        print(f"{time:>10}  {word:12} {confidence:6.1%}", flush=True)
+        count += 1
+    print(f"{count} {'word' if count == 1 else 'words'}, each told within a second of its end")
 
 
 def _error(summary: Mapping[str, Any]) -> str:

@@ -61,8 +61,8 @@ class Options:
     """Least time between two checkpoints: a killed run repeats that and an epoch; 0 keeps each."""
     firmware: bool = True
     """End with the firmware for the device, linked and emulated where the tools are installed."""
-    predict: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Classify this file with the folder's model, and do nothing else."""
+    predict: Annotated[tuple[pathlib.Path, ...], tyro.conf.arg(metavar="FILE [FILE ...]")] = ()
+    """Say what these files hold by the folder's model, and do nothing else."""
     teacher: float = 2.0
     """Widths of the teacher, as multiples of those of the largest network of the space; it is
     trained first, where train.distillation or quantize.distillation is above 0."""
@@ -111,7 +111,7 @@ class Experiment(Generic[Given]):
         accelerators.keep_memory()
         self.frontends()
         with console.sentences(), console.errors(AcceleratorError, ValueError, OSError):
-            if options.predict is not None:
+            if options.predict:
                 return self.predict(options.predict, self.folder(options))
             plan = self.prepare(options, arguments)
         with console.errors(DataError, FirmwareError, WorkdirError, OSError):
@@ -224,12 +224,20 @@ class Experiment(Generic[Given]):
         """Where results lie."""
         return options.workdir or pathlib.Path("runs") / f"{self.name}-{options.preset}"
 
-    def predict(self, path: pathlib.Path, folder: pathlib.Path) -> None:
-        """Say what a file holds, by the model of a finished run."""
-        from micronets_jax import pipeline
+    def predict(self, paths: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
+        """Say what files hold, by the model of a finished run: classes, or where that is a spotter
+        and a recording longer than it needs for a word, words with their times."""
+        from micronets_jax import console, data, pipeline
 
-        for name, probability in pipeline.classify(folder, path)[:3]:
-            print(f"{name:12} {probability:6.1%}")
+        settings = pipeline.listens(folder)
+        for path in paths:
+            if len(paths) > 1:
+                print(path)
+            if settings and data.recordings.lasts(path, settings.shortest_ms / 1000):
+                console.timeline(pipeline.listen(folder, path, settings))
+                continue
+            for name, probability in pipeline.classify(folder, path)[:3]:
+                print(f"{name:12} {probability:6.1%}")
 
 
 def budget(options: Options) -> Budget:

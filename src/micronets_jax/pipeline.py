@@ -33,6 +33,7 @@ from micronets_jax import (
     export,
     firmware,
     latency,
+    listening,
     metrics,
     network,
     quantize,
@@ -65,6 +66,9 @@ of what the search proposed."""
 FIRMWARE = "firmware"
 """The folder of the firmware in that of a run."""
 
+LISTENING = "listening.json"
+"""How a spotter listens to a stream, and the curve by which that was chosen."""
+
 Teacher = Callable[[Array], Array]
 """From inputs to the logits of a network that is already trained."""
 
@@ -84,6 +88,7 @@ class Task:
         metric: what the result is judged by.
         surveys: of the spaces among which this one was chosen, if it was.
         num_tflm: test examples at most for TensorFlow Lite Micro, whose portable kernels are slow.
+        listening: of a spotter, which hears a stream: how, and by what its thresholds are chosen.
     """
 
     dataset: Dataset
@@ -93,6 +98,7 @@ class Task:
     metric: metrics.Metric = metrics.accuracy
     surveys: Sequence[survey.Survey] = ()
     num_tflm: int = 1000
+    listening: recipes.Listening | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,10 +177,13 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
     workdir.save_weights({**variables, **trained})
     model = timed("export", _export, plan, workdir, found, trained)
+    heard = timed("listen", _listen, plan, workdir, model)
     program, trouble = {}, None
     if plan.firmware:
         program, trouble = timed("firmware", _firmware, plan, workdir, found, model)
     summary = timed("measure", _measure, plan, workdir, found, variables, model, program)
+    if heard is not None:
+        summary["listening"] = heard
     summary["seconds"] = seconds
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     workdir.write("summary.json", json.dumps(summary, indent=2) + "\n")
@@ -226,18 +235,68 @@ def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]
         DataError: the file cannot be read.
         WorkdirError: the folder holds no finished run.
     """
+    frontend, model, names = _results(folder)
+    says = model.output_details
+    features = np.asarray(frontend(frontend.read(path)))
+    logits = runtimes.dequantize(_on_device(model)(features), says.scale, says.zero_point)
+    probabilities = np.asarray(jax.nn.softmax(logits)).mean(axis=0)
+    return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
+
+
+def listens(folder: pathlib.Path) -> listening.Settings | None:
+    """How the spotter of a finished run listens; None if a run is of another kind.
+
+    Raises:
+        WorkdirError: the settings are damaged.
+    """
+    path = folder / LISTENING
+    if not path.is_file():
+        return None
+    try:
+        return listening.spotting.from_json(path.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{path} is damaged ({error}); run again with --resume") from error
+
+
+def listen(
+    folder: pathlib.Path, path: pathlib.Path, settings: listening.Settings
+) -> Iterator[tuple[float, str, float]]:
+    """The words of a recording of any length, by the spotter of a finished run.
+
+    Memory does not grow with the length.
+
+    Yields:
+        Seconds from the beginning at which a word is told, the word, how sure the spotter is; each
+        as soon as it is known.
+
+    Raises:
+        DataError: the file cannot be read.
+        WorkdirError: the folder holds no finished run.
+    """
+    frontend, model, _ = _results(folder)
+    assert isinstance(frontend, data.MFCC)  # nothing else has settings of a listener
+    spotter, scale = listening.Spotter(settings), model.output_details.scale
+    blocks = data.recordings.blocks(path)
+    for q in listening.sliding.logits(blocks, frontend, settings.hop_ms, _on_device(model)):
+        for event in spotter.hear(listening.spotting.posteriors(q, scale)):
+            share = event.confidence / listening.spotting.ONE
+            yield settings.seconds(event.step), settings.classes[event.label], share
+
+
+def _results(folder: pathlib.Path) -> tuple[FrontEnd, runtimes.LiteRT, list[str]]:
+    """Front end, int8 model and names of the classes of a finished run."""
     missing = [name for name in RESULTS if not (folder / name).is_file()]
     if missing:
         raise WorkdirError(f"workdir={folder} holds no finished run: {missing[0]} is missing")
     frontend = data.frontends.from_json((folder / "frontend.json").read_text())
     model = runtimes.LiteRT((folder / "model.tflite").read_bytes())
-    reads, says = model.input_details, model.output_details
-    features = np.asarray(frontend(frontend.read(path)))
-    outputs = model.predict(runtimes.quantize_input(features, reads.scale, reads.zero_point))
-    logits = runtimes.dequantize(outputs, says.scale, says.zero_point)
-    probabilities = np.asarray(jax.nn.softmax(logits)).mean(axis=0)
-    names = (folder / "labels.txt").read_text().splitlines()
-    return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
+    return frontend, model, (folder / "labels.txt").read_text().splitlines()
+
+
+def _on_device(model: runtimes.LiteRT) -> Callable[[np.ndarray], np.ndarray]:
+    """From features to the model's own int8 outputs."""
+    reads = model.input_details
+    return lambda x: model.predict(runtimes.quantize_input(x, reads.scale, reads.zero_point))
 
 
 # ---------------------------------------------------------------- stages
@@ -420,6 +479,30 @@ def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any
     workdir.write("labels.txt", "".join(f"{name}\n" for name in plan.dataset.class_names))
     workdir.write("frontend.json", data.frontends.to_json(plan.frontend))
     return model
+
+
+def _listen(plan: Plan, workdir: Workdir, model: bytes) -> dict[str, Any] | None:
+    """What a spotter's smoothing and threshold are, and the curve by which they were chosen."""
+    if plan.listening is None:
+        return None
+    recipe, frontend = plan.listening, plan.frontend
+    assert isinstance(frontend, data.MFCC)
+    interpreter = runtimes.LiteRT(model)
+    stream = listening.streams.of_split(plan.dataset, "validation", recipe.minutes, plan.seed)
+    logits = listening.sliding.logits(
+        [stream.samples], frontend, recipe.hop_ms, _on_device(interpreter)
+    )
+    scale = interpreter.output_details.scale
+    choice = listening.choosing.choose(
+        [listening.spotting.posteriors(np.concatenate(list(logits)), scale)],
+        [stream],
+        plan.dataset.class_names,
+        recipe.hop_ms,
+        recipe.alarms_per_hour,
+    )
+    facts = {"alarms_per_hour": recipe.alarms_per_hour, "validation": choice.facts()}
+    workdir.write(LISTENING, listening.spotting.to_json(choice.settings, facts))
+    return {"settings": dataclasses.asdict(choice.settings), **facts}
 
 
 def _measure(

@@ -402,6 +402,26 @@ class Limits:
                 raise ValueError(f"{field.name}={value}: give a limit above 0, or none")
 
 
+@dataclasses.dataclass(frozen=True)
+class Listening:
+    """How a spotter listens, and by what its smoothing and thresholds are chosen."""
+
+    hop_ms: int = 200
+    """From one inference to the next; a multiple of the front end's frames."""
+    alarms_per_hour: float = 20.0
+    """False alarms that are accepted in streams of validation clips and noises, where somebody
+    says a word every three seconds; of all smoothings and thresholds with at most so many, those
+    that miss fewest words are taken."""
+    minutes: float = 30.0
+    """Length of these streams."""
+
+    def __post_init__(self) -> None:
+        _at_least(10, hop_ms=self.hop_ms)
+        _at_most(1000, hop_ms=self.hop_ms)
+        _at_least(0, alarms_per_hour=self.alarms_per_hour)
+        _at_least(1, minutes=self.minutes)
+
+
 def _at_least(least: int, **values: int | float) -> None:
     for name, value in values.items():
         if not value >= least:

@@ -22,6 +22,7 @@ from micronets_jax.data import (
     frontends,
     look,
     machine_sounds,
+    recordings,
     speech_commands,
     visual_wake_words,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "look",
     "machine_sounds",
     "read_clip",
+    "recordings",
     "speech_commands",
     "split_features",
     "visual_wake_words",

@@ -2,7 +2,7 @@
 
 Invariant: whatever comes back was read whole; a file that is damaged, cut off or empty is an error
 that names it, never silence. Memory is bounded by the int16 samples that come back: what has to be
-converted is converted block by block.
+converted is converted block by block, and :func:`blocks` keeps one block only.
 
 SciPy reads WAV files of integers and floats. All else (MP3, Ogg, FLAC, WAV in A-law or mu-law) is
 read by libsndfile, which the extra ``phone`` brings.
@@ -15,7 +15,7 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.io.wavfile
@@ -61,6 +61,40 @@ def read(path: pathlib.Path) -> tuple[Int16[np.ndarray, " samples"], bool]:
     Raises:
         DataError: the file is missing, damaged, cut off or empty, or its format cannot be read.
     """
+    parts, converted = _opened(path)
+    whole = list(parts)
+    return whole[0] if len(whole) == 1 else np.concatenate(whole), converted
+
+
+def blocks(path: pathlib.Path) -> Iterator[Int16[np.ndarray, " _"]]:
+    """The samples that :func:`read` returns, some :data:`BLOCK_SECONDS` at a time.
+
+    So a recording of hours can be gone through in the memory that one block takes.
+
+    Raises:
+        DataError: as :func:`read`; before the first block where that can be known.
+    """
+    for part in _opened(path)[0]:
+        for start in range(0, len(part), BLOCK_SECONDS * SAMPLE_RATE):
+            yield np.asarray(part[start : start + BLOCK_SECONDS * SAMPLE_RATE])
+
+
+def lasts(path: pathlib.Path, seconds: float) -> bool:
+    """Whether a recording is at least so long; no more of it is read than that takes.
+
+    Raises:
+        DataError: as :func:`read`.
+    """
+    missing = round(seconds * SAMPLE_RATE)
+    for block in blocks(path):
+        missing -= len(block)
+        if missing <= 0:
+            return True
+    return False
+
+
+def _opened(path: pathlib.Path) -> tuple[Iterator[np.ndarray], bool]:
+    """A recording's samples in parts, and whether they have to be converted."""
     try:
         _refuse_cut_off(path)
     except FileNotFoundError:
@@ -93,11 +127,11 @@ def _can_be_mapped(path: pathlib.Path) -> bool:
     return head[12:16] == b"fmt " and int.from_bytes(head[34:36], "little") in (16, 32)
 
 
-def _from_wav(path: pathlib.Path, rate: int, raw: np.ndarray) -> tuple[np.ndarray, bool]:
+def _from_wav(path: pathlib.Path, rate: int, raw: np.ndarray) -> tuple[Iterator[np.ndarray], bool]:
     if len(raw) and raw.dtype == np.int16 and raw.ndim == 1 and rate == SAMPLE_RATE:
-        return raw, False
+        return iter([raw]), False
 
-    def blocks() -> Iterator[np.ndarray]:
+    def floats() -> Iterator[np.ndarray]:
         for start in range(0, len(raw), BLOCK_SECONDS * rate):
             block = np.asarray(raw[start : start + BLOCK_SECONDS * rate])
             x = block.astype(np.float64)
@@ -105,10 +139,11 @@ def _from_wav(path: pathlib.Path, rate: int, raw: np.ndarray) -> tuple[np.ndarra
                 x = (x - (128 if raw.dtype == np.uint8 else 0)) / 2.0 ** (8 * raw.itemsize - 1)
             yield x.mean(axis=1) if x.ndim > 1 else x
 
-    return _samples(path, rate, blocks), raw.ndim > 1 or rate != SAMPLE_RATE
+    _require_rate(path, rate)
+    return _samples(path, rate, floats()), raw.ndim > 1 or rate != SAMPLE_RATE
 
 
-def _from_libsndfile(path: pathlib.Path, reason: str) -> tuple[np.ndarray, bool]:
+def _from_libsndfile(path: pathlib.Path, reason: str) -> tuple[Iterator[np.ndarray], bool]:
     if path.suffix.lower() in AAC:
         raise DataError(
             f"{path} is in the format AAC, which cannot be read here; convert it, for example with "
@@ -121,33 +156,45 @@ def _from_libsndfile(path: pathlib.Path, reason: str) -> tuple[np.ndarray, bool]
             f"{path} cannot be read ({reason}): install soundfile, which the extra phone brings "
             "(pip install 'micronets_jax[phone]'), or convert it to WAV"
         ) from error
-    try:
-        with soundfile.SoundFile(path) as file:
 
-            def blocks() -> Iterator[np.ndarray]:
+    def unreadable(error: soundfile.LibsndfileError) -> DataError:
+        return DataError(f"{path} cannot be read ({error.error_string}); remove it")
+
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise unreadable(error) from error
+
+    def floats() -> Iterator[np.ndarray]:
+        with file:
+            try:
                 while len(block := file.read(BLOCK_SECONDS * file.samplerate, always_2d=True)):
                     yield block.mean(axis=1)
+            except soundfile.LibsndfileError as error:
+                raise unreadable(error) from error
 
-            converted = file.channels > 1 or file.samplerate != SAMPLE_RATE
-            return _samples(path, file.samplerate, blocks), converted
-    except soundfile.LibsndfileError as error:
-        raise DataError(f"{path} cannot be read ({error.error_string}); remove it") from error
+    _require_rate(path, file.samplerate)
+    converted = file.channels > 1 or file.samplerate != SAMPLE_RATE
+    return _samples(path, file.samplerate, floats()), converted
+
+
+def _require_rate(path: pathlib.Path, rate: int) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise DataError(f"{path} claims a sample rate of {rate} Hz; mend or remove it")
 
 
 def _samples(
-    path: pathlib.Path, rate: int, blocks: Callable[[], Iterator[np.ndarray]]
-) -> Int16[np.ndarray, " samples"]:
+    path: pathlib.Path, rate: int, blocks: Iterator[np.ndarray]
+) -> Iterator[Int16[np.ndarray, " _"]]:
     """Blocks of floats at any rate as int16 at 16 kHz."""
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise DataError(f"{path} claims a sample rate of {rate} Hz; mend or remove it")
-    parts = []
-    for x in _resampled(blocks(), rate):
+    count = 0
+    for x in _resampled(blocks, rate):
         if not np.isfinite(x).all():
             raise DataError(f"{path} holds samples that are not numbers; mend or remove it")
-        parts.append(np.clip(np.rint(x * 32768), -32768, 32767).astype(np.int16))
-    if not sum(map(len, parts)):
+        count += len(x)
+        yield np.clip(np.rint(x * 32768), -32768, 32767).astype(np.int16)
+    if not count:
         raise DataError(f"{path} holds no samples; record it again or remove it")
-    return np.concatenate(parts)
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:

@@ -76,6 +76,7 @@ def render(
         sections.limits(summary),
         sections.confusion(summary),
         sections.machines(summary),
+        sections.listening(summary),
         sections.data(summary, examples),
         markup.tag(
             "div",

@@ -128,14 +128,19 @@ def chart(
     line: Number | None = None,
     span: tuple[Number, Number] | None = None,
     across: str = "epoch",
+    decades: bool = False,
 ) -> Html | None:
     """Lines over epochs, or over ``across``; ``line`` is a level to compare with, ``span`` epochs.
 
-    The span is shaded; values across that are no epochs are shares, written in percent.
+    The span is shaded; values across that are no epochs are shares, written in percent, or above 0
+    and on a logarithmic scale, if ``decades`` says so.
     """
     series = {name: points for name, points in series.items() if points}
     if not series:
         return None
+    if decades:
+        series = {k: [(math.log10(x), y) for x, y in points] for k, points in series.items()}
+        span = (math.log10(span[0]), math.log10(span[1])) if span else None
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points] + ([line] if line is not None else [])
     levels = ticks(min(ys), max(ys), 5)
@@ -174,8 +179,8 @@ def chart(
         height = at(first, y)[1]
         drawn += [rule(y, "grid"), text(_LEFT - 6, height + 4, level(y), "end")]
     for x in ticks(first, last, 6):
-        if first <= x <= last and (x == int(x) or not counted):
-            label = f"{x:.0f}" if counted else f"{100 * x:.4g}%"
+        if first <= x <= last and (x == int(x) or not (counted or decades)):
+            label = f"{x:.0f}" if counted else f"{10**x:,.4g}" if decades else f"{100 * x:.4g}%"
             drawn.append(text(at(x, low)[0], _HEIGHT - _BOTTOM + 16, label, "middle"))
     drawn.append(text((_LEFT + _WIDTH) / 2, _HEIGHT - 3, across, "middle"))
     if line is not None:

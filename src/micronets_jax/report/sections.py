@@ -25,6 +25,7 @@ FILES = {
     "firmware": "the model as a program for the board: make, or micronets run, or micronets flash",
     "labels.txt": "names of the classes, in the order of the model's outputs",
     "frontend.json": "parameters of the front end that turns a file into the model's input",
+    "listening.json": "how the spotter listens to a stream, and the curve by which that was chosen",
     "hardest.txt": "validation files that the network gets most wrong; check: it is sure of it",
     "samples.npz": "test inputs and the outputs expected for them, to check a device against",
     "network.json": "the found network, one layer a line; can be read back",
@@ -368,6 +369,46 @@ def machines(summary: Summary) -> Html | None:
 
 AREAS = {"auc": "AUC", "pauc": "pAUC, first 10\u00a0%"}
 """Areas under the ROC curve: the whole, and its standardised beginning."""
+
+
+def listening(summary: Summary) -> Html | None:
+    """A spotter's false alarms against the words it misses, and what was chosen by that."""
+    chosen = summary.get("listening", {})
+    how, seen = chosen.get("settings"), chosen.get("validation")
+    if not how or not seen:
+        return None
+    allowed = chosen.get("alarms_per_hour", 0)
+    alarms, misses = seen["alarms"] / seen["hours"], 1 - seen["hits"] / max(1, seen["words"])
+    one = 1 / seen["hours"]  # alarm in all of the streams; none is drawn as half of one
+    curve = [(max(rate, one / 2), missed) for _, rate, missed in seen["curve"]]
+    most = max(rate for rate, _ in curve)
+    chart = markup.chart(
+        "Words missed",
+        {"by threshold": curve, "chosen": [(max(alarms, one / 2), misses)]},
+        "{:.1%}",
+        span=(max(allowed, one / 2), most) if 0 < allowed < most else None,
+        across="false alarms an hour",
+        decades=True,
+    )
+    pause = how["refractory"] * how["hop_ms"] / 1000
+    rows = [
+        ("an inference every", f"{how['hop_ms']}\u00a0ms"),
+        ("posteriors averaged over", f"{how['window']} of them"),
+        ("a word is told from", _percent(how["threshold"] / (1 << 15))),
+        ("then none for", f"{pause:g}\u00a0s"),
+        ("words missed", _percent(misses)),
+        ("false alarms an hour", f"{alarms:.3g}, of them {seen['confused']} of {seen['alarms']} "
+         "just after another word" if seen["alarms"] else "0"),
+    ]  # fmt: skip
+    note = [
+        f"Chosen on {60 * seen['hours']:.0f} minutes of validation clips among noises, in which "
+        f"{_count(seen['words'])} words are said; {allowed:g} false alarms an hour are allowed, "
+        "and more are shaded. ",
+        "" if seen["met"] else "No threshold has so few: the fewest there are were taken. ",
+        "A device does the same with the same numbers.",
+    ]
+    table = markup.table("Listening", ("", ""), rows, 2)
+    return markup.section("Listening", note, tag("div", tag("div", table), chart, class_="pair"))
 
 
 def widths(summary: Summary) -> Html | None:
