@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from micronets_jax import data, listening, pipeline
+from micronets_jax import data, listening, pipeline, spotting
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ("--preset", "tiny")
@@ -86,6 +86,12 @@ def test_a_run_leaves_every_result(space, finished):
         made["instructions"]["predicted"], rel=0.05
     )
     assert (folder / "firmware" / "build" / "firmware.elf").is_file()
+    stream = made["listening"]
+    assert stream["differing"] == 0 and 0.005 < stream["core_share"] < 0.5
+    # Five inferences a second, and the front end.
+    assert stream["instructions_per_second"] == pytest.approx(
+        5 * made["instructions"]["emulated"] + 4.5e6, rel=0.15
+    )
     page = (folder / "report.html").read_text()
     assert "Firmware" in page and "Listening" in page
     heard = summary["listening"]["validation"]
@@ -140,11 +146,11 @@ def test_a_long_recording_is_a_timeline_and_its_seconds_are_clips(space, finishe
     wavfile.write(tmp_path / "short.wav", 16_000, stream.samples[:16_000])
     # A threshold that the tiny network reaches, whatever it chose.
     settings = json.loads((folder / "listening.json").read_text())["settings"]
-    how = listening.Settings(**{**settings, "classes": tuple(settings["classes"])})
-    low = dataclasses.replace(how, threshold=listening.spotting.ONE // 3)
+    how = spotting.Settings(**{**settings, "classes": tuple(settings["classes"])})
+    low = dataclasses.replace(how, threshold=spotting.ONE // 3)
     copied = tmp_path / "run"
     shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("checkpoints", "firmware"))
-    (copied / "listening.json").write_text(listening.spotting.to_json(low))
+    (copied / "listening.json").write_text(spotting.to_json(low))
     told = {}
     for name in ("long", "short"):
         status, out, error = run(space, "--predict", tmp_path / f"{name}.wav", "--workdir", copied)

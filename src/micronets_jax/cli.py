@@ -96,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         "--frontend", metavar="frontend.json", help="of the model, to take audio on the board"
     )
     sub.add_argument(
+        "--listening", metavar="listening.json",
+        help="of the model, to tell words out of a stream of audio",
+    )  # fmt: skip
+    sub.add_argument(
         "--flash-budget", type=_bytes, default=0, metavar="BYTES",
         help="flash to spend on weights stored as int16 (compiled runtime)",
     )  # fmt: skip
@@ -152,6 +156,10 @@ def _read(path: str) -> bytes:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise TFLiteError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_text(path: str | None) -> str | None:
+    return _read(path).decode(errors="replace") if path else None
 
 
 def _write(path: str, text: str) -> None:
@@ -233,7 +241,7 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         title=pathlib.Path(arguments.model).stem, flash_budget=arguments.flash_budget,
         plan=arguments.plan, rows=arguments.input == "rows",
         tflm_include=arguments.tflm_include, tflm_library=arguments.tflm_library,
-        frontend=_read(arguments.frontend).decode(errors="replace") if arguments.frontend else None,
+        frontend=_read_text(arguments.frontend), listening=_read_text(arguments.listening),
     )  # fmt: skip
     board = devices.device(arguments.device)
     provenance = board.provenance
@@ -259,6 +267,8 @@ def _run(
 ) -> tuple[dict[str, Any], str] | tuple[dict[str, Any], str, int]:
     from micronets_jax import devices, firmware
 
+    if firmware.listens(arguments.folder, arguments.input):
+        return _listened(arguments.folder, arguments.input)
     ran = firmware.run(arguments.folder, arguments.input, core=arguments.core)
     if firmware.is_firmware(arguments.folder):
         return _ran_firmware(ran)
@@ -298,6 +308,27 @@ def _output_lines(ran: Run) -> list[str]:
         f"{len(firsts)} runs, each from the state that the last one left",
         *(f"output {number} {first}" for number, first in enumerate(firsts)),
     ]
+
+
+def _listened(folder: str, source: str) -> tuple[dict[str, Any], str, int]:
+    from micronets_jax import data, firmware
+
+    heard = firmware.listen(folder, data.recordings.blocks(pathlib.Path(source)))
+    result = {
+        **dataclasses.asdict(heard), "instructions_per_second": heard.instructions_per_second,
+    }  # fmt: skip
+    lines = [f"{second:8.1f} s  {word:12} {share:6.1%}" for second, word, share in heard.words]
+    lines += [
+        f"{len(heard.words)} words in {heard.seconds:.1f} s; of {heard.steps} inferences "
+        f"{heard.differing_outputs} bytes and {heard.differing_words} words differ from those on "
+        f"this machine, features by {heard.feature_steps} steps at most",
+        f"{heard.device} on {heard.machine}: {heard.instructions_per_second} instructions a second "
+        f"of sound, {heard.core_share:.1%} of the core (an estimate); front end "
+        f"{round(heard.frontend_instructions / heard.seconds)}, an inference "
+        f"{round(heard.instructions / max(1, heard.steps))}; stack {heard.stack_bytes} bytes",
+    ]
+    wrong = bool(heard.differing_outputs or heard.differing_words)
+    return result, "\n".join(lines), int(wrong)
 
 
 def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:

@@ -120,10 +120,28 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
         size = {name: made[name]["linked"] or made[name]["predicted"] for name in _MEMORIES}
         terminal.print(
             f"firmware: {made['folder']}/ for {made['device']}, {made['provenance']}; flash "
-            f"{size['flash_bytes']}, RAM {size['ram_bytes']} bytes, linking {made['linking']}",
+            f"{size['flash_bytes']}, RAM {size['ram_bytes']} bytes, linking {made['linking']}"
+            + (
+                f"; a stream of sound takes {made['listening']['core_share']:.1%} of the core"
+                if "listening" in made
+                else ""
+            ),
             soft_wrap=True,
         )
+    if "listening" in summary:
+        terminal.print(_stream(summary["listening"]), soft_wrap=True)
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
+
+
+def _stream(listening: Mapping[str, Any]) -> str:
+    """How well a spotter tells words of a stream, in one line."""
+    seen = listening["validation"]
+    missed = 1 - seen["hits"] / max(1, seen["words"])
+    return (
+        f"listening: {missed:.1%} of {seen['words']} words missed at "
+        f"{seen['alarms'] / seen['hours']:.3g} false alarms an hour, in {60 * seen['hours']:.0f} "
+        "minutes of validation clips among noises"
+    )
 
 
 def timeline(words: Iterable[tuple[float, str, float]]) -> None:

@@ -177,7 +177,13 @@ class Experiment(Generic[Given]):
         print(*look.lines(), sep="\n")
         if options.firmware and device.startup is not None:
             text = data.frontends.to_json(task.frontend)
-            besides = firmware.front_end_bytes(text, device.core)
+            hears = task.listening
+            besides = firmware.front_end_bytes(
+                text,
+                device.core,
+                task.dataset.class_names if hears else (),
+                hears.hop_ms if hears else 0,
+            )
             limits = dataclasses.replace(limits, besides=besides)
         budgets.feasible(task.space, limits)
         for line in budgets.account(task.space, limits):

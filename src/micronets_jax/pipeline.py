@@ -41,6 +41,7 @@ from micronets_jax import (
     report,
     runtimes,
     search,
+    spotting,
     supernet,
     training,
     zoo,
@@ -65,6 +66,9 @@ of what the search proposed."""
 
 FIRMWARE = "firmware"
 """The folder of the firmware in that of a run."""
+
+EMULATED_MINUTES = 0.1
+"""Of a stream that the firmware of a spotter hears in the emulator."""
 
 LISTENING = "listening.json"
 """How a spotter listens to a stream, and the curve by which that was chosen."""
@@ -243,7 +247,7 @@ def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]
     return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
 
 
-def listens(folder: pathlib.Path) -> listening.Settings | None:
+def listens(folder: pathlib.Path) -> spotting.Settings | None:
     """How the spotter of a finished run listens; None if a run is of another kind.
 
     Raises:
@@ -253,13 +257,13 @@ def listens(folder: pathlib.Path) -> listening.Settings | None:
     if not path.is_file():
         return None
     try:
-        return listening.spotting.from_json(path.read_text())
+        return spotting.from_json(path.read_text())
     except ValueError as error:
         raise WorkdirError(f"{path} is damaged ({error}); run again with --resume") from error
 
 
 def listen(
-    folder: pathlib.Path, path: pathlib.Path, settings: listening.Settings
+    folder: pathlib.Path, path: pathlib.Path, settings: spotting.Settings
 ) -> Iterator[tuple[float, str, float]]:
     """The words of a recording of any length, by the spotter of a finished run.
 
@@ -275,11 +279,11 @@ def listen(
     """
     frontend, model, _ = _results(folder)
     assert isinstance(frontend, data.MFCC)  # nothing else has settings of a listener
-    spotter, scale = listening.Spotter(settings), model.output_details.scale
+    spotter, scale = spotting.Spotter(settings), model.output_details.scale
     blocks = data.recordings.blocks(path)
     for q in listening.sliding.logits(blocks, frontend, settings.hop_ms, _on_device(model)):
-        for event in spotter.hear(listening.spotting.posteriors(q, scale)):
-            share = event.confidence / listening.spotting.ONE
+        for event in spotter.hear(spotting.posteriors(q, scale)):
+            share = event.confidence / spotting.ONE
             yield settings.seconds(event.step), settings.classes[event.label], share
 
 
@@ -494,14 +498,14 @@ def _listen(plan: Plan, workdir: Workdir, model: bytes) -> dict[str, Any] | None
     )
     scale = interpreter.output_details.scale
     choice = listening.choosing.choose(
-        [listening.spotting.posteriors(np.concatenate(list(logits)), scale)],
+        [spotting.posteriors(np.concatenate(list(logits)), scale)],
         [stream],
         plan.dataset.class_names,
         recipe.hop_ms,
         recipe.alarms_per_hour,
     )
     facts = {"alarms_per_hour": recipe.alarms_per_hour, "validation": choice.facts()}
-    workdir.write(LISTENING, listening.spotting.to_json(choice.settings, facts))
+    workdir.write(LISTENING, spotting.to_json(choice.settings, facts))
     return {"settings": dataclasses.asdict(choice.settings), **facts}
 
 
@@ -646,6 +650,7 @@ def _firmware(
             runtime=runtime,
             title=title,
             frontend=text if firmware.can_hear(text) else None,
+            listening=(workdir.path / LISTENING).read_text() if plan.listening else None,
         )
         facts["flash_bytes"] = {"predicted": sizes.flash_bytes, "linked": None}
         facts["ram_bytes"] = {"predicted": sizes.ram_bytes, "linked": None}
@@ -661,15 +666,30 @@ def _firmware(
                 facts["instructions"]["emulated"] = ran.instructions
                 facts["stack_bytes"] = ran.stack_bytes
                 facts["differing_outputs"] = ran.differing_outputs
+                if plan.listening:
+                    facts["listening"] = _heard(plan, folder)
         facts["latency_ms"] = {
             kind: None if n is None else n * device.cycles_per_instruction / device.clock_mhz / 1000
             for kind, n in facts["instructions"].items()
         }
-        if facts.get("differing_outputs"):
+        differing = facts.get("listening", {}).get("differing", 0)
+        if facts.get("differing_outputs") or differing:
             raise firmware.FirmwareError("outputs on the core are not those of the interpreter")
     except firmware.FirmwareError as error:
         return {**facts, "error": str(error)}, error
     return facts, None
+
+
+def _heard(plan: Plan, folder: pathlib.Path) -> dict[str, Any]:
+    """What a few seconds of a stream take of the core, and in how much it differs from here."""
+    stream = listening.streams.of_split(plan.dataset, "validation", EMULATED_MINUTES, plan.seed)
+    heard = firmware.listen(folder, [stream.samples])
+    return {
+        "seconds": heard.seconds,
+        "instructions_per_second": heard.instructions_per_second,
+        "core_share": heard.core_share,
+        "differing": (heard.differing_outputs or 0) + (heard.differing_words or 0),
+    }
 
 
 def _model_c(model: bytes, title: str, core: str, folder: pathlib.Path) -> dict[str, Any]:

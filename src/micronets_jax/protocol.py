@@ -24,7 +24,7 @@ import struct
 import termios
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 BAUD = 115_200
@@ -36,9 +36,10 @@ PART = 256
 
 _GUARD = 1 << 16  # bytes below the stack that are forbidden, see core.c
 
-HELLO, LOAD, AUDIO, RUN, READ_OUTPUT, READ_INPUT, READ_LAYERS, RESET, FORGET = range(1, 10)
-REPLY, FAULT, DAMAGED, ERROR = 0x80, 0xFD, 0xFE, 0xFF
+HELLO, LOAD, AUDIO, RUN, READ_OUTPUT, READ_INPUT, READ_LAYERS, RESET, FORGET, LISTEN = range(1, 11)
+REPLY, WORD, FAULT, DAMAGED, ERROR = 0x80, 0xFC, 0xFD, 0xFE, 0xFF
 _SYNC, _HEADER = b"\xa5\x5a", struct.Struct("<2sBBIHH")
+_HEARD = struct.Struct("<QQIIiI")  # struct heard of main.c
 
 
 class ProtocolError(RuntimeError):
@@ -236,6 +237,38 @@ class Result:
     features: bytes = b""
 
 
+class Word(NamedTuple):
+    """A word that a board told: after which inference, and its mean posterior of 32768 parts."""
+
+    name: str
+    step: int
+    confidence: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """What a board made of a stream of sound so far.
+
+    Attributes:
+        words: that it told.
+        steps: inferences.
+        ticks: that these took, with smoothing.
+        frontend_ticks: of the front end.
+        lost: samples for which there was no room.
+        stack_bytes: of the firmware, at its deepest.
+        outputs, features: bytes of all outputs and inputs of each inference, where they were asked.
+    """
+
+    words: tuple[Word, ...]
+    steps: int
+    ticks: int
+    frontend_ticks: int
+    lost: int
+    stack_bytes: int
+    outputs: tuple[bytes, ...] = ()
+    features: tuple[bytes, ...] = ()
+
+
 class Board:
     """A board that answers.
 
@@ -260,6 +293,7 @@ class Board:
         self._decoder = Decoder()
         self._sequence = os.urandom(1)[0]
         self.info: dict[str, str] = {}
+        self._words: list[Word] = []
 
     def hello(self) -> dict[str, str]:
         """What the board says of itself: board, runtime, model, ticks_hz, layers, ...
@@ -267,11 +301,7 @@ class Board:
         Raises:
             ProtocolError: it is silent, or speaks another version.
         """
-        text = self.ask(HELLO).payload.decode(errors="replace")
-        self.info = {}
-        for line in text.splitlines():
-            name, _, value = line.partition(" ")
-            self.info[name] = value
+        self.info = _lines(self.ask(HELLO).payload)
         if self.info.get("protocol") != "1":
             raise ProtocolError(
                 f"the board speaks protocol {self.info.get('protocol')}; this program speaks 1: "
@@ -326,6 +356,43 @@ class Board:
             raise ProtocolError(f"the model {self.info.get('model')} keeps nothing between runs")
         self.ask(FORGET)
 
+    def listen(self, audio: Iterable[bytes], *, look: bool = False) -> Heard:
+        """Lets the board hear a stream (int16, in parts of any length) from its beginning.
+
+        Args:
+            look: whether to read features and outputs of every inference.
+
+        Raises:
+            ProtocolError: the board is silent or refuses, or its model fails.
+            BoardFault: its core faulted.
+        """
+        if not self.info:
+            self.hello()
+        self._words = []
+        outputs: list[bytes] = []
+        features: list[bytes] = []
+        at, done = 0, (0, 0, 0, 0, 0, 0)
+        for part in audio:
+            for start in range(0, len(part), CHUNK):
+                piece = part[start : start + CHUNK]
+                reply = self.ask(LISTEN, at, piece, self._run_seconds).payload
+                if len(reply) != _HEARD.size:
+                    raise ProtocolError(
+                        f"the board answered with {len(reply)} bytes instead of {_HEARD.size}"
+                    )
+                before, done = done, _HEARD.unpack(reply)
+                at += len(piece) // 2
+                if done[4]:
+                    raise ProtocolError(f"the model returned error {done[4]}")
+                if look and done[2] > before[2]:
+                    outputs.append(self._read_all(READ_OUTPUT, int(self.info["output_bytes"])))
+                    features.append(self._read_all(READ_INPUT, int(self.info["input_bytes"])))
+        ticks, frontend_ticks, steps, lost, _, stack = done
+        return Heard(
+            tuple(self._words), steps, ticks, frontend_ticks, lost, stack, tuple(outputs),
+            tuple(features),
+        )  # fmt: skip
+
     def reset(self) -> None:
         """Starts the board again; it answers when it is back."""
         self._port.write(encode(Frame(RESET, 0, 0, b"")))
@@ -343,6 +410,9 @@ class Board:
             for frame in self._frames(wait):
                 if frame.kind == FAULT:
                     raise _fault(frame.payload)
+                if frame.kind == WORD:
+                    self._words.append(_word(frame.payload))
+                    continue
                 if frame.sequence != self._sequence:
                     continue  # an answer that came too late
                 if frame.kind == DAMAGED:
@@ -377,6 +447,20 @@ class Board:
                 raise ProtocolError(f"the board sent {len(data)} of {size} bytes")
             data += part
         return data
+
+
+def _lines(text: bytes) -> dict[str, str]:
+    """What a board says in lines of a name and a value."""
+    pairs = (line.partition(" ") for line in text.decode(errors="replace").splitlines())
+    return {name: value for name, _, value in pairs}
+
+
+def _word(payload: bytes) -> Word:
+    said = _lines(payload)
+    try:
+        return Word(said["word"], int(said["step"]), int(said["confidence"]))
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f"the board told a word that cannot be read: {payload!r}") from error
 
 
 _WORDS: tuple[str, ...] = (

@@ -28,7 +28,7 @@ from jaxtyping import Int16
 from micronets_jax.data import cache, duplicates, recordings, splits, vocabulary
 from micronets_jax.data.dataset import FILE, SPEAKER, DataError, Dataset, warn
 from micronets_jax.data.recordings import SAMPLE_RATE
-from micronets_jax.data.vocabulary import SILENCE, UNKNOWN
+from micronets_jax.spotting import SILENCE, UNKNOWN
 
 TARGETS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 """The ten words of the 12-class task."""

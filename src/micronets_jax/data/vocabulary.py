@@ -21,14 +21,12 @@ from jaxtyping import Complex64, Float, Int16, Int32
 
 from micronets_jax.data.dataset import SPLITS, DataError
 from micronets_jax.data.recordings import SAMPLE_RATE
+from micronets_jax.spotting import SILENCE, UNKNOWN
 
 FRAME, HOP = 320, 160  # samples; square-root Hann windows at half overlap add up to one
 FRAMES = SAMPLE_RATE // HOP + 1
 HZ = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE).astype(np.float32)
 CHUNK = 40  # clips synthesised together: their spectra stay in the processor's cache
-
-SILENCE, UNKNOWN = "silence", "unknown"
-"""The two classes that stand behind the words, in this order."""
 
 TARGETS = {
     "bana": "b a n a",

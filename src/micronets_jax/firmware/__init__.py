@@ -15,8 +15,9 @@ from typing import Any
 from micronets_jax import devices
 from micronets_jax.firmware import engine, execute, link, project, tflm
 from micronets_jax.firmware import frontend as front_ends
+from micronets_jax.firmware import listening as listeners
 from micronets_jax.firmware.boards import FirmwareError
-from micronets_jax.firmware.execute import Run, is_firmware, run
+from micronets_jax.firmware.execute import Heard, Run, is_firmware, listen, listens, run
 from micronets_jax.firmware.flash import Flashing, flash
 from micronets_jax.firmware.frontend import can_hear
 from micronets_jax.firmware.project import RUNTIMES, Prediction
@@ -28,6 +29,7 @@ __all__ = [
     "FirmwareError",
     "Fit",
     "Flashing",
+    "Heard",
     "Prediction",
     "Run",
     "can_hear",
@@ -37,6 +39,8 @@ __all__ = [
     "has_compiler",
     "has_emulator",
     "is_firmware",
+    "listen",
+    "listens",
     "names_tflm",
     "run",
     "versions",
@@ -88,6 +92,7 @@ def write(
     runtime: str = "compiled",
     title: str = "model",
     frontend: str | None = None,
+    listening: str | None = None,
     flash_budget: int = 0,
     plan: str = "whole",
     rows: bool = False,
@@ -104,6 +109,8 @@ def write(
         title: names the model on the line and in the README.
         frontend: text of the model's ``frontend.json``; with it the firmware takes audio as well
             as features.
+        listening: text of the model's ``listening.json``; with it the firmware listens to a stream
+            and tells words.
         flash_budget, plan, rows: of the compiled runtime, see :func:`compile.compile_model`.
         tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
 
@@ -124,24 +131,39 @@ def write(
     else:
         made = engine.compiled(model, title, flash_budget, plan, rows)
     hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
-    planned = project.plan(made, model, on, title, hearing, frontend or "")
+    listener = listeners.build(listening, hearing, made.interface) if listening else None
+    planned = project.plan(made, model, on, title, hearing, frontend or "", listener)
     project.write(planned, folder)
     return planned.prediction
 
 
-def front_end_bytes(frontend: str, core: str) -> tuple[int, int]:
-    """RAM and flash that the front end of a ``frontend.json`` takes, 0 if no board computes it."""
+def front_end_bytes(
+    frontend: str, core: str, classes: tuple[str, ...] = (), hop_ms: int = 0
+) -> tuple[int, int]:
+    """RAM and flash that the front end of a ``frontend.json`` takes, 0 if no board computes it.
+
+    Args:
+        core: of the board.
+        classes, hop_ms: of a spotter that listens to a stream: what its listener takes at most,
+            however its smoothing will be chosen, is added.
+    """
     from micronets_jax.data import frontends
 
     if not can_hear(frontend):
         return 0, 0
     shape = frontends.from_json(frontend).shape
-    made = {
-        "way": "input", "dtype": "int8", "shape": list(shape), "bytes": math.prod(shape),
-        "scale": 1.0, "zero_point": 0,
-    }  # fmt: skip
-    hearing = front_ends.build(frontend, [made])
-    return hearing.ram_bytes, hearing.tables_bytes + hearing.code_bytes(core)
+    ends = [
+        {"way": way, "dtype": "int8", "shape": [size], "bytes": size, "scale": 1.0, "zero_point": 0}
+        for way, size in (("input", math.prod(shape)), ("output", len(classes)))
+    ]
+    hearing = front_ends.build(frontend, ends)
+    parts: list[front_ends.FrontEnd | listeners.Listener] = [hearing]
+    if classes:
+        parts.append(listeners.build(listeners.most(classes, hop_ms), hearing, ends))
+    return (
+        sum(part.ram_bytes for part in parts),
+        sum(part.tables_bytes + part.code_bytes(core) for part in parts),
+    )
 
 
 def check(folder: str | pathlib.Path) -> Fit:

@@ -16,15 +16,17 @@ import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int16
 
-from micronets_jax import devices, protocol
+from micronets_jax import devices, protocol, spotting
 from micronets_jax.devices import Device
 from micronets_jax.firmware import boards, engine, frontend, inputs, link, project, tools
 from micronets_jax.firmware.boards import FirmwareError
+from micronets_jax.spotting import ONE, Settings
 from micronets_jax.tflite import TFLiteError
 
 BUILT_IN = "lcg:12345"
@@ -205,6 +207,165 @@ def run(
         result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
         sum(code.values()), weights, stream[-1], stream, layers, differing, notes, steps,
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard:
+    """A stream of sound, heard by the firmware of a spotter on an emulated core.
+
+    Attributes:
+        device: the board whose firmware it is.
+        machine: what it ran on.
+        seconds: of sound.
+        words: second at which each was told, the word, its confidence from 0 to 1.
+        steps: inferences.
+        instructions: of all inferences with smoothing.
+        frontend_instructions: of the front end.
+        core_share: of the board's core that a stream keeps busy: an estimate from instructions.
+        stack_bytes: most of the stack that was ever in use.
+        differing_outputs: bytes of outputs that the interpreter on this machine gives differently
+            for the same features; None where it was not asked.
+        differing_words: words that this machine tells of the same outputs and the core did not, or
+            told otherwise.
+        feature_steps: largest difference of features from those of the front end in Python, in
+            steps of the input's scale; None where it was not asked.
+    """
+
+    device: str
+    machine: str
+    seconds: float
+    words: list[tuple[float, str, float]]
+    steps: int
+    instructions: int
+    frontend_instructions: int
+    core_share: float
+    stack_bytes: int
+    differing_outputs: int | None
+    differing_words: int | None
+    feature_steps: int | None
+
+    @property
+    def instructions_per_second(self) -> int:
+        """Of sound."""
+        return round((self.instructions + self.frontend_instructions) / self.seconds)
+
+
+def listens(folder: str | pathlib.Path, source: str) -> bool:
+    """Whether a folder is the firmware of a spotter, and a recording long enough for a stream.
+
+    Raises:
+        FirmwareError: the recording cannot be read.
+    """
+    settings = _settings(pathlib.Path(folder))
+    if settings is None:
+        return False
+    from micronets_jax.data import DataError, recordings
+
+    if not source.lower().endswith(recordings.SUFFIXES):
+        return False
+    try:
+        return recordings.lasts(pathlib.Path(source), settings.shortest_ms / 1000)
+    except DataError as error:
+        raise FirmwareError(str(error)) from error
+
+
+def listen(
+    folder: str | pathlib.Path,
+    blocks: Iterable[Int16[np.ndarray, " _"]],
+    *,
+    seconds: float = 300.0,
+    compare: bool = True,
+) -> Heard:
+    """Builds the firmware of a spotter and lets it hear a stream on an emulated core.
+
+    Args:
+        folder: the firmware; that of a real board runs on the twin of its core.
+        blocks: samples at 16 kHz.
+        seconds: after which the answer to one part of the stream counts as hung.
+        compare: every inference with TensorFlow Lite Micro, features with Python's and words with
+            :class:`spotting.Spotter`'s, on this machine.
+
+    Raises:
+        FirmwareError: not such a firmware, a tool is missing or too old, or the run failed.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        place = _prepared(pathlib.Path(folder), None, pathlib.Path(temporary) / "firmware")
+        manifest, settings = read_manifest(place), _settings(place)
+        if settings is None:
+            raise FirmwareError(
+                f"{folder} does not listen to streams: write it with --frontend and --listening"
+            )
+        own = devices.device(manifest["device"])
+        twin = devices.twin(own)
+        tools.version(tools.EMULATOR)
+        linked = link.build(place)
+        samples = np.concatenate([np.zeros(0, np.int16), *blocks])
+        try:
+            with emulated(linked.elf, twin, seconds) as board:
+                heard = board.listen([samples.astype("<i2").tobytes()], look=compare)
+        except protocol.BoardFault as error:
+            raise FirmwareError(_with_symbol(error, linked.elf)) from error
+        except protocol.ProtocolError as error:
+            raise FirmwareError(f"{folder} on {twin.name}: {error}") from error
+        if heard.lost:
+            raise FirmwareError(f"{folder} on {twin.name}: {heard.lost} samples were lost")
+        hearing = frontend.build((place / "frontend.json").read_text(), manifest["interface"])
+        model = (place / "model.tflite").read_bytes()
+    tick = instructions_per_tick(twin)
+    length = len(samples) / hearing.record.sample_rate
+    work = (heard.ticks + heard.frontend_ticks) * tick
+    differ = (
+        _stream_differs(heard, samples, settings, hearing, model, manifest) if compare else None
+    )
+    return Heard(
+        own.name, twin.name, length,
+        [(settings.seconds(w.step), w.name, w.confidence / ONE) for w in heard.words],
+        heard.steps, heard.ticks * tick, heard.frontend_ticks * tick,
+        work * own.cycles_per_instruction / (own.clock_hz * length), heard.stack_bytes,
+        *(differ or (None, None, None)),
+    )  # fmt: skip
+
+
+def _settings(folder: pathlib.Path) -> Settings | None:
+    path = folder / project.LISTENING
+    if not path.is_file():
+        return None
+    try:
+        return spotting.from_json(path.read_text())
+    except ValueError as error:
+        raise FirmwareError(f"{path} is damaged: {error}; write the firmware again") from error
+
+
+def _stream_differs(
+    heard: protocol.Heard,
+    samples: np.ndarray,
+    settings: Settings,
+    hearing: frontend.FrontEnd,
+    model: bytes,
+    manifest: dict[str, Any],
+) -> tuple[int, int, int]:
+    """Bytes of outputs, words, and steps of features by which a core differs from this machine."""
+    from micronets_jax import runtimes
+    from micronets_jax.listening import sliding
+
+    reads, says = (
+        next(e for e in manifest["interface"] if e["way"] == way) for way in ("input", "output")
+    )
+    shape = (len(heard.features), *hearing.record.shape)
+    features = np.frombuffer(b"".join(heard.features), np.int8).reshape(shape)
+    outputs = np.frombuffer(b"".join(heard.outputs), np.int8).reshape(shape[0], -1)
+    windows = sliding.windows([samples], hearing.record, settings.hop_ms)
+    wanted = runtimes.quantize_input(
+        np.concatenate([np.zeros((0, *hearing.record.shape), np.float32), *windows]),
+        reads["scale"], reads["zero_point"],
+    )  # fmt: skip
+    steps = np.abs(features.astype(int) - wanted).max(initial=0)
+    there = runtimes.TFLM(model).predict(features).reshape(outputs.shape)
+    told = [
+        protocol.Word(settings.classes[w.label], w.step, w.confidence)
+        for w in spotting.events(spotting.posteriors(outputs, says["scale"]), settings)
+    ]
+    return int((there != outputs).sum()), len(set(told) ^ set(heard.words)), int(steps)
 
 
 def _prepared(folder: pathlib.Path, core: str | None, place: pathlib.Path) -> pathlib.Path:

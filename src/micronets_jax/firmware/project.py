@@ -19,8 +19,12 @@ from micronets_jax.firmware import boards
 from micronets_jax.firmware.boards import FirmwareError
 from micronets_jax.firmware.engine import Engine, source
 from micronets_jax.firmware.frontend import FrontEnd
+from micronets_jax.firmware.listening import Listener
 
 RUNTIMES = ("compiled", "tflm")
+
+LISTENING = "listening.json"
+"""The file of a firmware's listener, under the name that runs give it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,7 @@ def plan(
     title: str,
     hearing: FrontEnd | None = None,
     frontend_text: str = "",
+    listener: Listener | None = None,
 ) -> Project:
     """The files of a firmware, with the front end that the record describes if there is one.
 
@@ -69,12 +74,13 @@ def plan(
         board: on which.
         title: names the model.
         hearing, frontend_text: the front end, and the text of ``frontend.json``.
+        listener: how it listens to a stream, if it does.
 
     Raises:
         FirmwareError: the model is too large for the board: which memory, by how much, and the
             nearest board that has enough.
     """
-    prediction = predict(engine, board, hearing)
+    prediction = predict(engine, board, hearing, listener)
     _require_room(prediction, board)
     files: dict[str, str | bytes] = {
         name: source(name)
@@ -85,14 +91,18 @@ def plan(
     files |= engine.files
     files |= board_files(board, engine.stack_bytes)
     files |= {
-        "config.h": _config(engine, title, hearing),
-        "engine.mk": engine.makefile + ("ENGINE += frontend.o tables.o\n" if hearing else ""),
+        "config.h": _config(engine, title, hearing, listener),
+        "engine.mk": engine.makefile
+        + ("ENGINE += frontend.o tables.o\n" if hearing else "")
+        + ("ENGINE += listening.o hearing.o\n" if listener else ""),
         "README.md": _readme(engine, board, title),
     }
     if model is not None:
         files["model.tflite"] = model
     if hearing:
         files |= {**hearing.files, "frontend.json": frontend_text}
+    if listener:
+        files |= {**listener.files, LISTENING: listener.text}
     manifest = {
         "format": 1, "kind": "firmware", "title": title, "device": board.name, "core": board.core,
         "runtime": engine.runtime, "arena_bytes": engine.arena_bytes,
@@ -115,7 +125,12 @@ def board_files(board: Device, stack_bytes: int) -> dict[str, str | bytes]:
     }
 
 
-def predict(engine: Engine, board: Device, hearing: FrontEnd | None = None) -> Prediction:
+def predict(
+    engine: Engine,
+    board: Device,
+    hearing: FrontEnd | None = None,
+    listener: Listener | None = None,
+) -> Prediction:
     """What an engine and everything around it take on a board."""
     flash = {
         **engine.flash,
@@ -123,9 +138,10 @@ def predict(engine: Engine, board: Device, hearing: FrontEnd | None = None) -> P
     }
     stacks = engine.stack_bytes + reserves.HANDLER_STACK_BYTES
     ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": reserves.STATE_BYTES}
-    if hearing:
-        flash["front end"] = hearing.tables_bytes + hearing.code_bytes(board.core)
-        ram["front end"] = hearing.ram_bytes
+    for name, part in (("front end", hearing), ("listener", listener)):
+        if part:
+            flash[name] = part.tables_bytes + part.code_bytes(board.core)
+            ram[name] = part.ram_bytes
     ram["alignment"] = -sum(ram.values()) % 8
     ram["clock"] = reserves.CLOCK_BYTES[boards.startup(board).source]
     return Prediction(flash, ram)
@@ -157,7 +173,7 @@ def _excess(prediction: Prediction, board: Device) -> list[str]:
     ]
 
 
-def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
+def _config(engine: Engine, title: str, hearing: FrontEnd | None, listener: Listener | None) -> str:
     sizes = {
         way: ", ".join(str(e["bytes"]) for e in engine.interface if e["way"] == way)
         for way in ("input", "output")
@@ -182,6 +198,7 @@ def _config(engine: Engine, title: str, hearing: FrontEnd | None) -> str:
 #define FIRMWARE_REMEMBERS {int(engine.remembers)}
 #define FIRMWARE_AUDIO {int(hearing is not None)}
 #define FIRMWARE_AUDIO_SAMPLES {hearing.samples if hearing else 0}
+#define FIRMWARE_LISTENING {int(listener is not None)}
 
 #endif
 """

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from micronets_jax.listening import spotting, streams
-from micronets_jax.listening.spotting import ONE, Settings
+from micronets_jax import spotting
+from micronets_jax.listening import streams
 from micronets_jax.listening.streams import Score, Stream
+from micronets_jax.spotting import ONE, Settings
 
 WINDOWS_MS = (0, 200, 400, 600, 800)
 """Spans of the means that are tried, from the first inference to the last."""

@@ -707,6 +707,7 @@ def prediction(summary: Summary) -> Html | None:
 def firmware(summary: Summary) -> Html | None:
     """The program for the board: what was predicted of it, and what was linked and emulated."""
     facts = summary.get("firmware", {})
+    heard = facts.get("listening", {})
     kinds = (
         ("flash_bytes", "flash, bytes", "linked", _count),
         ("ram_bytes", "RAM, bytes", "linked", _count),
@@ -730,6 +731,10 @@ def firmware(summary: Summary) -> Html | None:
         f"The folder {facts.get('folder', '?')}: runtime {facts.get('runtime', '?')} for the "
         f"{facts.get('device', '?')}, {facts.get('provenance', 'never run on silicon')}. ",
         f"Linking {facts['linking']}. " if "linking" in facts else "",
+        f"A stream of sound takes {_count(heard['instructions_per_second'])} instructions a "
+        f"second, {_percent(heard['core_share'])} of the core (an estimate). "
+        if heard.keys() >= {"instructions_per_second", "core_share"}
+        else "",
         f"It fails: {facts['error']}." if "error" in facts else "",
     ]
     head = ("", "predicted", "linked, emulated", "off by")

@@ -149,7 +149,7 @@ static int8_t quantize(float x)
     return (int8_t)(whole - ((float)whole > level));
 }
 
-static void frame(int8_t *features)
+void frontend_frame(int8_t *row)
 {
     uint64_t start;
     core_restart_clock();
@@ -162,22 +162,22 @@ static void frame(int8_t *features)
         work[i] = 0.0f;
     transform();
     mel();
-    if (frame_count % TABLES_THINNING == 0) {
-        int8_t *out = features + frame_count / TABLES_THINNING * TABLES_FRAME_STEP;
+    if (row) {
 #if TABLES_COEFFICIENTS
         const float *factor = tables_dct;
         for (int k = 0; k < TABLES_COEFFICIENTS; k++) {
             float sum = 0.0f;
             for (int m = 0; m < TABLES_MELS; m++)
                 sum += bands[m] * *factor++;
-            out[k * TABLES_BAND_STEP] = quantize(sum);
+            row[k * TABLES_BAND_STEP] = quantize(sum);
         }
 #else
         for (int m = 0; m < TABLES_MELS; m += TABLES_THINNING)
-            out[m / TABLES_THINNING * TABLES_BAND_STEP] = quantize(bands[m]);
+            row[m / TABLES_THINNING * TABLES_BAND_STEP] = quantize(bands[m]);
 #endif
     }
-    frame_count++;
+    held_count = TABLES_FRAME > TABLES_HOP ? TABLES_FRAME - TABLES_HOP : 0;
+    memmove(held, held + TABLES_HOP, 2 * held_count);
     frontend_ticks += core_ticks() - start;
 }
 
@@ -199,21 +199,32 @@ int frontend_full(void)
     return frame_count >= TABLES_FRAMES;
 }
 
+uint32_t frontend_take(const void *samples, uint32_t count)
+{
+    const uint32_t room = TABLES_FRAME - held_count, taken = count < room ? count : room;
+    memcpy(held + held_count, samples, 2 * taken);
+    held_count += taken;
+    frontend_samples += taken;
+    return taken;
+}
+
+int frontend_has_frame(void)
+{
+    return held_count == TABLES_FRAME;
+}
+
 void frontend_feed(const void *samples, uint32_t count, int8_t *features)
 {
     const char *from = samples;
-    frontend_samples += count;
-    while (count > 0) {
-        const uint32_t room = TABLES_FRAME - held_count, taken = count < room ? count : room;
-        memcpy(held + held_count, from, 2 * taken);
-        held_count += taken;
+    while (count > 0 && frame_count < TABLES_FRAMES) {
+        const uint32_t taken = frontend_take(from, count);
         from += 2 * taken;
         count -= taken;
-        if (held_count == TABLES_FRAME) {
-            if (frame_count < TABLES_FRAMES)
-                frame(features);
-            held_count = TABLES_FRAME > TABLES_HOP ? TABLES_FRAME - TABLES_HOP : 0;
-            memmove(held, held + TABLES_HOP, 2 * held_count);
+        if (frontend_has_frame()) {
+            int8_t *const row = features + frame_count / TABLES_THINNING * TABLES_FRAME_STEP;
+            frontend_frame(frame_count % TABLES_THINNING == 0 ? row : 0);
+            frame_count++;
         }
     }
+    frontend_samples += count; /* what comes after the last frame is not looked at */
 }

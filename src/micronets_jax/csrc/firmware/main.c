@@ -11,6 +11,10 @@
 #if FIRMWARE_AUDIO
 #include "frontend.h"
 #endif
+#if FIRMWARE_LISTENING
+#include "hearing.h"
+#include "listening.h"
+#endif
 
 static const uint32_t input_bytes[] = {FIRMWARE_INPUT_BYTES};
 static const uint32_t output_bytes[] = {FIRMWARE_OUTPUT_BYTES};
@@ -79,6 +83,9 @@ static void take(uint32_t offset, uint8_t *bytes, uint32_t length)
 #endif
 }
 
+/* How often a second it looks whether a microphone has put something into the ring. */
+#define POLLS (FIRMWARE_LISTENING ? 100 : 1)
+
 static void run(void)
 {
     uint64_t start;
@@ -108,6 +115,9 @@ static void built_in(void)
     uint32_t state = 12345;
     done.frontend_ticks = 0;
 #if FIRMWARE_AUDIO
+#if FIRMWARE_LISTENING
+    listening_restart();
+#endif
     frontend_restart();
     for (uint32_t at = 0; at < FIRMWARE_AUDIO_SAMPLES; at++) {
         int16_t sample;
@@ -251,6 +261,9 @@ static void audio(void)
 #if FIRMWARE_AUDIO
     if (frame.argument == 0)
         frontend_restart();
+#if FIRMWARE_LISTENING
+    listening_steps = 0;
+#endif
     if (frame.argument > frontend_samples) {
         refuse("part of the audio is missing");
         return;
@@ -277,6 +290,63 @@ static void forget(void)
     reply(0, 0);
 }
 #endif
+
+/* Works off what has been heard, from a host or by a microphone's interrupt, and tells words: a host
+ * in frames, people in lines. Words go into the buffer of the frame that came, but not its head. */
+static void work(int to_people)
+{
+#if FIRMWARE_LISTENING
+    struct listening_word word;
+    int left;
+    while ((left = listening_work(&word)) != 0) {
+        if (left == 1)
+            continue;
+        text_to_port = to_people;
+        text_length = 0;
+        put_line("word", hearing_names[word.label], 0);
+        put_line("step", 0, word.step);
+        put_line("confidence", 0, word.confidence);
+        text_to_port = 0;
+        if (!to_people)
+            protocol_send(PROTOCOL_WORD, 0, 0, frame.payload, text_length);
+    }
+#else
+    (void)to_people;
+#endif
+}
+
+static void listen(void)
+{
+#if FIRMWARE_LISTENING
+    struct {
+        uint64_t ticks, frontend_ticks;
+        uint32_t steps, lost;
+        int32_t status;
+        uint32_t stack_bytes;
+    } heard;
+    if (frame.argument == 0) {
+        core_paint_stack();
+        listening_restart();
+    }
+    if (frame.argument > frontend_samples) {
+        refuse("part of the audio is missing");
+        return;
+    }
+    if (frame.argument == frontend_samples) { /* not one that came before */
+        listening_hear(frame.payload, frame.length / 2);
+        work(0);
+    }
+    heard.ticks = listening_ticks;
+    heard.frontend_ticks = frontend_ticks;
+    heard.steps = listening_steps;
+    heard.lost = listening_lost;
+    heard.status = listening_status;
+    heard.stack_bytes = core_stack_used();
+    reply(&heard, sizeof heard);
+#else
+    refuse("this firmware does not listen to streams");
+#endif
+}
 
 static void start(void)
 {
@@ -328,6 +398,9 @@ static void answer(void)
     case PROTOCOL_AUDIO:
         audio();
         break;
+    case PROTOCOL_LISTEN:
+        listen();
+        break;
     case PROTOCOL_RUN:
         start();
         break;
@@ -342,6 +415,10 @@ static void answer(void)
     case PROTOCOL_READ_INPUT:
         if (FIRMWARE_ROWS)
             refuse("rows of the input are not kept");
+#if FIRMWARE_LISTENING
+        else if (listening_steps > 0) /* of a stream: the input itself is gone after a run */
+            read_back((const uint8_t *)listening_features, total(input_bytes, INPUTS), 0);
+#endif
         else
             read_back(0, total(input_bytes, INPUTS), 0);
         break;
@@ -355,18 +432,23 @@ static void answer(void)
 
 int main(void)
 {
-    int alone = 1;
+    int alone = 1, silent = 0, spoken_to = 0;
     trouble = engine_start();
+#if FIRMWARE_LISTENING
+    listening_restart();
+#endif
     for (;;) {
-        const int came = protocol_receive(&frame, board_ticks_hz());
+        const int came = protocol_receive(&frame, board_ticks_hz() / POLLS);
         if (came == 1) {
             alone = 0;
+            spoken_to = 1;
             answer();
         } else if (came < 0) {
             protocol_send(PROTOCOL_DAMAGED, frame.sequence, 0, 0, 0);
-        } else if (alone) {
+        } else if (alone && ++silent == POLLS) {
             alone = 0;
             show();
         }
+        work(!spoken_to);
     }
 }

@@ -24,7 +24,9 @@ enum protocol_kind {
     PROTOCOL_READ_LAYERS = 7,  /* argument: offset -> uint64 ticks after every layer */
     PROTOCOL_RESET = 8,        /* the board starts again and answers nothing */
     PROTOCOL_FORGET = 9,       /* a model with state begins anew, and so does the audio */
+    PROTOCOL_LISTEN = 10,      /* the same as AUDIO of a stream without end -> struct heard */
     PROTOCOL_REPLY = 0x80,     /* added to the kind of the request */
+    PROTOCOL_WORD = 0xFC,      /* nobody asked: text, a "name value" per line, of a word just told */
     PROTOCOL_FAULT = 0xFD,     /* payload: see core.c */
     PROTOCOL_DAMAGED = 0xFE,   /* the payload of a request did not check: send it again */
     PROTOCOL_ERROR = 0xFF      /* payload: a sentence */

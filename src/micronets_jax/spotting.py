@@ -1,7 +1,7 @@
 """From the logits of every hop to words: posteriors, their mean, a threshold, a pause.
 
 Invariant: integers throughout and the steps of ``csrc/firmware/listening.c``, so this machine and a
-device tell the same words at the same times from the same int8 logits.
+device tell the same words at the same times from the same int8 logits. JAX is not loaded.
 
 Smoothing and threshold are those of Chen et al., "Small-footprint keyword spotting using deep
 neural networks" (ICASSP 2014), section 3.3: the mean of the last posteriors of a word is its
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-from micronets_jax.data.vocabulary import SILENCE, UNKNOWN
+SILENCE, UNKNOWN = "silence", "unknown"
+"""Classes that are no words: nobody speaks, or says something else."""
 
 ONE = 1 << 15
 """A posterior of 1."""
