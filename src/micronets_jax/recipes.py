@@ -408,7 +408,7 @@ class Listening:
 
     hop_ms: int = 200
     """From one inference to the next; a multiple of the front end's frames."""
-    alarms_per_hour: float = 20.0
+    alarms_per_hour: float = 40.0
     """False alarms that are accepted in streams of validation clips and noises, where somebody
     says a word every three seconds; of all smoothings and thresholds with at most so many, those
     that miss fewest words are taken."""
