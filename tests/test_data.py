@@ -384,7 +384,7 @@ def folder_problem(folder: pathlib.Path, problem: str) -> dict:
         ("empty", "holds no recordings"),
         ("one class", "has one class, 'cat'"),
         ("corrupt", "dog/4.wav"),
-        ("few", "0 clips of 'owl' fall into the train split"),
+        ("few", "0 clips of 'owl' in the train split"),
         ("unknown word", "there is no 'cow' in .*choose from cat, dog"),
         ("twice", "words=cat, cat: give different words"),
     ],

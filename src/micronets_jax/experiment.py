@@ -235,6 +235,12 @@ class Experiment(Generic[Given]):
         and a recording longer than it needs for a word, words with their times."""
         from micronets_jax import console, data, pipeline
 
+        made = pipeline.experiment_of(folder)
+        if made not in (None, self.name):
+            raise ValueError(
+                f"workdir={folder} holds a run of {made}: give one of {self.name}, or say python -m "
+                f"experiments.{made} --predict"
+            )
         settings = pipeline.listens(folder)
         for path in paths:
             if len(paths) > 1:

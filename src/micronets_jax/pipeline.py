@@ -247,6 +247,14 @@ def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]
     return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
 
 
+def experiment_of(folder: pathlib.Path) -> str | None:
+    """The experiment whose run a folder holds; None where that cannot be known."""
+    try:
+        return json.loads((folder / "summary.json").read_text()).get("experiment")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def listens(folder: pathlib.Path) -> spotting.Settings | None:
     """How the spotter of a finished run listens; None if a run is of another kind.
 

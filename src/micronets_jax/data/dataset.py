@@ -39,6 +39,11 @@ def warn(message: str) -> None:
     warnings.warn(message, DataWarning, stacklevel=3)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things in words."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Examples of one purpose: rows of a store, which may lie on disk, their labels and facts.

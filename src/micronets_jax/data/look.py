@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int16
 
-from micronets_jax.data.dataset import FILE, SPEAKER, SPLITS, Dataset, Split
+from micronets_jax.data.dataset import FILE, SPEAKER, SPLITS, Dataset, Split, counted
 from micronets_jax.data.duplicates import NEAR
 from micronets_jax.data.recordings import SAMPLE_RATE
 
@@ -85,9 +85,13 @@ class Look:
         ]
         for split, row in zip(SPLITS, self.examples, strict=True):
             least, most = int(np.argmin(row)), int(np.argmax(row))
+            span = f"{row[least]} of {self.classes[least]!r} to {row[most]} of "
+            span += f"{self.classes[most]!r}"
+            even = row[least] == row[most]
             lines.append(
-                f"  {split}: {row[least]} of {self.classes[least]!r} to {row[most]} of "
-                f"{self.classes[most]!r}" + self._heard(split)
+                f"  {split}: "
+                + (f"{row[least]} of each class" if even else span)
+                + self._heard(split)
             )
         lines += [f"  {remark.text}" for remark in self.remarks[:SAID]]
         if len(self.remarks) > SAID:
@@ -99,7 +103,7 @@ class Look:
             return ""
         row = self.speakers[SPLITS.index(split)]
         named = [(n, c) for n, c in zip(row, self.classes, strict=True) if n]
-        return f", at least {min(named)[0]} speakers of a class" if named else ""
+        return f", at least {counted(min(named)[0], 'speaker')} of a class" if named else ""
 
 
 def at(dataset: Dataset) -> Look:
@@ -135,7 +139,8 @@ def _remarks(dataset: Dataset, splits: Sequence[Split]) -> Iterable[Remark]:
     for kind, odd, text in checks:
         found = files[odd & (files != "")]
         if len(found):
-            yield Remark(kind, len(found), text(len(found)), tuple(map(str, found[:NAMED])))
+            said = f"{text(len(found))}, such as {found[0]}"
+            yield Remark(kind, len(found), said, tuple(map(str, found[:NAMED])))
 
 
 def _duplicates(
@@ -153,22 +158,24 @@ def _duplicates(
         if found:
             listed = [str(files[i]) for members in found for i in members][:NAMED]
             first = " and ".join(str(files[i]) for i in found[0][:2])
-            yield Remark(kind, len(found), f"{len(found)} {text}, such as {first}", tuple(listed))
+            groups = counted(len(found), "group")
+            said = f"{groups} of near-duplicates {text}, such as {first}"
+            yield Remark(kind, len(found), said, tuple(listed))
 
     contradicting = [m for m in several if len(set(labels[m])) > 1]
     yield from remark(
         "contradiction",
         contradicting,
-        "groups of near-duplicates lie in several classes: one of their labels must be wrong",
+        "in several classes, where one of the labels must be wrong",
     )
     across = [m for m in several if len(set(homes[m])) > 1]
     yield from remark(
         "leak",
         across,
-        "groups of near-duplicates lie in several splits, so the test is easier than it should be",
+        "in several splits, which makes the test easier than it should be",
     )
     inside = [m for m in several if len(set(homes[m])) == 1 and len(set(labels[m])) == 1]
-    yield from remark("duplicates", inside, "groups of near-duplicates lie in one split each")
+    yield from remark("duplicates", inside, "within one split")
 
 
 Check = tuple[str, Bool[np.ndarray, " examples"], Callable[[int], str]]
@@ -181,23 +188,27 @@ def _of_clips(splits: Sequence[Split]) -> list[Check]:
     shortest, longest = LENGTHS
     wrong = (seconds < shortest) | (seconds > longest)
     return [
-        ("silent", zero, lambda n: f"{n} recordings hold zeros only: a microphone that was off"),
+        (
+            "silent",
+            zero,
+            lambda n: f"{counted(n, 'recording')} of zeros only (was the microphone off?)",
+        ),
         (
             "quiet",
             (level < QUIET) & ~zero,
-            lambda n: f"{n} recordings are too quiet (below {QUIET:g} dB of full scale)",
+            lambda n: f"{counted(n, 'recording')} too quiet (below {QUIET:g} dB of full scale)",
         ),
         (
             "clipped",
             full > CLIPPED,
-            lambda n: f"{n} recordings are clipped: record with less gain",
+            lambda n: f"{counted(n, 'recording')} clipped (record with less gain)",
         ),
         (
             "length",
             wrong,
             lambda n: (
-                f"{n} recordings last less than {shortest:g} s or more than {longest:g} s; their "
-                "loudest second is used"
+                f"{counted(n, 'recording')} of less than {shortest:g} s or more than {longest:g} "
+                "s, of which the loudest second is used"
             ),
         ),
     ]
@@ -227,13 +238,13 @@ def _of_pictures(splits: Sequence[Split]) -> list[Check]:
     wanted = splits[0].store.shape[1:3]
     tiny = np.any(sizes * 2 < np.array(wanted), axis=1)
     return [
-        ("blank", contrast < BLANK, lambda n: f"{n} pictures are blank: nothing is to be seen"),
+        ("blank", contrast < BLANK, lambda n: f"{counted(n, 'picture')} blank"),
         (
             "tiny",
             tiny,
             lambda n: (
-                f"{n} pictures have less than half of the {wanted[0]} x {wanted[1]} pixels that "
-                "the network reads"
+                f"{counted(n, 'picture')} of less than half of the {wanted[0]} x {wanted[1]} "
+                "pixels that the network reads"
             ),
         ),
     ]

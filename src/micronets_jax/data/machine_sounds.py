@@ -22,7 +22,7 @@ import numpy as np
 import scipy
 
 from micronets_jax.data import cache, machines, recordings, splits
-from micronets_jax.data.dataset import GROUP, SPLITS, DataError, Dataset, warn
+from micronets_jax.data.dataset import GROUP, SPLITS, DataError, Dataset, counted, warn
 from micronets_jax.data.frontends import LogMelPatches, log_mel, to_json
 
 ANOMALOUS = "anomalous"
@@ -133,7 +133,9 @@ def from_folder(
     )
     converted = int(arrays.pop("converted"))
     if converted:
-        warn(f"{converted} recordings in {folder} were not mono at 16 kHz and have been converted")
+        warn(
+            f"{counted(converted, 'recording')} in {folder} not mono at 16 kHz, converted when read"
+        )
     return Dataset.from_arrays(folder.name, fingerprint, names, arrays)
 
 

@@ -26,7 +26,7 @@ import scipy
 from jaxtyping import Int16
 
 from micronets_jax.data import cache, duplicates, recordings, splits, vocabulary
-from micronets_jax.data.dataset import FILE, SPEAKER, DataError, Dataset, warn
+from micronets_jax.data.dataset import FILE, SPEAKER, DataError, Dataset, counted, warn
 from micronets_jax.data.recordings import SAMPLE_RATE
 from micronets_jax.spotting import SILENCE, UNKNOWN
 
@@ -162,7 +162,9 @@ def from_folder(
     near = dict(zip(paths, looked["near"].tolist(), strict=True))
     seconds = dict(zip(paths, looked["seconds"].tolist(), strict=True))
     if converted := int(looked["converted"].sum()):
-        warn(f"{converted} recordings in {folder} were not mono at 16 kHz and have been converted")
+        warn(
+            f"{counted(converted, 'recording')} in {folder} not mono at 16 kHz, converted when read"
+        )
     clips = _choose(_assign(folder, files, task, near, seed), task, seed)
     _refuse_too_few(clips, task, folder)
 
@@ -338,7 +340,7 @@ def _assign(
     by_clip = _divided(clips, lambda clip: lots[clip.path])
     if not _lacking(by_clip, task):
         warn(
-            f"{len(speakers[fewest])} speakers of {fewest!r} in {folder} are too few for three "
+            f"{counted(len(speakers[fewest]), 'speaker')} of {fewest!r} in {folder}: too few for three "
             "splits without a speaker in two of them: recordings are divided by lot, and other "
             "voices may be heard less well than the test says; record at least 3 speakers of each "
             "word"
@@ -413,8 +415,8 @@ def _lacking(clips: list[_Clip], task: _Task) -> str:
         for split, fewest in splits.FEWEST.items():
             if label != task.made_silence and counts[split, label] < fewest:
                 return (
-                    f"{counts[split, label]} clips of {name!r} fall into the {split} split, which "
-                    f"needs at least {fewest}"
+                    f"{counted(counts[split, label], 'clip')} of {name!r} in the {split} split, "
+                    f"which needs at least {fewest}"
                 )
     return ""
 
