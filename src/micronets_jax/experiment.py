@@ -238,8 +238,8 @@ class Experiment(Generic[Given]):
         made = pipeline.experiment_of(folder)
         if made not in (None, self.name):
             raise ValueError(
-                f"workdir={folder} holds a run of {made}: give one of {self.name}, or say python -m "
-                f"experiments.{made} --predict"
+                f"workdir={folder} holds a run of {made}: give one of {self.name}, or say "
+                f"python -m experiments.{made} --predict"
             )
         settings = pipeline.listens(folder)
         for path in paths:

@@ -340,10 +340,10 @@ def _assign(
     by_clip = _divided(clips, lambda clip: lots[clip.path])
     if not _lacking(by_clip, task):
         warn(
-            f"{counted(len(speakers[fewest]), 'speaker')} of {fewest!r} in {folder}: too few for three "
-            "splits without a speaker in two of them: recordings are divided by lot, and other "
-            "voices may be heard less well than the test says; record at least 3 speakers of each "
-            "word"
+            f"{counted(len(speakers[fewest]), 'speaker')} of {fewest!r} in {folder}: too few for "
+            "three splits without a speaker in two of them, so recordings are divided by lot, and "
+            "other voices may be heard less well than the test says; record at least 3 speakers of "
+            "each word"
         )
     return by_clip
 

@@ -131,6 +131,11 @@ def write(
     else:
         made = engine.compiled(model, title, flash_budget, plan, rows)
     hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
+    if listening and made.remembers:
+        raise FirmwareError(
+            "a listener gives the model a second of sound every hop, and this one remembers what "
+            "it heard: leave out --listening, it hears a stream as it is"
+        )
     listener = listeners.build(listening, hearing, made.interface) if listening else None
     planned = project.plan(made, model, on, title, hearing, frontend or "", listener)
     project.write(planned, folder)
