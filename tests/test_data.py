@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from micronets_jax import data
 from micronets_jax.data import cache, recordings, speech_commands, vocabulary
+from micronets_jax.data.dataset import SPLITS
 
 SMALL = vocabulary.Vocabulary(train=60, validation=30, test=30)
 
@@ -66,7 +67,7 @@ def test_embedded_classes_are_balanced_and_loud_enough():
 
 def test_no_clip_is_in_two_splits():
     arrays = vocabulary.generate(SMALL)
-    clips = np.concatenate([arrays[f"{split}_examples"] for split in data.dataset.SPLITS])
+    clips = np.concatenate([arrays[f"{split}_examples"] for split in SPLITS])
     assert len({clip.tobytes() for clip in clips}) == 120
 
 

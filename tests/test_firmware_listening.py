@@ -183,7 +183,7 @@ def test_a_stream_on_a_core(device, tmp_path, capsys):
     assert json.loads(json.dumps(dataclasses.asdict(heard))).items() <= said.items()
     assert heard.steps == 16 and len(heard.words) > 1
     assert (heard.differing_outputs, heard.differing_words) == (0, 0)
-    assert heard.feature_steps <= 1
+    assert heard.feature_steps in (0, 1)
     per_inference = heard.instructions / heard.steps
     alone = firmware.run(out, "lcg:1")
     assert alone.instructions < per_inference < alone.instructions + 3000  # smoothing is little
