@@ -50,6 +50,7 @@ def test_words_by_hand():
     rows[6:, 2] = full
     assert spotting.events(rows, HOW) == [Event(1, 0, half), Event(5, 1, full * 3 // 4)]
     assert HOW.seconds(1) == 1.2 and HOW.shortest_ms == 1200
+    assert dataclasses.replace(HOW, window=1).shortest_ms == 1200  # more than a clip
     assert HOW.words == (True, True, False, False)
 
 

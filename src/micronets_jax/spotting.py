@@ -75,8 +75,8 @@ class Settings:
 
     @property
     def shortest_ms(self) -> int:
-        """Milliseconds of sound in which a word can be told with a whole mean."""
-        return CLIP_MS + (self.window - 1) * self.hop_ms
+        """Milliseconds of sound from which on it is a stream: a whole mean, and more than a clip."""
+        return CLIP_MS + max(1, self.window - 1) * self.hop_ms
 
     def seconds(self, step: int) -> float:
         """When the sound that an inference reads has come, from the beginning of the stream."""
