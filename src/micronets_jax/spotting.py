@@ -75,7 +75,7 @@ class Settings:
 
     @property
     def shortest_ms(self) -> int:
-        """Milliseconds of sound from which on it is a stream: a whole mean, and more than a clip."""
+        """Milliseconds of sound that are a stream: a whole mean, and more than a clip."""
         return CLIP_MS + max(1, self.window - 1) * self.hop_ms
 
     def seconds(self, step: int) -> float:
