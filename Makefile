@@ -56,9 +56,9 @@ format: $(INSTALLED)  ## Lay the code out as lint wants it
 	$(BIN)/ruff format .
 
 lock:  ## Pin the newest versions that pyproject.toml allows (needs uv)
-	uv pip compile pyproject.toml --extra dev --extra phone --python-version 3.11 --universal \
-	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --no-header --no-annotate --upgrade --quiet -o requirements.lock
+	uv pip compile pyproject.toml --extra dev --extra phone --extra sweep --python-version 3.11 \
+	  --universal --fork-strategy fewest --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --upgrade --quiet -o requirements.lock
 
 clean:  ## Remove what make created; results in runs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

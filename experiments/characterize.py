@@ -141,10 +141,10 @@ def run(options: Options) -> dict[str, Any]:
 def measured(options: Options, core: str, workdir: Workdir) -> list[Sample]:
     """All samples by index; those of an earlier run are read, bad ones reported and left out."""
     from micronets_jax.characterize import Sample
-    from micronets_jax.workdir import read_metrics
+    from micronets_jax.files import read_records
 
     path = workdir.path / SAMPLES
-    known = {row["index"]: row for row in read_metrics(path)} if path.exists() else {}
+    known = {row["index"]: row for row in read_records(path)} if path.exists() else {}
     # Without a last line that was cut short.
     workdir.write(SAMPLES, "".join(json.dumps(row) + "\n" for row in known.values()))
     wanted = range(options.samples)

@@ -22,11 +22,11 @@ def imported(*arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
 
-@pytest.mark.parametrize("experiment", ["ad", "images", "kws", "vww"])
+@pytest.mark.parametrize("experiment", ["ad", "images", "kws", "sweep", "vww"])
 def test_help_is_light(experiment):
     modules = imported("-m", f"experiments.{experiment}", "--help")
     assert "tyro" in modules
-    assert not modules & {"flax", "jax", "matplotlib", "numpy", "scipy", "tensorflow"}
+    assert not modules & {"flax", "jax", "matplotlib", "numpy", "ray", "scipy", "tensorflow"}
 
 
 def test_the_package_imports_no_tensorflow():
@@ -41,7 +41,7 @@ def test_the_lock_pins_what_the_project_asks_for():
         for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text())
     }
     extras = project["optional-dependencies"]
-    for text in project["dependencies"] + extras["dev"] + extras["phone"]:
+    for text in project["dependencies"] + extras["dev"] + extras["phone"] + extras["sweep"]:
         asked = Requirement(text)
         name = asked.name.lower().replace("_", "-")
         assert name in locked, f"{text} is not locked; run make lock"

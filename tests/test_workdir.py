@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import workdir
+from micronets_jax import files, workdir
 from micronets_jax.workdir import Workdir, WorkdirError
 
 CONFIGURATION = {"seed": 0, "search": {"epochs": 3}}
@@ -26,7 +26,7 @@ def test_a_state_comes_back_and_later_metrics_are_forgotten(tmp_path):
         epoch, restored = place.restore("search", state)
         assert epoch == 2
         np.testing.assert_array_equal(restored["w"], [0.0, 2.0, 4.0])
-        records = workdir.read_metrics(place.path / workdir.METRICS)
+        records = files.read_records(place.path / workdir.METRICS)
         assert [record["epoch"] for record in records] == [1, 2]
 
 

@@ -50,6 +50,7 @@ from micronets_jax import compile as compiler
 from micronets_jax.data import Augmentation, Dataset, FrontEnd
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
+from micronets_jax.files import SUMMARY
 from micronets_jax.network import Network
 from micronets_jax.spaces import Space, survey
 from micronets_jax.workdir import Workdir, WorkdirError
@@ -190,7 +191,7 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         summary["listening"] = heard
     summary["seconds"] = seconds
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    workdir.write("summary.json", json.dumps(summary, indent=2) + "\n")
+    workdir.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
     report.write(workdir.path)
     if trouble is not None:
         raise firmware.FirmwareError(
@@ -250,7 +251,7 @@ def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]
 def experiment_of(folder: pathlib.Path) -> str | None:
     """The experiment whose run a folder holds; None where that cannot be known."""
     try:
-        return json.loads((folder / "summary.json").read_text()).get("experiment")
+        return json.loads((folder / SUMMARY).read_text()).get("experiment")
     except (OSError, ValueError, AttributeError):
         return None
 

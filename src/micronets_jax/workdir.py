@@ -20,9 +20,8 @@ import jax
 import numpy as np
 
 from micronets_jax import files
+from micronets_jax.files import CONFIGURATION, METRICS
 
-CONFIGURATION = "config.json"
-METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 
@@ -166,7 +165,7 @@ class Workdir:
             return
         kept = [
             json.dumps(record) + "\n"
-            for record in read_metrics(path)
+            for record in files.read_records(path)
             if record["stage"] != stage or record["epoch"] <= epoch
         ]
         self.write(METRICS, "".join(kept))
@@ -216,17 +215,6 @@ def check(
             f"workdir={path} holds a run of another configuration: {name} was {was}, "
             f"now {now}{more}; resume with the same options, or give another --workdir"
         )
-
-
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``, without a last line cut short."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:

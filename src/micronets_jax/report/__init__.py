@@ -18,11 +18,12 @@ from importlib import resources
 from typing import Any
 
 from micronets_jax import files, network
+from micronets_jax.files import METRICS, SUMMARY
 from micronets_jax.network import Network
 from micronets_jax.report import markup, sections
 from micronets_jax.report.sections import Metrics, Records, Summary
 
-SUMMARY, NETWORK, METRICS = "summary.json", "network.json", "metrics.jsonl"
+NETWORK = "network.json"
 SPACES, PROPOSALS, CONTEST = "spaces.json", "proposals.json", "contest.json"
 EXAMPLES, REPORT = "examples.json", "report.html"
 

@@ -6,6 +6,7 @@ Invariant: text is escaped where it enters an element; only :class:`Html` is tak
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,7 +107,7 @@ def scroll(label: str, content: Html) -> Html:
 # ---------------------------------------------------------------- line charts
 
 
-Points = list[tuple[Number, Number]]
+Points = Sequence[tuple[Number, Number]]
 """Epoch and value."""
 
 
@@ -129,8 +130,10 @@ def chart(
     span: tuple[Number, Number] | None = None,
     across: str = "epoch",
     decades: bool = False,
+    dots: Points = (),
 ) -> Html | None:
     """Lines over epochs, or over ``across``; ``line`` is a level to compare with, ``span`` epochs.
+    ``dots`` are points beside the lines.
 
     The span is shaded; values across that are no epochs are shares, written in percent, or above 0
     and on a logarithmic scale, if ``decades`` says so.
@@ -140,9 +143,11 @@ def chart(
         return None
     if decades:
         series = {k: [(math.log10(x), y) for x, y in points] for k, points in series.items()}
+        dots = [(math.log10(x), y) for x, y in dots]
         span = (math.log10(span[0]), math.log10(span[1])) if span else None
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points] + ([line] if line is not None else [])
+    spots = [*itertools.chain(*series.values()), *dots]
+    xs = [x for x, _ in spots]
+    ys = [y for _, y in spots] + ([line] if line is not None else [])
     levels = ticks(min(ys), max(ys), 5)
     low, high, first, last = levels[0], levels[-1], min(xs), max(max(xs), min(xs) + 1)
     counted = across == "epoch"
@@ -185,6 +190,8 @@ def chart(
     drawn.append(text((_LEFT + _WIDTH) / 2, _HEIGHT - 3, across, "middle"))
     if line is not None:
         drawn.append(rule(line, "at-one"))
+    for x, y in (at(*point) for point in dots):
+        drawn.append(tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="2.6", class_="other"))
     entries, said = [], []
     for i, (name, points) in enumerate(series.items()):
         kind = f"s{i % _STYLES}"
