@@ -34,9 +34,9 @@ def test_stated_limits_replace_the_boards():
 def test_compiled_c_leaves_room_for_a_larger_network():
     """What MicroNet-KWS-S takes of a board as TFLM runs it and as compiled C, all included."""
     took = {name: Budget.of(BOARD, runtime=name).used(NETWORK) for name in ("compiled", "tflm")}
-    assert took["compiled"]["sram_bytes"] == 42_348 + 4 + sum(
-        (2048, 512, 565 + 8, 8 * 14 + 7)  # stacks, state, times of 13 calls and of the last
-    )
+    stack = 48 + 312 + 88 + 112  # model_run, a convolution, the firmware above, an interrupt
+    # Handlers' stack, state, times of 13 calls and of the last.
+    assert took["compiled"]["sram_bytes"] == 42_348 + 4 + stack + 512 + 565 + 8 + 8 * 14 + 7
     assert took["compiled"]["sram_bytes"] < 0.7 * took["tflm"]["sram_bytes"]
     assert took["compiled"]["flash_bytes"] < 0.6 * took["tflm"]["flash_bytes"]
 

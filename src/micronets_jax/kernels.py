@@ -408,7 +408,7 @@ def least_arena(turns: Sequence[Turn]) -> Count:
 _NEVER = 1 << 30
 
 
-# ---------------------------------------------------------------- parameters and code
+# ---------------------------------------------------------------- parameters
 
 CSRC = pathlib.Path(__file__).parent / "csrc"
 
@@ -454,17 +454,6 @@ def struct_bytes(name: str, table: dict[str, list[Field]]) -> tuple[int, int]:
         align = max(align, step)
     return -(-at // align) * align, align
 
-
-# Measured: arm-none-eabi-gcc 12.2.1, -O2, Cortex-M4, as a linker keeps them that drops functions
-# which nobody calls; a Cortex-M7 differs by up to 32 bytes.
-CODE_BYTES = {"conv": 4460, "dense": 1300, "add": 812, "avg_pool": 320, "pad": 188}
-"""Code of the kernels by kind of layer."""
-
-DEPTHWISE_BYTES = {3: 455, 5: 575, 7: 740, 0: 360}
-"""Code of a depthwise kernel by the side of its square; 0: of any other."""
-
-DEPTHWISE_SHARED_BYTES, CALL_BYTES, RUN_BYTES = 264, 23, 60
-"""Code that depthwise kernels share, of a call, and of ``model_run`` besides."""
 
 CHANNEL_BYTES = 16
 """``struct mn_channel``."""

@@ -10,13 +10,6 @@ from collections.abc import Iterable, Mapping
 
 from micronets_jax.counts import Count, maximum
 
-BASE_FLASH = {
-    "mps2.c": {"cortex-m4": 4600, "cortex-m7": 4620, "cortex-m33": 4620},
-    "stm32.c": {"cortex-m4": 5130, "cortex-m7": 5280},
-}
-"""Bytes of vectors, start-up, protocol, main (-Os), and of the compiler's library memcpy, memset,
-strlen and the division of 64 bits, by start-up file and core."""
-
 STATE_BYTES = 565
 """Of RAM: a frame (520), the state of main (41) and of the clock (4)."""
 
@@ -27,9 +20,6 @@ HANDLER_STACK_BYTES = 512
 
 LAYER_BYTES = 8
 """Of RAM for each layer: how long it took; compiled C also keeps when the last one ended."""
-
-COMPILED_STACK_BYTES = 2048
-"""Reserved for compiled models, whose kernels need a few hundred bytes; runs say how many."""
 
 TFLM_STACK_BYTES = 4096
 """Reserved for TFLM's interpreter, whose start needs about 1.5 KiB; runs report what was used."""

@@ -103,8 +103,13 @@ class Compiled:
 
     @property
     def code_bytes(self) -> int:
-        """Predicted bytes of code: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M4."""
+        """Predicted bytes of code, see ``sizes``."""
         return emit.code_bytes(self.steps, self.calls)
+
+    @property
+    def stack_bytes(self) -> int:
+        """Predicted bytes of stack that a run takes at most, its caller's not counted."""
+        return emit.stack_bytes(self.steps, self.calls)
 
     @property
     def macs(self) -> int:
@@ -189,6 +194,7 @@ class Compiled:
             "weights_bytes": weights,
             "tables_bytes": tables,
             "code_bytes_predicted": self.code_bytes,
+            "stack_bytes_predicted": self.stack_bytes,
             "macs": self.macs,
             "folding": report.folding(self.graph.foldings),
             "instructions_predicted": self.instructions,

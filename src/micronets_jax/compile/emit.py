@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from micronets_jax import sizes
 from micronets_jax.compile.graph import Value
 from micronets_jax.compile.kernels import CHANNEL, Call
 from micronets_jax.compile.stream import Stretch, sources_of
+from micronets_jax.counts import align
 from micronets_jax.kernels import CSRC, SIZES, Field, struct_bytes, structs
 from micronets_jax.tflite import TFLiteError
 
@@ -73,51 +75,53 @@ def stretch_bytes(stretch: Stretch) -> int:
     return sum(n * struct_bytes(name, table)[0] for name, n in count.items())
 
 
-# Measured: arm-none-eabi-gcc 12.2.1, -O2, Cortex-M4. Per file; per depthwise function by the side
-# of its square (0: any other), and what these share; per row kernel; per function of pairs by side
-# and stride; per call of model_run.
-_FILE_CODE = {
-    "conv.c": 4460, "pool.c": 608, "binary.c": 1244, "reduce.c": 444, "copy.c": 188,
-    "dense.c": 1300, "resize.c": 104, "grouped.c": 648, "bilinear.c": 292, "l2_norm.c": 660,
-    "log_softmax.c": 1612, "matmul.c": 468, "svdf.c": 692, "lstm.c": 1440, "transpose_conv.c": 604,
-    "table.c": 128, "softmax.c": 596, "depthwise_any.c": 588, "depthwise.h": 264, "stream.h": 390,
-    "depthwise_row.h": 1906,
-}  # fmt: skip
-_FUNCTION_CODE = {  # of files whose functions have nothing in common
-    "mn_maximum": 196, "mn_minimum": 196, "mn_prelu": 552, "mn_squared_difference": 684,
-    "mn_quotient": 636, "mn_extreme": 300, "mn_cumsum": 352, "mn_arg": 128, "mn_quantize": 188,
-    "mn_dequantize": 40, "mn_dequantize_u8": 40, "mn_widen": 24, "mn_to_float": 32,
-}  # fmt: skip
-_DEPTHWISE_CODE = {3: 455, 5: 575, 7: 740, 0: 360}
-_ROW_CODE = {
-    "mn_conv_row": 1458, "mn_depthwise_any_row": 472, "mn_average_pool_row": 272,
-    "mn_max_pool_row": 210, "mn_max_row": 114, "mn_sum_row": 492, "mn_move_row": 156,
-    "mn_resize_row": 52,
-}  # fmt: skip
-_PAIRS_CODE = {(3, 1): 952, (3, 2): 1024, (5, 1): 1858, (5, 2): 2098, (7, 1): 3158, (7, 2): 3662}
-_CALL_CODE, _BASE_CODE, _SMALL_CODE = 18, 50, 20
-
-
 def code_bytes(steps: Iterable[Call | Stretch], calls: Iterable[Call]) -> int:
-    """Predicted bytes of code on a Cortex-M4 (see the table above for the compiler), with the
-    tables of stretches."""
+    """Predicted bytes of code, with the tables of stretches (see ``sizes``)."""
     steps, calls = list(steps), list(calls)
-    total = _BASE_CODE + _CALL_CODE * len(steps)
+    total = sizes.run_bytes(len(steps))
     total += sum(stretch_bytes(step) for step in steps if isinstance(step, Stretch))
-    files = {name for call in calls for name in (call.source, *call.headers)}
-    total += sum(_FILE_CODE.get(name, 0) for name in files)
-    total += sum(_FUNCTION_CODE.get(name, 0) for name in {call.function for call in calls})
-    rows = {call.function for call in calls if call.function.endswith("_row")}
-    total += sum(_ROW_CODE.get(name, _SMALL_CODE) for name in rows)
-    for template, f in {call.template: call.fields for call in calls if call.template}.items():
-        side = f["kernel_columns"]
-        if template.startswith("MN_DEPTHWISE_ROW_FAST"):
-            total += _PAIRS_CODE[side, f["stride_columns"]] + _SMALL_CODE
-        elif template.startswith("MN_DEPTHWISE_ROW"):
-            total += _SMALL_CODE
-        else:
-            total += _DEPTHWISE_CODE[side if "FAST" in template else 0]
-    return total
+    kernels = [(size_name(call), call.function, 1) for call in calls]
+    if any(isinstance(step, Stretch) for step in steps):
+        kernels.append(("mn_stream", "mn_stream", 1))
+    return total + sizes.code_bytes(kernels)
+
+
+def stack_bytes(steps: Iterable[Call | Stretch], calls: Iterable[Call]) -> int:
+    """Stack of a run of the model, at most (see ``sizes``)."""
+    calls = list(calls)
+    stretches = [step for step in steps if isinstance(step, Stretch)]
+    by_rows = {id(call) for stretch in stretches for call in stretch.layers}
+    whole = [(size_name(call), 1) for call in calls if id(call) not in by_rows]
+    deepest = sizes.stack_bytes(whole)
+    for stretch in stretches:
+        rows = sizes.stack_bytes([(size_name(call), 1) for call in stretch.layers if call])
+        streaming = sizes.stack_bytes([("mn_stream", 1)]) + 4 * stretch.taps
+        deepest = max(deepest, _PROGRESS + streaming + rows)
+    passed = max((_arguments(call) for call in calls), default=0)
+    loops = _LOOP * any(call.repeats > 1 for call in calls)
+    return sizes.RUN_STACK_BYTES + loops + align(4 * max(0, passed - 4), 8) + deepest
+
+
+_PROGRESS = 24  # of a stretch, on the stack of its caller
+_LOOP = 16  # where kernels are called once for each picture of a batch
+
+
+def _arguments(call: Call) -> int:
+    """How many a call of a kernel has; four are in registers."""
+    found = [call.struct, call.table is not None, call.scratch]
+    lists = [call.leading, call.inputs, call.states, call.trailing]
+    return sum(map(bool, found)) + sum(map(len, lists)) + 1
+
+
+def size_name(call: Call) -> str:
+    """The name of a call's kernel in the table of sizes."""
+    if not call.template:
+        return call.function
+    f, fast = call.fields, "FAST" in call.template
+    side, stride = (f["kernel_columns"], f["stride_columns"]) if fast else (0, 0)
+    if call.template.startswith("MN_DEPTHWISE_ROW"):
+        return sizes.depthwise_row(side, stride)
+    return sizes.depthwise(side, stride, f["rounding"])
 
 
 def arrays(call: Call) -> list[np.ndarray]:

@@ -20,7 +20,7 @@
 
 /* Small code: what is called from many places is not copied there. */
 #if defined(__GNUC__)
-#define MN_NOINLINE static __attribute__((noinline, unused))
+#define MN_NOINLINE static __attribute__((noinline, noclone, unused))
 #else
 #define MN_NOINLINE static
 #endif

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from micronets_jax import compile as compiler
-from micronets_jax import reserves
+from micronets_jax import reserves, sizes
 from micronets_jax.firmware.boards import FirmwareError
 
 CSRC = pathlib.Path(__file__).parent.parent / "csrc" / "firmware"
@@ -30,7 +30,8 @@ class Engine:
         arena_bytes: of memory for tensors, as it will be reserved.
         flash: part -> predicted bytes.
         ram: part -> predicted bytes.
-        stack_bytes: reserved for the thread.
+        stack_bytes: reserved for the thread, by whether the firmware is ``plain`` or has a front
+            end (``audio``).
         rows: whether the input comes row by row and is never whole.
         remembers: whether the model has state, which stays from run to run.
         makefile: its objects and libraries for the folder's Makefile (``engine.mk``).
@@ -44,7 +45,7 @@ class Engine:
     arena_bytes: int
     flash: Mapping[str, int]
     ram: Mapping[str, int]
-    stack_bytes: int
+    stack_bytes: Mapping[str, int]
     makefile: str
     rows: bool = False
     remembers: bool = False
@@ -113,6 +114,7 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
     files |= {"compiled.c": source("compiled.c"), "marks.h": source("marks.h")}
     arena, layers = manifest["arena_bytes"], manifest["layers"]
     state, row = manifest.get("state_bytes", 0), manifest.get("input_row_bytes", 0)
+    stack = manifest["stack_bytes_predicted"]
     constants = manifest["weights_bytes"] + manifest["tables_bytes"]
     objects = [
         name.replace("/", "_").removesuffix(".c") + ".o" for name in files if name.endswith(".c")
@@ -130,7 +132,10 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
             **({"a row of the input": row + _ROWS_BYTES} if row else {}),
             "layer times": reserves.LAYER_BYTES * (1 + len(layers)),
         },
-        stack_bytes=reserves.COMPILED_STACK_BYTES,
+        stack_bytes={
+            "plain": sizes.thread_stack_bytes(stack, "rows" if row else "plain"),
+            "audio": sizes.thread_stack_bytes(stack, "audio"),
+        },
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
         rows=row > 0,
         remembers=state > 0,

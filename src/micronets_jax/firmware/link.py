@@ -121,6 +121,13 @@ def read_map(path: pathlib.Path, elf: pathlib.Path) -> Linked:
     return Linked(elf, flash, ram)
 
 
+def sections(text: str) -> list[tuple[int, int, str, str]]:
+    """Address, bytes, file and name of every input section in GNU ld's map that takes bytes."""
+    _, _, text = text.partition("Linker script and memory map")
+    found = [(int(at, 16), int(n, 16), file, name) for name, at, n, file in _INPUT.findall(text)]
+    return [section for section in found if section[1] and section[2]]
+
+
 def _owner(file: str) -> str:
     """The object that an input section comes from: a file of ours, or a library."""
     if not file:

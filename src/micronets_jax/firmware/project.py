@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 
 from micronets_jax import compile as compiler
-from micronets_jax import devices, reserves
+from micronets_jax import devices, reserves, sizes
 from micronets_jax.devices import Device
 from micronets_jax.firmware import boards
 from micronets_jax.firmware.boards import FirmwareError
@@ -89,7 +89,8 @@ def plan(
         )
     }  # fmt: skip
     files |= engine.files
-    files |= board_files(board, engine.stack_bytes)
+    stack_bytes = engine.stack_bytes["audio" if hearing else "plain"]
+    files |= board_files(board, stack_bytes)
     files |= {
         "config.h": _config(engine, title, hearing, listener),
         "engine.mk": engine.makefile
@@ -106,7 +107,7 @@ def plan(
     manifest = {
         "format": 1, "kind": "firmware", "title": title, "device": board.name, "core": board.core,
         "runtime": engine.runtime, "arena_bytes": engine.arena_bytes,
-        "stack_bytes": engine.stack_bytes, "remembers": engine.remembers,
+        "stack_bytes": stack_bytes, "remembers": engine.remembers,
         "interface": engine.interface, "layers": engine.layers,
         "predicted": {"flash": dict(prediction.flash), "ram": dict(prediction.ram)},
         **engine.facts, "files": sorted([*files, "manifest.json"]),
@@ -134,9 +135,9 @@ def predict(
     """What an engine and everything around it take on a board."""
     flash = {
         **engine.flash,
-        "start-up, protocol, main": reserves.BASE_FLASH[boards.startup(board).source][board.core],
+        "start-up, protocol, main": sizes.base_flash(boards.startup(board).source, board.core),
     }
-    stacks = engine.stack_bytes + reserves.HANDLER_STACK_BYTES
+    stacks = engine.stack_bytes["audio" if hearing else "plain"] + reserves.HANDLER_STACK_BYTES
     ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": reserves.STATE_BYTES}
     for name, part in (("front end", hearing), ("listener", listener)):
         if part:

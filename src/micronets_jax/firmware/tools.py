@@ -10,8 +10,12 @@ from micronets_jax.firmware.boards import FirmwareError
 
 COMPILER = "arm-none-eabi-gcc"
 EMULATOR = "qemu-system-arm"
+DISASSEMBLER = "arm-none-eabi-objdump"
 
-_PACKAGES = {COMPILER: "gcc-arm-none-eabi", "make": "make", EMULATOR: "qemu-system-arm"}
+_PACKAGES = {
+    COMPILER: "gcc-arm-none-eabi", "make": "make", EMULATOR: "qemu-system-arm",
+    DISASSEMBLER: "binutils-arm-none-eabi",
+}  # fmt: skip
 _OLDEST = {EMULATOR: (6, 0)}  # older ones count otherwise
 
 

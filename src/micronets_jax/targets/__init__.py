@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from micronets_jax import cost, memory, reserves
+from micronets_jax import cost, memory, reserves, sizes
 from micronets_jax.counts import align, is_float, maximum, straight, total
 from micronets_jax.devices import Device
 from micronets_jax.network import Count, Network
@@ -71,13 +71,12 @@ def target(name: str) -> Target:
 def _everywhere(on: Device) -> Reserve:
     # A board for which nobody has written a start-up is counted as an STM32.
     source = "stm32.c" if on.startup is None else on.startup.source
-    sizes = reserves.BASE_FLASH[source]
     return Reserve(
         {
             "handlers' stack": reserves.HANDLER_STACK_BYTES,
             "start-up, protocol, main": reserves.STATE_BYTES + reserves.CLOCK_BYTES[source],
         },
-        {"start-up, protocol, main": sizes.get(on.core, max(sizes.values()))},
+        {"start-up, protocol, main": sizes.base_flash(source, on.core)},
     )
 
 
@@ -85,16 +84,21 @@ def _everywhere(on: Device) -> Reserve:
 
 
 def _compiled_sram(network: Network) -> Count:
-    return align(compiled_memory.arena_bytes(network), 8) + reserves.COMPILED_STACK_BYTES
+    stack = align(compiled_flash.stack_bytes(network), 8)
+    return align(compiled_memory.arena_bytes(network), 8) + stack
 
 
 def _compiled_reserve(network: Network, on: Device) -> Reserve:
     listed = memory.operators(network, reshapes=False)
-    calls = total((2 if o.kind == "PAD" else 1) * o.layer.presence for o in listed)
+    calls = total(compiled_flash.calls_of(o.kind) * o.layer.presence for o in listed)
+    model = align(compiled_flash.stack_bytes(network), 8)
     both = _everywhere(on)
     # Sections are multiples of 8 bytes.
-    times = {"layer times, alignment": reserves.LAYER_BYTES * (1 + calls) + 7}
-    return Reserve({**both.sram, **times}, {**both.flash, "alignment": 64})
+    more = {
+        "firmware's stack": sizes.thread_stack_bytes(model) - model,
+        "layer times, alignment": reserves.LAYER_BYTES * (1 + calls) + 7,
+    }
+    return Reserve({**both.sram, **more}, {**both.flash, "alignment": 64})
 
 
 # ---------------------------------------------------------------- TensorFlow Lite Micro

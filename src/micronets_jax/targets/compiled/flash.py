@@ -1,4 +1,4 @@
-"""What a program that ``compile`` writes takes of flash, from the network alone.
+"""What a program that ``compile`` writes takes of flash and of the stack, from the network alone.
 
 Invariant: weights and tables of a decided network are, to the byte, those that the compiler writes,
 if the weights leave no channel constant, which it would fold away.
@@ -6,10 +6,11 @@ if the weights leave no channel constant, which it would fold away.
 
 from __future__ import annotations
 
-from micronets_jax import kernels, memory
-from micronets_jax.counts import align, maximum, summed, total
-from micronets_jax.kernels import CHANNEL_BYTES, Depthwise
+from micronets_jax import kernels, memory, sizes
+from micronets_jax.counts import align, summed, total
+from micronets_jax.kernels import CHANNEL_BYTES, Depthwise, is_direct
 from micronets_jax.network import Count, Layer, Network, output_sizes, window
+from micronets_jax.windows import Window
 
 _STRUCTS = {
     "conv": "mn_conv", "dense": "mn_dense", "depthwise": "mn_depthwise", "avg_pool": "mn_pool",
@@ -51,27 +52,46 @@ def _taps(layer: Layer) -> tuple[int, int]:
 
 def code_bytes(network: Network) -> Count:
     """Predicted bytes of the kernels that are called, and of the calls."""
-    sizes = output_sizes(network)
-    present: dict[tuple[str, int], list[Count]] = {}  # by what is linked once, and its bytes
-    calls: list[Count] = []
-    for operator in memory.operators(network, reshapes=False):
+    listed = memory.operators(network, reshapes=False)
+    calls = total(calls_of(operator.kind) * operator.layer.presence for operator in listed)
+    sizes_of = output_sizes(network)
+    kernels_of = []
+    for operator in listed:
         layer = operator.layer
-        calls.append((2 if layer.kind == "pad" else 1) * layer.presence)
-        kind = layer.kind
-        if kind == "depthwise":
-            walked = Depthwise.over(window(layer, sizes))
-            side = walked.window.kernel[0] if walked.fast else 0
-            shape = f"{walked.window.kernel} {walked.window.stride} {layer.activation == 'linear'}"
-            keys = [
-                (f"depthwise {shape}", kernels.DEPTHWISE_BYTES[side]),
-                (kind, kernels.DEPTHWISE_SHARED_BYTES),
-            ]
-        else:
-            keys = [(kind, kernels.CODE_BYTES[kind])]
-        for key in keys:
-            present.setdefault(key, []).append(layer.presence)
-    kept = total(size * maximum([0, *there]) for (_, size), there in present.items())
-    return kernels.RUN_BYTES + kernels.CALL_BYTES * total(calls) + kept
+        walked = window(layer, sizes_of)
+        name = function = kernel(layer, walked)
+        if layer.kind == "depthwise":  # one for each shape and rounding
+            function = f"{walked.kernel} {walked.stride} {layer.activation == 'linear'}"
+        kernels_of.append((name, function, layer.presence))
+    return sizes.run_bytes(calls) + sizes.code_bytes(kernels_of)
+
+
+def stack_bytes(network: Network) -> Count:
+    """Predicted bytes of stack that a run takes at most, whatever the weights."""
+    sizes_of = output_sizes(network)
+    found = []
+    for operator in memory.operators(network, reshapes=False):
+        name = kernel(operator.layer, window(operator.layer, sizes_of), mixed=True)
+        found.append((name, operator.layer.presence))
+    return sizes.RUN_STACK_BYTES + sizes.stack_bytes(found)
+
+
+def kernel(layer: Layer, walked: Window, mixed: bool = False) -> str:
+    """The kernel that computes a layer, by its name in the table of sizes; ``mixed``: if some of
+    its scales are of 1/2 and more, as only the weights tell."""
+    if layer.kind == "depthwise":
+        way = Depthwise.over(walked)
+        side, stride = way.window.kernel[0], way.window.stride[1]
+        rounding = "MN_MIXED" if mixed else "MN_SIGNED"
+        return sizes.depthwise(side if way.fast else 0, stride, rounding)
+    if layer.kind in ("conv", "dense"):
+        return "mn_dense" if is_direct(walked) else "mn_conv"
+    return {"add": "mn_add", "avg_pool": "mn_average_pool", "pad": "mn_copy"}[layer.kind]
+
+
+def calls_of(kind: str) -> int:
+    """Calls that an operator of TFLite takes: zeros are laid out before they are copied over."""
+    return 2 if kind == "PAD" else 1
 
 
 def flash_bytes(network: Network) -> Count:

@@ -1,0 +1,122 @@
+"""What the kernels of ``csrc`` and the firmware around them take of flash and of the stack.
+
+Invariant: every number was measured and lies in one file, which ``python -m experiments.sizes
+--ship`` writes; a change to ``csrc`` changes no other. JAX is not loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from micronets_jax.counts import Count, align, maximum, total
+from micronets_jax.kernels import CSRC
+
+PATH = CSRC / "sizes.json"
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """The file's content."""
+    return json.loads(PATH.read_text())
+
+
+# ---------------------------------------------------------------- names
+
+
+def depthwise(side: int, stride: int, rounding: str = "MN_MIXED") -> str:
+    """In the table: a depthwise kernel of squares and this stride of columns, or with ``side`` 0
+    one of any other window."""
+    name = f"depthwise_{side}_s{stride}" if side else "depthwise"
+    return f"{name}_mixed" if rounding == "MN_MIXED" else name
+
+
+def depthwise_row(side: int, stride: int) -> str:
+    """Likewise a kernel of one row."""
+    return f"depthwise_row_{side}_s{stride}" if side else "depthwise_row"
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def code_bytes(kernels: Iterable[tuple[str, str, Count]]) -> Count:
+    """Flash of kernels, with all that they need and each part of it once.
+
+    Args:
+        kernels: of each its name in the table; the function, of which a program can have several
+            with one name in the table; and 1 where the program has it, else 0.
+    """
+    present: dict[str, tuple[int, list[Count]]] = {}
+    for name, function, there in kernels:
+        for part, size in _row(name)["flash"].items():
+            own = part.startswith(f"model {name}")
+            key = part.replace(name, function) if own else part
+            present.setdefault(key, (size, []))[1].append(there)
+    return total(size * maximum([0, *there]) for size, there in present.values())
+
+
+CALL_BYTES, RUN_BYTES = 26, 24
+"""Of ``model_run``: for each call, its mark and the address of its parameters; and besides."""
+
+
+def run_bytes(calls: Count) -> Count:
+    """Flash of ``model_run``, which calls the kernels."""
+    return RUN_BYTES + CALL_BYTES * calls
+
+
+def stack_bytes(kernels: Iterable[tuple[str, Count]]) -> Count:
+    """Stack of the kernel that takes most, below the function that calls them.
+
+    Args:
+        kernels: of each its name in the table, and 1 where the program has it, else 0.
+    """
+    return maximum(
+        [_firmware()["a mark"], *(_row(name)["stack"] * there for name, there in kernels)]
+    )
+
+
+RUN_STACK_BYTES = 48
+"""Of ``model_run``, which calls the kernels: most of 96 programs of random networks. It grows with
+the number of addresses; of most programs it is 24 or 32."""
+
+
+def _row(name: str) -> dict[str, Any]:
+    if name in _LIBRARY:
+        return {"stack": 0, "flash": {}}
+    return table()["kernels"][name]
+
+
+_LIBRARY = ("memcpy", "memmove", "memset")  # which a firmware has anyway
+
+
+# ---------------------------------------------------------------- the firmware around
+
+
+def base_flash(startup: str, core: str) -> int:
+    """Flash of vectors, start-up, protocol, main and the compiler's library, by start-up file; of
+    a core that nobody starts so, the most of those that are."""
+    found = _firmware()["flash"][startup]
+    return found.get(core, max(found.values()))
+
+
+INTERRUPT_BYTES = 112
+"""What a core may save on the stack when the clock interrupts it: 26 words where floats are in use,
+and one to align (Armv7-M Architecture Reference Manual, B1.5.7); to a multiple of 8."""
+
+
+def thread_stack_bytes(model: Count, kind: str = "plain") -> Count:
+    """Stack of a firmware's thread.
+
+    Args:
+        model: bytes that running the model takes, :data:`RUN_STACK_BYTES` included.
+        kind: ``plain``, ``rows`` where the input is pushed row by row, ``audio`` with a front end.
+    """
+    row = _firmware()["stack"][kind]
+    deepest = maximum([row["above the model"] + model, row["besides the model"]])
+    return align(deepest, 8) + INTERRUPT_BYTES
+
+
+def _firmware() -> dict[str, Any]:
+    return table()["firmware"]
