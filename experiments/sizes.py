@@ -291,17 +291,21 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
     of all that runs at other times, and of interrupts and faults."""
     from micronets_jax import characterize, devices, export, firmware, zoo
     from micronets_jax.data import frontends
-    from micronets_jax.firmware import engine, link, stack
+    from micronets_jax.firmware import engine, link, listening, stack
 
     network = zoo.dscnn((8, 8), (1,))
     weights = characterize.random_weights(np.random.default_rng(0), network)
     model = export.assemble(network, *weights)
+    hearing = frontends.to_json(frontends.MFCC())
+    classes = tuple(f"word {i}" for i in range(network.layers[-1].out_channels))
     kinds = {
         "plain": {},
         "rows": {"plan": "memory", "rows": True},
-        "audio": {"frontend": frontends.to_json(frontends.MFCC())},
+        "audio": {"frontend": hearing},
+        "listening": {"frontend": hearing, "listening": listening.most(classes, 200)},
     }
-    flash: dict[str, dict[str, int]] = {}
+    flash: dict[str, dict[str, dict[str, int]]] = {}
+    engines: dict[str, int] = {}
     depths: dict[str, dict[str, int]] = {}
     handlers = marks = 0
     for board, kind in itertools.product(devices.DEVICES.values(), kinds):
@@ -310,10 +314,11 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         folder = place / f"{board.name}-{kind}"
         firmware.write(model, board.name, folder, **kinds[kind])
         linked = link.build(folder)
-        if kind == "plain":
-            own = [n for name, n in linked.flash.items() if name.startswith(engine.OBJECTS)]
-            known = flash.setdefault(board.startup.source, {})
-            known[board.core] = max(known.get(board.core, 0), linked.flash_bytes - sum(own))
+        apart = (engine.OBJECTS, "tables.o", "compiled.o")
+        own = [n for name, n in linked.flash.items() if name.startswith(apart)]
+        engines[kind] = max(engines.get(kind, 0), linked.flash["compiled.o"])
+        known = flash.setdefault(kind, {}).setdefault(board.startup.source, {})
+        known[board.core] = max(known.get(board.core, 0), linked.flash_bytes - sum(own))
         code = stack.read(linked.elf)
         run = "model_push" if kind == "rows" else "model_run"
         known = depths.setdefault(kind, {"above the model": 0, "besides the model": 0})
@@ -324,7 +329,9 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         known["besides the model"] = max(known["besides the model"], besides)
         handlers = max(handlers, code.depth("core_trap"), code.depth("core_systick"))
         marks = max(marks, code.depth("firmware_mark"))
-    return {"flash": flash, "stack": depths, "handlers": handlers, "a mark": marks}
+    return {
+        "flash": flash, "engine": engines, "stack": depths, "handlers": handlers, "a mark": marks,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

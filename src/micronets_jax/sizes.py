@@ -94,11 +94,33 @@ _LIBRARY = ("memcpy", "memmove", "memset")  # which a firmware has anyway
 # ---------------------------------------------------------------- the firmware around
 
 
-def base_flash(startup: str, core: str) -> int:
-    """Flash of vectors, start-up, protocol, main and the compiler's library, by start-up file; of
-    a core that nobody starts so, the most of those that are."""
-    found = _firmware()["flash"][startup]
+KINDS = ("plain", "rows", "audio", "listening")
+"""Firmware that gets the model's input whole, or row by row; that has a front end; and that tells
+words out of a stream."""
+
+
+def base_flash(startup: str, core: str, kind: str = "plain") -> int:
+    """Flash of vectors, start-up, protocol, main, a front end's code and the compiler's library, by
+    start-up file and kind; of a core that nobody starts so, the
+    most of those that are."""
+    found = _firmware()["flash"][kind][startup]
     return found.get(core, max(found.values()))
+
+
+def engine_bytes(kind: str = "plain") -> int:
+    """Flash of what runs a compiled model for a firmware of this kind."""
+    return _firmware()["engine"][kind]
+
+
+def hearing_bytes(core: str, kind: str) -> tuple[int, int]:
+    """Stack, and flash at most, that a firmware of kind ``audio`` or ``listening`` takes more than
+    a plain one, its tables not counted."""
+    more = [
+        base_flash(startup, core, kind) - base_flash(startup, core)
+        for startup in _firmware()["flash"]["plain"]
+    ]
+    stack = {kind: row["above the model"] for kind, row in _firmware()["stack"].items()}
+    return align(stack[kind] - stack["plain"], 8), max(more)
 
 
 INTERRUPT_BYTES = 112
@@ -111,7 +133,7 @@ def thread_stack_bytes(model: Count, kind: str = "plain") -> Count:
 
     Args:
         model: bytes that running the model takes, :data:`RUN_STACK_BYTES` included.
-        kind: ``plain``, ``rows`` where the input is pushed row by row, ``audio`` with a front end.
+        kind: one of :data:`KINDS`.
     """
     row = _firmware()["stack"][kind]
     deepest = maximum([row["above the model"] + model, row["besides the model"]])

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from micronets_jax import devices
+from micronets_jax import devices, sizes
 from micronets_jax.firmware import engine, execute, link, project, tflm
 from micronets_jax.firmware import frontend as front_ends
 from micronets_jax.firmware import listening as listeners
@@ -165,9 +165,10 @@ def front_end_bytes(
     parts: list[front_ends.FrontEnd | listeners.Listener] = [hearing]
     if classes:
         parts.append(listeners.build(listeners.most(classes, hop_ms), hearing, ends))
+    stack, code = sizes.hearing_bytes(core, "listening" if classes else "audio")
     return (
-        sum(part.ram_bytes for part in parts),
-        sum(part.tables_bytes + part.code_bytes(core) for part in parts),
+        stack + sum(part.ram_bytes for part in parts),
+        code + sum(part.tables_bytes for part in parts),
     )
 
 

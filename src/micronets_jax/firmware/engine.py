@@ -30,8 +30,7 @@ class Engine:
         arena_bytes: of memory for tensors, as it will be reserved.
         flash: part -> predicted bytes.
         ram: part -> predicted bytes.
-        stack_bytes: reserved for the thread, by whether the firmware is ``plain`` or has a front
-            end (``audio``).
+        stack_bytes: reserved for the thread, by what kind of firmware it is, see ``sizes.KINDS``.
         rows: whether the input comes row by row and is never whole.
         remembers: whether the model has state, which stays from run to run.
         makefile: its objects and libraries for the folder's Makefile (``engine.mk``).
@@ -125,17 +124,18 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
         interface=manifest["interface"],
         layers=layers,
         arena_bytes=arena,
-        flash={"kernels": manifest["code_bytes_predicted"], "weights and tables": constants},
+        flash={
+            "engine": sizes.engine_bytes("rows" if row else "plain"),
+            "kernels": manifest["code_bytes_predicted"],
+            "weights and tables": constants,
+        },
         ram={
             "arena": -(-arena // 8) * 8,
             **({"state": -(-state // 8) * 8} if state else {}),
             **({"a row of the input": row + _ROWS_BYTES} if row else {}),
             "layer times": reserves.LAYER_BYTES * (1 + len(layers)),
         },
-        stack_bytes={
-            "plain": sizes.thread_stack_bytes(stack, "rows" if row else "plain"),
-            "audio": sizes.thread_stack_bytes(stack, "audio"),
-        },
+        stack_bytes={kind: sizes.thread_stack_bytes(stack, kind) for kind in sizes.KINDS},
         makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
         rows=row > 0,
         remembers=state > 0,

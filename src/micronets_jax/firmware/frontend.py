@@ -18,8 +18,6 @@ from jaxtyping import Float, Int8, Int16
 from micronets_jax.firmware.boards import FirmwareError
 from micronets_jax.firmware.engine import source
 
-# Measured: arm-none-eabi-gcc 12.2.1, -O2; frontend.c with what main does for audio, and memmove.
-_CODE_BYTES = {"cortex-m4": 1640, "cortex-m7": 1640, "cortex-m33": 1640}
 _STATE_BYTES = 20  # counters and ticks
 
 
@@ -42,10 +40,6 @@ class FrontEnd:
     files: Mapping[str, str]
     tables_bytes: int
     ram_bytes: int
-
-    def code_bytes(self, core: str) -> int:
-        """Predicted bytes of code."""
-        return _CODE_BYTES[core]
 
 
 @dataclasses.dataclass(frozen=True)

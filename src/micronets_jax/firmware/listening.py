@@ -18,8 +18,6 @@ from micronets_jax.firmware.engine import source
 from micronets_jax.firmware.frontend import FrontEnd
 from micronets_jax.spotting import Settings
 
-# Measured: arm-none-eabi-gcc 12.2.1, -Os; listening.c with what main and frontend.c do for streams.
-_CODE_BYTES = {"cortex-m4": 944, "cortex-m7": 952, "cortex-m33": 944}
 _STATE_BYTES = 40  # counters and ticks
 
 _SHORTEST_RING = 512
@@ -43,10 +41,6 @@ class Listener:
     files: Mapping[str, str]
     tables_bytes: int
     ram_bytes: int
-
-    def code_bytes(self, core: str) -> int:
-        """Predicted bytes of code."""
-        return _CODE_BYTES[core]
 
 
 def build(text: str, hearing: FrontEnd | None, interface: list[dict[str, Any]]) -> Listener:

@@ -89,7 +89,7 @@ def plan(
         )
     }  # fmt: skip
     files |= engine.files
-    stack_bytes = engine.stack_bytes["audio" if hearing else "plain"]
+    stack_bytes = engine.stack_bytes[_kind(engine, hearing, listener)]
     files |= board_files(board, stack_bytes)
     files |= {
         "config.h": _config(engine, title, hearing, listener),
@@ -126,6 +126,13 @@ def board_files(board: Device, stack_bytes: int) -> dict[str, str | bytes]:
     }
 
 
+def _kind(engine: Engine, hearing: FrontEnd | None, listener: Listener | None) -> str:
+    """What kind of firmware it is, as ``sizes`` names them."""
+    if listener:
+        return "listening"
+    return "audio" if hearing else "rows" if engine.rows else "plain"
+
+
 def predict(
     engine: Engine,
     board: Device,
@@ -133,15 +140,18 @@ def predict(
     listener: Listener | None = None,
 ) -> Prediction:
     """What an engine and everything around it take on a board."""
+    kind = _kind(engine, hearing, listener)
     flash = {
         **engine.flash,
-        "start-up, protocol, main": sizes.base_flash(boards.startup(board).source, board.core),
+        "start-up, protocol, main": sizes.base_flash(
+            boards.startup(board).source, board.core, kind
+        ),
     }
-    stacks = engine.stack_bytes["audio" if hearing else "plain"] + reserves.HANDLER_STACK_BYTES
+    stacks = engine.stack_bytes[kind] + reserves.HANDLER_STACK_BYTES
     ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": reserves.STATE_BYTES}
     for name, part in (("front end", hearing), ("listener", listener)):
         if part:
-            flash[name] = part.tables_bytes + part.code_bytes(board.core)
+            flash[f"tables of the {name}"] = part.tables_bytes
             ram[name] = part.ram_bytes
     ram["alignment"] = -sum(ram.values()) % 8
     ram["clock"] = reserves.CLOCK_BYTES[boards.startup(board).source]

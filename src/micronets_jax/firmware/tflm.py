@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from micronets_jax import reserves, tflite
+from micronets_jax import reserves, sizes, tflite
 from micronets_jax.devices import Device
 from micronets_jax.firmware import arena, tflm_sizes
 from micronets_jax.firmware.boards import FirmwareError
@@ -195,7 +195,7 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
             "layer times": reserves.LAYER_BYTES * len(layers),
             "interpreter": reserves.tflm_state_bytes(len(kinds)),
         },
-        stack_bytes=dict.fromkeys(("plain", "audio"), reserves.TFLM_STACK_BYTES),
+        stack_bytes=dict.fromkeys(sizes.KINDS, reserves.TFLM_STACK_BYTES),
         remembers="VAR_HANDLE" in kinds or any(t.variable for t in parsed.tensors.values()),
         makefile=_makefile(library, silent=bool(symbols) and PRINTS not in symbols),
         facts={

@@ -98,7 +98,8 @@ def _compiled_reserve(network: Network, on: Device) -> Reserve:
         "firmware's stack": sizes.thread_stack_bytes(model) - model,
         "layer times, alignment": reserves.LAYER_BYTES * (1 + calls) + 7,
     }
-    return Reserve({**both.sram, **more}, {**both.flash, "alignment": 64})
+    flash = {"engine": sizes.engine_bytes(), "alignment": 64}
+    return Reserve({**both.sram, **more}, {**both.flash, **flash})
 
 
 # ---------------------------------------------------------------- TensorFlow Lite Micro
