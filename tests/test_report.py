@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from micronets_jax import memory, network, report
 from micronets_jax.network import INPUT, Layer, Network
-from micronets_jax.report import markup
+from micronets_jax.report import markup, sections
 
 NET = Network(
     (4, 4, 1),
@@ -101,7 +101,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "img"):
             self._open.append(tag)
 
     def handle_endtag(self, tag):
@@ -168,7 +168,7 @@ def test_shows_every_part_and_its_numbers(page: Page) -> None:
         "python -m experiments.kws --predict FILE --workdir RUN",
         "30 minutes of validation clips among noises, in which 600 words are said; 20 false alarms",
         "a word is told from 75.0 % then none for 1 s words missed 10.0 %",
-        "false alarms an hour 16, of them 7 of 8 just after another word",
+        "false alarms an hour 16: 8 in all, 7 of them just after a word",
     ):
         assert expected in text
 
@@ -197,6 +197,25 @@ def test_a_tensor_read_later_is_kept() -> None:
     )
     assert "kept for later" in report.render({}, wired)
     assert "kept for later" not in report.render({}, NET)
+
+
+def test_pictures_lie_in_the_page_and_its_policy_lets_them() -> None:
+    """One figure for each class; the policy forbids all but styles and what is in the page."""
+    look = {"classes": ["a", "b"], "examples": [[2, 1]] * 3, "speakers": [], "remarks": []}
+    shown = [{"class": name, "png": "iVBORw0KGgo="} for name in ("a", "a", "b")]
+    page = Page(report.render({"look": look}, examples=shown))
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    assert {a["src"] for a in pictures} == {"data:image/png;base64,iVBORw0KGgo="}
+    assert [a["alt"] for a in pictures] == ["a", "a", "b"]
+    assert sum(tag == "figure" for tag, _ in page.tags) == 2
+    policies = [a["content"] for _, a in page.tags if a.get("http-equiv")]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_bytes_that_two_tensors_hold_are_counted_once() -> None:
+    """Three of 10 bytes, at 0, 5 and 20: 25 bytes are held."""
+    blocks = [memory.Block(name, at, 10, 0, 1) for name, at in (("a", 5), ("b", 0), ("c", 20))]
+    assert sections._held(blocks) == 25
 
 
 def test_loads_nothing_and_runs_nothing(page: Page) -> None:

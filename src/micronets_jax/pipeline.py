@@ -801,18 +801,22 @@ def _shown(plan: Plan) -> list[dict[str, Any]]:
     """A few training examples of each class as PNG, as the network sees them."""
     from PIL import Image
 
-    train, shown = plan.dataset.train, []
-    for label, name in enumerate(plan.dataset.class_names[:SHOWN_CLASSES]):
-        positions = np.flatnonzero(train.labels == label)[:SHOWN_EACH]
-        features = np.asarray(plan.frontend(train.take(positions)[0]), np.float32)
-        for values in features:
-            low, high = float(values.min()), float(values.max())
-            levels = (255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
-            wide = levels[..., 0].T[::-1] if isinstance(plan.frontend, data.MFCC) else levels
-            buffer = io.BytesIO()
-            Image.fromarray(wide.squeeze()).save(buffer, "PNG", optimize=True)
-            png = base64.b64encode(buffer.getvalue()).decode()
-            shown.append({"class": name, "png": png})
+    train, labels = plan.dataset.train, range(min(SHOWN_CLASSES, plan.dataset.num_classes))
+    positions = [np.flatnonzero(train.labels == label)[:SHOWN_EACH] for label in labels]
+    features = np.asarray(plan.frontend(train.take(np.concatenate(positions))[0]), np.float32)
+    cepstra = isinstance(plan.frontend, data.MFCC)
+    if cepstra:  # the first coefficient, the loudness, has ten times the range of the others
+        features = (features - features.mean(axis=(0, 1))) / (features.std(axis=(0, 1)) + 1e-6)
+        features = np.clip(features, -2, 2)
+    shown = []
+    for label, values in zip(train.labels[np.concatenate(positions)], features, strict=True):
+        low, high = float(values.min()), float(values.max())
+        levels = (255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
+        wide = levels[..., 0].T[::-1] if cepstra else levels
+        buffer = io.BytesIO()
+        Image.fromarray(wide.squeeze()).save(buffer, "PNG", optimize=True)
+        png = base64.b64encode(buffer.getvalue()).decode()
+        shown.append({"class": plan.dataset.class_names[label], "png": png})
     return shown
 
 

@@ -310,17 +310,18 @@ def data(summary: Summary, examples: Sequence[Mapping[str, str]]) -> Html | None
     ]
     hard = summary.get("hardest", ())
     rows = [
-        [one["file"], one["label"], one["taken_for"], f"{one['loss']:.2f}",
-         "sure of another class: check the label" if one["suspicious"] else ""]
+        [one["file"], one["label"], one["taken_for"],
+         "sure of another class: check the label" if one["suspicious"] else "",
+         f"{one['loss']:.2f}"]
         for one in hard
     ]  # fmt: skip
     shown = [
         tag(
             "figure",
-            markup.picture(one["png"], one["class"]),
-            tag("figcaption", one["class"]),
+            [markup.picture(one["png"], name) for one in group],
+            tag("figcaption", name),
         )
-        for one in examples
+        for name, group in itertools.groupby(examples, key=lambda one: one["class"])
     ]
     return markup.section(
         "Data",
@@ -331,7 +332,7 @@ def data(summary: Summary, examples: Sequence[Mapping[str, str]]) -> Html | None
         tag("div", shown, class_="gallery") if shown else None,
         [
             tag("h3", "Hardest examples of the validation split"),
-            markup.table("Hardest examples", ["file", "is", "taken for", "loss", ""], rows, 3),
+            markup.table("Hardest examples", ["file", "is", "taken for", "", "loss"], rows, 4),
         ]
         if rows
         else None,
@@ -397,8 +398,8 @@ def listening(summary: Summary) -> Html | None:
         ("a word is told from", _percent(how["threshold"] / (1 << 15))),
         ("then none for", f"{pause:g}\u00a0s"),
         ("words missed", _percent(misses)),
-        ("false alarms an hour", f"{alarms:.3g}, of them {seen['confused']} of {seen['alarms']} "
-         "just after another word" if seen["alarms"] else "0"),
+        ("false alarms an hour", f"{alarms:.3g}: {seen['alarms']} in all, {seen['confused']} of "
+         "them just after a word" if seen["alarms"] else "0"),
     ]  # fmt: skip
     note = [
         f"Chosen on {60 * seen['hours']:.0f} minutes of validation clips among noises, in which "
@@ -447,7 +448,8 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
     runtime = cost.RUNTIMES.get(name)
     steps = plan.timeline(found, name)
     end = max(block.start + block.bytes for step in steps for block in step.live)
-    peak = max(step.live_bytes for step in steps)
+    held = [_held(step.live) for step in steps]
+    peak = max(held)
     read = {operator.layer.name: operator.reads for operator in memory.operators(found)}
     rows, seen = [], set()
     for i, step in enumerate(steps):
@@ -469,13 +471,13 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
             seen.add("shares")
             spoken.append(f"{_count(high - low)} bytes at {_count(low)} serve both")
             pieces.append(("shares", 100 * low / end, 100 * high / end, spoken[-1]))
-        mark = "peak" if step.live_bytes == peak else None
+        mark = "peak" if held[i] == peak else None
         rows.append(
             tag(
                 "li",
                 tag("span", step.name),
                 markup.bar("; ".join(spoken), *pieces),
-                tag("span", _kib(step.live_bytes), class_="end"),
+                tag("span", _kib(held[i]), class_="end"),
                 class_=mark,
             )
         )
@@ -489,6 +491,15 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
     }  # fmt: skip
     key = markup.key(*((kind, text) for kind, text in texts.items() if kind in seen))
     return markup.section("Memory over time", note, key, markup.rows("memory", rows))
+
+
+def _held(live: Sequence[Block]) -> int:
+    """Bytes of the arena that blocks hold; those that two hold are counted once."""
+    total = reached = 0
+    for start, end in sorted((b.start, b.start + b.bytes) for b in live):
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _shared(live: Sequence[Block]) -> list[tuple[int, int]]:
