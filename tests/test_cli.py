@@ -72,7 +72,7 @@ def test_bad_folders_and_inputs(model, tmp_path, capsys):
     assert "not a compiled model" in capsys.readouterr().err
     assert cli.main(["compile", str(model), "-o", str(out)]) == 0
     for source, says in (
-        ("lcg:x", "not an integer"), ("none.npy", "NumPy"), (str(model), "NumPy"),
+        ("lcg:x", "not an integer"), ("none.npy", "no such file"), (str(model), "NumPy"),
     ):  # fmt: skip
         assert cli.main(["run", str(out), "--input", source]) == 2
         assert says in capsys.readouterr().err

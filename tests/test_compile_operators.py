@@ -19,7 +19,7 @@ drawn = settings(
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     derandomize=True,
-    suppress_health_check=[*HealthCheck.__members__.values()],
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
 )
 
 
@@ -431,6 +431,28 @@ def test_pad_transpose_and_resize(seed):
         halfPixelCenters=bool(rng.integers(2)) and not align,
     )  # fmt: skip
     check(m.build([x], [r, p]))
+
+
+@drawn
+@given(seeds, st.sampled_from(["int8", "int16", "int32"]))
+def test_ends_of_16_bits(seed, end):
+    """As TensorFlow Lite Micro's keyword spotters have them: from int16, by softmax to int16 or
+    int32, or a change of scale."""
+    rng = np.random.default_rng(seed)
+    shape = [int(n) for n in rng.integers(1, [4, 30])]
+    m = fm.Models()
+    x = m.tensor(shape, "int16", float(rng.uniform(1e-4, 1e-3)), int(rng.integers(-99, 99)))
+    y = m.tensor(shape, **affine(rng))
+    m.operator("QUANTIZE", [x], [y], "QuantizeOptions")
+    z = m.tensor(shape, "int16", float(rng.uniform(1e-4, 1e-2)), int(rng.integers(-99, 99)))
+    m.operator("QUANTIZE", [y], [z], "QuantizeOptions")
+    p = m.tensor(shape, "int16", 1 / 65536, -(1 << 15))
+    m.operator("SOFTMAX", [y], [p], "SoftmaxOptions", beta=1.0)
+    last = {"int8": y, "int16": p}.get(end)
+    if last is None:
+        last = m.tensor(shape, "int32", float(rng.uniform(1, 3)) / 65536, -(1 << 15))
+        m.operator("QUANTIZE", [p], [last], "QuantizeOptions")
+    check(m.build([x], [last, z]))
 
 
 @pytest.mark.parametrize("ends", ["float32", "uint8"])

@@ -96,12 +96,15 @@ def test_reasons_of_supported_operators_are_collected_too():
     assert "operator 1 (UNIQUE) is not supported" in sentence
 
 
-def test_16_bit_ends_are_named():
+def test_16_bits_in_the_middle_are_named():
+    """At an end they compile."""
     m = fm.Models()
-    x, y = m.tensor([1, 4], "int16", scale=0.001), m.tensor([1, 4], **Q)
+    x, y, z = m.tensor([1, 4], **Q), m.tensor([1, 4], "int16", scale=0.001), m.tensor([1, 4], **Q)
     m.operator("QUANTIZE", [x], [y], "QuantizeOptions")
-    assert "is int16" in refusal(m.build([x], [y]))
-    assert "inference_input_type" in refusal(m.build([x], [y]))
+    m.operator("RELU", [y], [z])
+    assert "operator 1 (RELU): its input tensor 1 (t1) is int16, not int8" in (
+        refusal(m.build([x], [z]))
+    )
 
 
 def test_16_bit_activations_without_weights_are_named():
@@ -120,7 +123,10 @@ def test_inputs_and_operators_in_the_way_at_once():
     m.operator("CUSTOM", [x], [y])
     m.operator("POW", [y], [z])
     sentence = refusal(m.build([x], [z], custom="SignalWindow"))
-    assert "tensor 0 (t0) is int16" in sentence and "operator 1 (POW) is not supported" in sentence
+    assert (
+        "tensor 0 (t0) is int16 without a scale" in sentence
+        and "operator 1 (POW) is not supported" in sentence
+    )
     assert "operator 0 (CUSTOM 'SignalWindow') is a custom operator: the file computes a front" in (
         sentence
     )

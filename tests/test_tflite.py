@@ -22,7 +22,8 @@ def test_reads_what_was_written():
     assert operator.kind == "CONV_2D"
     assert operator.options["stride_h"] == 1
     assert [model.tensors[i].shape for i in operator.inputs] == [(1, 6, 5, 4), (8, 3, 3, 4), (8,)]
-    assert model.tensors[operator.inputs[1]].data.dtype == np.int8
+    weights = model.tensors[operator.inputs[1]].data
+    assert weights is not None and weights.dtype == np.int8
     assert model.inputs == (0,)
     assert model.outputs == (3,)
 
@@ -173,6 +174,7 @@ def small_models() -> list[bytes]:
         *(single(kind, "", (1, 9), (1, 9)) for kind in ("ELU", "ABS", "RSQRT")),
         single("LEAKY_RELU", "LeakyReluOptions", (1, 9), (1, 9), alpha=0.1),
         single("REDUCE_MAX", "ReducerOptions", (1, 3, 4, 2), (1, 2), [[1, 2]]),
+        single("CUMSUM", "CumsumOptions", (1, 3, 4, 2), (1, 3, 4, 2), [[2]], reverse=True),
         single("RESIZE_BILINEAR", "ResizeBilinearOptions", (1, 3, 4, 2), (1, 6, 8, 2), [[6, 8]]),
         *(pair(kind) for kind in ("MAXIMUM", "PRELU", "SQUARED_DIFFERENCE", "DIV", "BATCH_MATMUL")),
         *(model for _, model in test_compile_moves.moves(np.random.default_rng(0))),

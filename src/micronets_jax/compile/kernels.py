@@ -622,7 +622,25 @@ def _softmax(graph: Graph, node: Node) -> list[Call]:
         fields.update(
             multiplier=multiplier, shift=-exponent, reverse_multiplier=reverse, reverse_shift=-back
         )
+    if graph.values[node.output].dtype == "int16":
+        call = _call(node, "mn_softmax16", "softmax16.c", struct="mn_softmax", fields=fields)
+        call.out_type = "int16_t"
+        return [call]
     return _row_by_row(node, node.kind, fields)
+
+
+def _rescale(graph: Graph, node: Node) -> list[Call]:
+    value, output = graph.values[node.inputs[0]], graph.values[node.output]
+    bits = {"int8": 8, "int16": 16, "int32": 32}
+    fields = {
+        "in_zero_point": value.zero_point, "out_zero_point": node.options["zero_point"],
+        "multiplier": node.options["multiplier"], "shift": -node.options["exponent"],
+        "count": value.elements,
+    }  # fmt: skip
+    function = f"mn_rescale_{bits[value.dtype]}_{bits[output.dtype]}"
+    call = _call(node, function, "rescale.c", struct="mn_rescale", fields=fields)
+    call.in_type, call.out_type = f"{value.dtype}_t", f"{output.dtype}_t"
+    return [call]
 
 
 def _l2_norm(graph: Graph, node: Node) -> list[Call]:
@@ -820,7 +838,8 @@ def _dequantize(graph: Graph, node: Node) -> list[Call]:
 _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "conv": _conv, "depthwise": _depthwise, "average_pool": _pool, "max_pool": _pool, "add": _add,
     "mul": _mul, "reduce": _reduce, "table": _table, "softmax": _softmax, "log_softmax": _softmax,
-    "l2_norm": _l2_norm, "extreme": _extreme, "arg": _arg, "cumsum": _cumsum, "matmul": _matmul,
+    "l2_norm": _l2_norm, "extreme": _extreme, "arg": _arg, "cumsum": _cumsum, "rescale": _rescale,
+    "matmul": _matmul,
     "bilinear": _bilinear,
     "svdf": _svdf, "lstm": _lstm, "transpose_conv": _transpose_conv, "cast": _cast,
     "resize": _resize, "quantize": _quantize, "dequantize": _dequantize, "constant": _constant,

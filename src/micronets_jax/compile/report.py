@@ -45,7 +45,7 @@ def model_h(
             prefix = f"#define MODEL_{way.upper()}_{entry['index']}_"
             shape = " x ".join(map(str, entry["shape"])) or "1"
             lines.append(f"{prefix}BYTES {entry['bytes']} /* {entry['dtype']} {shape} */")
-            scale = entry["scale"] if entry["dtype"] in ("int8", "uint8") else 1.0
+            scale = entry["scale"] if entry["dtype"] in ("int8", "uint8", "int16") else 1.0
             lines.append(f"{prefix}SCALE {scale!r}f")
             lines.append(f"{prefix}ZERO_POINT ({entry['zero_point']})")
     if rows:

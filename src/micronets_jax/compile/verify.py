@@ -29,7 +29,9 @@ from micronets_jax.tflite import TFLiteError
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 _KERNELS: dict[tuple, bytes] = {}
-_NUMPY = {"int8": np.int8, "uint8": np.uint8, "int32": np.int32, "float32": np.float32}
+_NUMPY = {
+    "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32, "float32": np.float32,
+}  # fmt: skip
 
 
 class Host:
@@ -148,6 +150,8 @@ def cases(entries: list[dict], count: int = 8, seed: int = 0) -> list[list[np.nd
                 made.append(x.astype(np.float32))
                 continue
             low, high = (0, 255) if dtype is np.uint8 else (-128, 127)
+            if dtype is np.int16:
+                low, high = -(1 << 15), (1 << 15) - 1
             constant = {"low": low, "high": high, "zero": e["zero_point"]}.get(kind)
             if constant is not None:
                 made.append(np.full(shape, constant, dtype))

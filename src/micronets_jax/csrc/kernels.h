@@ -210,6 +210,10 @@ struct mn_arg { /* position of an extreme along the middle of three dimensions *
     int32_t outer, count, inner, sign;
 };
 
+struct mn_rescale {
+    int32_t in_zero_point, out_zero_point, multiplier, shift, count;
+};
+
 struct mn_cumsum { /* along the middle of three dimensions */
     int32_t outer, count, inner, exclusive, reverse, in_zero_point, out_zero_point;
     int32_t multiplier, shift;
@@ -323,6 +327,10 @@ void mn_squared_difference(const struct mn_pairs *p, const int8_t *left, const i
                            int8_t *out);
 void mn_quotient(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_reduce(const struct mn_reduce *p, const int8_t *in, int8_t *out);
+void mn_rescale_16_8(const struct mn_rescale *p, const int16_t *in, int8_t *out);
+void mn_rescale_8_16(const struct mn_rescale *p, const int8_t *in, int16_t *out);
+void mn_rescale_16_32(const struct mn_rescale *p, const int16_t *in, int32_t *out);
+void mn_softmax16(const struct mn_softmax *p, const int8_t *in, int16_t *out);
 void mn_softmax(const struct mn_softmax *p, const int8_t *in, int8_t *out);
 void mn_extreme(const struct mn_extreme *p, const int8_t *in, int8_t *out);
 void mn_arg(const struct mn_arg *p, const int8_t *in, int32_t *out);

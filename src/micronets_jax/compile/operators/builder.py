@@ -108,7 +108,7 @@ class Builder:
                 f"input {tensor.label} has the dynamic shape {shown}; fix all sizes but the batch "
                 "before converting"
             )
-        if tensor.dtype in ("int8", "uint8") and tensor.quantization is None:
+        if tensor.dtype in ("int8", "uint8", "int16") and tensor.quantization is None:
             raise TFLiteError(
                 f"input {tensor.label} is {tensor.dtype} without a scale; convert with "
                 "inference_input_type = tf.int8, which gives it one"
@@ -143,19 +143,18 @@ class Builder:
             raise TFLiteError(f"{tensor.label} is empty: its shape is {list(shape)}")
         if tensor.index in self.values or tensor.index in self.constants:
             raise TFLiteError(f"{tensor.label} is written twice")
-        if tensor.dtype in ("int8", "uint8"):
+        if tensor.dtype in ("int8", "uint8", "int16"):
             scale, zero_point = affine(tensor)
         elif tensor.dtype in ("float32", "int32"):
             scale, zero_point = 0.0, 0
         else:
             help_ = {
-                "int16": "convert with inference_input_type and inference_output_type = tf.int8",
                 "string": "turn text into numbers in the application",
                 "bool": "take 0 and 1 of int8",
             }.get(tensor.dtype, FULL_INTEGER)
             raise TFLiteError(
-                f"{tensor.label} is {tensor.dtype}; activations must be int8 (uint8, float32 and "
-                f"int32 at the ends): {help_}"
+                f"{tensor.label} is {tensor.dtype}; activations must be int8 (uint8, int16, "
+                f"float32 and int32 at the ends): {help_}"
             )
         value = Value(tensor.index, tensor.name, shape, tensor.dtype, scale, zero_point)
         self.values[tensor.index] = value
@@ -304,7 +303,9 @@ def affine(tensor: Tensor) -> tuple[float, int]:
             f"{tensor.label} has scale {q.scale:g}; activations need one above 0: calibrate with "
             "data that reach this tensor"
         )
-    low, high = (0, 255) if tensor.dtype == "uint8" else (-128, 127)
+    low, high = {"uint8": (0, 255), "int16": (-(1 << 15), (1 << 15) - 1)}.get(
+        tensor.dtype, (-128, 127)
+    )
     if not low <= q.zero_point <= high:
         raise TFLiteError(f"{tensor.label} has zero point {q.zero_point}, outside of its type")
     return q.scale, q.zero_point

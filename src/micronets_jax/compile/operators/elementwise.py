@@ -89,7 +89,7 @@ def gelu(b: Builder, operator: Operator) -> None:
     )  # fmt: skip
 
 
-@reads("QUANTIZE", "between int8 and uint8, and from float32")
+@reads("QUANTIZE", "between int8, uint8 and int16, from float32, and from int16 to int32")
 def quantize(b: Builder, operator: Operator) -> None:
     source, target = (b.model.tensors[i[0]].dtype for i in (operator.inputs, operator.outputs))
     if operator.inputs[0] in b.floats:
@@ -100,6 +100,17 @@ def quantize(b: Builder, operator: Operator) -> None:
     elif (source, target) == ("float32", "int8"):
         value = b.input(operator, 0, "float32")
         b.add(operator, "quantize", [value], b.output(operator, value.shape))
+    elif (source, target) in (("int16", "int8"), ("int8", "int16"), ("int16", "int32")):
+        value = b.input(operator, 0, source)
+        output = b.output(operator, value.shape, target)
+        q = b.model.tensors[output.tensor].quantization
+        if q is None or not q.scale > 0:
+            raise TFLiteError(f"its output {target} has no scale")
+        multiplier, exponent = arithmetic.quantize_multiplier(value.scale / q.scale)
+        b.add(
+            operator, "rescale", [value], output, multiplier=multiplier, exponent=exponent,
+            zero_point=q.zero_point,
+        )  # fmt: skip
     elif (source, target) in (("int8", "int8"), ("int8", "uint8"), ("uint8", "int8")):
         table(
             b, operator,
@@ -110,7 +121,7 @@ def quantize(b: Builder, operator: Operator) -> None:
         )  # fmt: skip
     else:
         raise TFLiteError(
-            f"from {source} to {target} is not supported; ends may be int8, uint8 or float32"
+            f"from {source} to {target} is not supported; ends may be int8, uint8, int16 or float32"
         )
 
 

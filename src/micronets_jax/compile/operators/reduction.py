@@ -77,11 +77,17 @@ def mean_or_sum(b: Builder, operator: Operator) -> None:
     )  # fmt: skip
 
 
-@reads("SOFTMAX", "along the last axis; output scale 1/256, zero point -128")
+@reads(
+    "SOFTMAX",
+    "along the last axis; output scale 1/256, zero point -128; in int16 1/65536 and -32768",
+)
 def softmax(b: Builder, operator: Operator) -> None:
     value = b.input(operator)
-    output = b.output(operator, value.shape)
-    if output.scale != 1 / 256 or output.zero_point != -128:
+    wide = b.model.tensors[operator.outputs[0]].dtype == "int16"
+    output = b.output(operator, value.shape, "int16" if wide else "int8")
+    if wide and (abs(output.scale * 65536 - 1) > 0.001 or output.zero_point != -(1 << 15)):
+        raise TFLiteError("its output needs scale 1/65536, zero point -32768")
+    if not wide and (output.scale != 1 / 256 or output.zero_point != -128):
         raise TFLiteError("its output needs scale 1/256, zero point -128")
     try:
         table = arithmetic.softmax_exponentials(value.scale, operator.options["beta"])
