@@ -73,6 +73,9 @@ class Options:
     quantize: Training = Training(steps=500, learning_rate=0.0005)
 
 
+LIMITS_ON_MEMORY = "all that the firmware takes, its reserve included"
+"""What they mean: recorded, so that a run of another meaning is not resumed."""
+
 UNRECORDED = ("workdir", "resume", "predict", "accelerator", "checkpoint_seconds", "firmware")
 """Options that decide nothing of a result."""
 
@@ -217,7 +220,7 @@ class Experiment(Generic[Given]):
         for name in UNRECORDED:
             del configuration[name]
         configuration["data_fingerprint"] = plan.dataset.fingerprint
-        configuration["limits_on_memory"] = "all that the firmware takes, its reserve included"
+        configuration["limits_on_memory"] = LIMITS_ON_MEMORY
         opened = workdir.Workdir(
             self.folder(options), configuration, options.resume, options.checkpoint_seconds
         )

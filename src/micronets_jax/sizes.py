@@ -48,13 +48,24 @@ def code_bytes(kernels: Iterable[tuple[str, str, Count]]) -> Count:
         kernels: of each its name in the table; the function, of which a program can have several
             with one name in the table; and 1 where the program has it, else 0.
     """
-    present: dict[str, tuple[int, list[Count]]] = {}
-    for name, function, there in kernels:
+    rows = list(kernels)
+    users: dict[str, list[int]] = {}  # of each part
+    size_of: dict[str, int] = {}
+    for i, (name, function, _) in enumerate(rows):
         for part, size in _row(name)["flash"].items():
-            own = part.startswith(f"model {name}")
-            key = part.replace(name, function) if own else part
-            present.setdefault(key, (size, []))[1].append(there)
-    return total(size * maximum([0, *there]) for size, there in present.values())
+            key = part.replace(name, function) if part.startswith(f"model {name}") else part
+            users.setdefault(key, []).append(i)
+            size_of[key] = size
+    together: dict[tuple[int, ...], int] = {}  # bytes of all parts that the same kernels need
+    for part, using in users.items():
+        together[tuple(using)] = together.get(tuple(using), 0) + size_of[part]
+    return total(size * _any([rows[i][2] for i in using]) for using, size in together.items())
+
+
+def _any(present: list[Count]) -> Count:
+    """1 where any is, without asking all where one is known to be."""
+    known = [there for there in present if isinstance(there, int)]
+    return 1 if any(known) else maximum([0, *present])
 
 
 CALL_BYTES, RUN_BYTES = 26, 24
@@ -72,9 +83,11 @@ def stack_bytes(kernels: Iterable[tuple[str, Count]]) -> Count:
     Args:
         kernels: of each its name in the table, and 1 where the program has it, else 0.
     """
-    return maximum(
-        [_firmware()["a mark"], *(_row(name)["stack"] * there for name, there in kernels)]
-    )
+    rows = [(_row(name)["stack"], there) for name, there in kernels]
+    known = [taken * there for taken, there in rows if isinstance(there, int)]
+    least = max([_firmware()["a mark"], *known])
+    rest = [row for row in rows if not isinstance(row[1], int)]
+    return maximum([least, *(taken * there for taken, there in rest if taken > least)])
 
 
 RUN_STACK_BYTES = 48

@@ -210,6 +210,7 @@ def check(
     changed = _differences(before, json.loads(json.dumps(configuration)))
     if changed:
         name, was, now = changed[0]
+        was, now = ("not recorded" if value is None else value for value in (was, now))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise WorkdirError(
             f"workdir={path} holds a run of another configuration: {name} was {was}, "
