@@ -201,7 +201,7 @@ def _of_clips(splits: Sequence[Split]) -> list[Check]:
         (
             "clipped",
             full > CLIPPED,
-            lambda n: f"{counted(n, 'recording')} clipped (record with less gain)",
+            lambda n: f"{counted(n, 'clipped recording')} (record with less gain)",
         ),
         (
             "length",
@@ -238,7 +238,7 @@ def _of_pictures(splits: Sequence[Split]) -> list[Check]:
     wanted = splits[0].store.shape[1:3]
     tiny = np.any(sizes * 2 < np.array(wanted), axis=1)
     return [
-        ("blank", contrast < BLANK, lambda n: f"{counted(n, 'picture')} blank"),
+        ("blank", contrast < BLANK, lambda n: counted(n, "blank picture")),
         (
             "tiny",
             tiny,
