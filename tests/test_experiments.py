@@ -58,6 +58,12 @@ def test_presets_are_named_and_options_override_them(name):
     assert changed.search == home.presets["tiny"].search
 
 
+def test_a_run_of_another_experiment_is_not_asked(tmp_path):
+    (tmp_path / "summary.json").write_text('{"experiment": "vww"}')
+    with pytest.raises(ValueError, match="holds a run of vww: give one of kws, or say python -m"):
+        kws.KWS.predict([tmp_path / "x.wav"], tmp_path)
+
+
 @pytest.mark.parametrize("task", recipes.EXPERIMENTS)
 def test_each_row_of_the_benchmark_of_recipes_changes_options_of_its_experiment(task):
     home = recipes.EXPERIMENTS[task]
