@@ -218,12 +218,18 @@ def test_struct_sizes_by_hand():
     assert emit.struct_bytes("mn_softmax", table) == (16, 4)
 
 
-def test_weights_are_laid_out_for_sxtb16():
-    weights = np.arange(1, 9, dtype=np.int8).reshape(2, 4)
-    assert kernels.pack_pairs(weights).tolist() == [1, 5, 3, 7, 2, 6, 4, 8]
-    odd = kernels.pack_pairs(np.ones((3, 5), np.int8))
-    assert odd.size == 4 * 8
-    assert odd.sum() == 15
+def test_two_bytes_of_weights_are_a_word_of_both_channels():
+    weights = np.array([[1, 2, -3, 4], [5, 6, 7, -8]], np.int8)
+    packed, odd = kernels.pack_pairs(weights)
+    assert packed.tolist() == [1, 5, -3, 6, 2, 6, 4, -8]
+    words = packed.view(np.int16).tolist()
+    assert words == [1 + 256 * 5, -3 + 256 * 7, 2 + 256 * 6, 4 - 256 * 8]
+    assert not odd.any()
+    packed, odd = kernels.pack_pairs(np.array([[-1], [-128]], np.int8))
+    assert packed[:2].tolist() == [-1, 127] and odd.tolist() == [False, True]
+    packed, odd = kernels.pack_pairs(np.ones((3, 5), np.int8))
+    assert packed.size == 4 * 8
+    assert packed.sum() == 15
 
 
 def test_text_is_a_function_of_the_model():

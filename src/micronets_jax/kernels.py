@@ -279,6 +279,11 @@ def _is_fast(window: Window) -> bool:
     return window.kernel in ((3, 3), (5, 5), (7, 7)) and window.stride[1] in (1, 2)
 
 
+def takes_fours(window: Window) -> bool:
+    """Whether depthwise.h computes four outputs at a time instead of two."""
+    return window.kernel == (3, 3) and window.stride[1] == 1 and window.out[1] >= 3
+
+
 def _row_cost(window: Window) -> int:
     """Pairs of outputs, with a factor where pairs are not possible."""
     return window.out[0] * -(-window.out[1] // 2) * (1 if _is_fast(window) else 4)

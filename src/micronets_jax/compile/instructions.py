@@ -12,9 +12,9 @@ from micronets_jax import kernels
 from micronets_jax.compile.kernels import POSITIVE, Call, window_of
 from micronets_jax.compile.rows import RowNode
 
-# Of depthwise.h: two outputs of a square by its side; of depthwise_row.h: likewise, one row of the
-# kernel for four channels, at stride 1 and 2.
-_PLANE_PAIR = {3: 37, 5: 65, 7: 105}
+# Of depthwise.h: two outputs of a square by its side, and four of 3 x 3 at stride 1; then of
+# depthwise_row.h: two outputs, one row of the kernel for four channels, at stride 1 and 2.
+_PLANE_PAIR, _PLANE_FOUR = {3: 35, 5: 63, 7: 103}, 63
 _PAIR_ROW = {(3, 1): 42, (5, 1): 68, (7, 1): 95, (3, 2): 48, (5, 2): 78, (7, 2): 108}
 
 
@@ -58,9 +58,9 @@ def _product(f: dict, lanes: int) -> float:
     pairs, quads = -(-f["out_channels"] // 2), f["quads"]
     wide = lanes * (28.0 * quads + 60) * int(f["channels"]["wide"].sum()) + 40
     if lanes == 4:
-        step = 23.5 if f["wide"] else 27.5
-        return pairs * (step * quads + 70 + 8 * (f["rounding"] != POSITIVE)) + wide
-    return pairs * ((7.0 + 6 * lanes) * quads + 26 + 16 * lanes) + wide
+        step = 22.75 if f["wide"] else 24.75
+        return pairs * (step * quads + 78 + 8 * (f["rounding"] != POSITIVE)) + wide
+    return pairs * ((3.5 + 5.5 * lanes) * quads + 30 + 18 * lanes) + wide
 
 
 def _dense(f: dict) -> float:
@@ -74,23 +74,27 @@ def _lay(f: dict) -> float:
     """The patch of one pixel."""
     quads, rows, run = f["quads"], f["kernel_rows"], f["kernel_columns"] * f["in_channels"]
     if rows == 1 and f["kernel_columns"] == 1 and f["in_channels"] % 4 == 0:
-        return 7.0 * quads + 14 + 22 * (f["stride_rows"] > 1)
+        return 5.75 * quads + 36 + 22 * (f["stride_rows"] > 1)
     if f["in_channels"] % 4 == 0:
-        return 7.0 * quads + 24 * rows + 30
-    return 7.0 * quads + rows * (62 + 7 * (run // 4) + 6 * (run % 4)) + 40
+        return 5.75 * quads + 60 * rows + 40
+    return 6.0 * quads + rows * (15 + 4 * (run // 4) + 4 * (run % 4)) + 140
 
 
 def _plane(f: dict) -> float:
     """Depthwise convolution channel by channel."""
     kernel, rows, columns = f["kernel_rows"], f["out_rows"], f["out_columns"]
     fast = kernel == f["kernel_columns"] and kernel in _PLANE_PAIR and f["stride_columns"] < 3
-    if fast:
-        pair = _PLANE_PAIR[kernel] + 2 * (f["rounding"] != POSITIVE)
+    signed = f["rounding"] != POSITIVE
+    if fast and kernel == 3 and f["stride_columns"] == 1 and columns >= 3:
+        group = _PLANE_FOUR + 5 * signed
+        outputs = rows * (31 + group * -(-columns // 4) + 18 * (columns % 4 > 0)) + 130
+    elif fast:
+        pair = _PLANE_PAIR[kernel] + 2 * signed
         outputs = rows * (24 + pair * -(-columns // 2)) + 110 + 5.5 * kernel * kernel
     else:
         outputs = rows * columns * (30 + 5 * kernel * f["kernel_columns"])
-    gather = f["in_rows"] * (20 + 2.8 * f["in_columns"])
-    return f["num_channels"] * (outputs + gather) + 2 * f["plane_rows"] * f["plane_columns"]
+    gather = f["in_rows"] * (14 + 2.6 * f["in_columns"])
+    return f["num_channels"] * (outputs + gather) + 2.5 * f["plane_rows"] * f["plane_columns"]
 
 
 def _depthwise_rows(node: RowNode) -> float:

@@ -177,40 +177,47 @@ def channel_table(
 # Convolution ------------------------------------------------------------------------------------
 
 
-def pack_pairs(weights: np.ndarray) -> np.ndarray:
-    """[channels, inputs] as pairs of channels and quads of inputs: a0 b0 a2 b2 a1 b1 a3 b3."""
-    channels, depth = weights.shape
-    padded = np.zeros((channels + channels % 2, depth + -depth % 4), np.int8)
-    padded[:channels, :depth] = weights
-    quads = padded.reshape(len(padded) // 2, 2, -1, 4)[:, :, :, [0, 2, 1, 3]]
-    return np.ascontiguousarray(quads.transpose(0, 2, 3, 1)).reshape(-1)
+def pack_pairs(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[channels, inputs] as pairs a, b of channels and quads of inputs, a0 B0 a2 B2 a1 B1 a3 B3,
+    where B is b, less one where a is negative: as an int16, the two bytes are a + 256 b.
 
-
-def pack_dense(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[channels, inputs] as ``mn_dense`` reads them, and of which channels a byte does not fit:
-    those of an odd number with a weight of -128 beside a negative one. Bytes wrap there."""
+    Also of which channels the byte does not fit: those of an odd number with a weight of -128
+    beside a negative one. Bytes wrap there.
+    """
     channels, depth = weights.shape
     padded = np.zeros((channels + channels % 2, depth + -depth % 4), np.int16)
     padded[:channels, :depth] = weights
     padded[1::2] -= padded[::2] < 0
     odd = np.any(padded < -128, axis=1)[:channels]
     quads = padded.astype(np.int8).reshape(len(padded) // 2, 2, -1, 4)[:, :, :, [0, 2, 1, 3]]
-    pairs = quads.transpose(0, 2, 3, 1).reshape(len(quads), -1, 8)
+    return np.ascontiguousarray(quads.transpose(0, 2, 3, 1)).reshape(-1), odd
+
+
+def pack_dense(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`pack_pairs` as ``mn_dense`` reads them, two pairs of channels for each quad."""
+    packed, odd = pack_pairs(weights)
+    pairs = packed.reshape(-(-len(weights) // 2), -1, 8)
     full = len(pairs) // 2 * 2
     groups = pairs[:full].reshape(full // 2, 2, pairs.shape[1], 8).transpose(0, 2, 1, 3)
     return np.concatenate([groups.reshape(-1), pairs[full:].reshape(-1)]), odd
 
 
+MOST_SUM = 1 << 16
+"""Of the magnitudes of a channel's weights: beyond, a sum b times 256 may not fit into 32 bits."""
+
+
 def widen_weights(calls: list[Call], budget: int) -> None:
     """Stores weights of convolutions as int16, those first that are used for most pixels, as long
-    as ``budget`` bytes allow: the inner loop takes 11 instead of 13 instructions then."""
+    as ``budget`` bytes allow: the inner loop takes 11 instead of 12 instructions then."""
     convolutions = [call for call in calls if call.function in ("mn_conv", "mn_conv_row")]
     for call in sorted(convolutions, key=lambda call: -call.fields["pixels"]):
         narrow = call.fields["weights"]
         if call.fields["pixels"] >= 4 and narrow.nbytes <= budget:
             budget -= narrow.nbytes
-            pairs = narrow.reshape(-1, 2, 2).transpose(0, 2, 1)  # a0 b0 a2 b2 -> a0 a2 b0 b2
-            call.fields["weights"] = np.ascontiguousarray(pairs).reshape(-1).astype(np.int16)
+            pairs = narrow.reshape(-1, 2, 2).transpose(0, 2, 1)  # a0 B0 a2 B2 -> a0 a2 B0 B2
+            first, second = pairs[:, 0], pairs[:, 1] + (pairs[:, 0] < 0).astype(np.int8)
+            both = np.stack([first, second], axis=1)
+            call.fields["weights"] = both.reshape(-1).astype(np.int16)
             call.fields["wide"] = 1
 
 
@@ -238,10 +245,13 @@ def patches(graph: Graph, node: Node) -> Call:
     value = graph.values[node.inputs[0]]
     count, (kr, kc), depth = len(weights), o["kernel"], weights.shape[3]
     window = _conv_window(node)
-    table, rounding = channel_table(graph, node)
+    flat = weights.reshape(count, -1)
+    packed, odd = pack_pairs(flat)
+    odd[1::2] |= np.abs(flat[1::2].astype(np.int32)).sum(axis=1) >= MOST_SUM
+    table, rounding = channel_table(graph, node, odd=odd)
     quads = kernels.conv_quads(window, depth)
     fields = {
-        "weights": pack_pairs(weights.reshape(count, -1)),
+        "weights": packed,
         "channels": table,
         "pixels": window.pixels,
         **_int16(
@@ -307,9 +317,10 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
         weights = weights.transpose(0, 2, 1)
     size, kernel, stride = walked.window.out, walked.window.kernel, walked.window.stride
     clamp = int(o["min"] > -128 or o["max"] < 127)
-    macro = "MN_DEPTHWISE_FAST" if walked.fast else "MN_DEPTHWISE"
-    name = "depthwise_{}x{}_s{}{}_{}{}".format(
-        *kernel, *stride, rounding[3:].lower(), "_clamp" if clamp else ""
+    fours = kernels.takes_fours(walked.window)
+    macro = "MN_DEPTHWISE_" + ("FOURS" if fours else "FAST") if walked.fast else "MN_DEPTHWISE"
+    name = "depthwise_{}x{}_s{}{}_{}{}{}".format(
+        *kernel, *stride, rounding[3:].lower(), "_clamp" if clamp else "", "_fours" * fours
     )
     fields = {
         "weights": np.ascontiguousarray(weights).reshape(-1),

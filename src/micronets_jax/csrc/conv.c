@@ -7,17 +7,23 @@
 
 /* Words of one pixel's patch lie `lanes` words apart: quad q of inputs 0..3 makes the words (0, 2)
  * and (1, 3), which is what SXTB16 makes of four bytes. */
-MN_INLINE int16_t *widen(const int8_t *in, int16_t *x, int quads, int lanes)
+MN_INLINE int16_t *widen_quads(const int8_t *in, int16_t *x, int quads, int lanes)
 {
 #if MN_DSP
     int32_t *word = (int32_t *)(void *)x;
-    for (; quads > 0; quads--) {
-        int32_t four;
-        memcpy(&four, in, 4);
-        in += 4;
-        word[0] = mn_sxtb16(four);
-        word[lanes] = mn_sxtb16_ror8(four);
-        word += 2 * lanes;
+#define WIDEN(q)                                                                                   \
+    memcpy(&four, in + 4 * (q), 4);                                                                \
+    word[2 * (q)*lanes] = mn_sxtb16(four);                                                         \
+    word[(2 * (q) + 1) * lanes] = mn_sxtb16_ror8(four);
+    int32_t four;
+    for (; lanes == 4 && quads >= 4; quads -= 4, in += 16, word += 8 * lanes) {
+        WIDEN(0)
+        WIDEN(1)
+        WIDEN(2)
+        WIDEN(3)
+    }
+    for (; quads > 0; quads--, in += 4, word += 2 * lanes) {
+        WIDEN(0)
     }
     return (int16_t *)word;
 #else
@@ -31,28 +37,16 @@ MN_INLINE int16_t *widen(const int8_t *in, int16_t *x, int quads, int lanes)
 #endif
 }
 
+MN_NOINLINE int16_t *widen(const int8_t *in, int16_t *x, int quads, int lanes)
+{
+    return lanes == 4 ? widen_quads(in, x, quads, 4) : widen_quads(in, x, quads, lanes);
+}
+
 MN_NOINLINE int16_t *widen_value(int8_t value, int16_t *x, int quads, int lanes)
 {
     for (; quads > 0; quads--, x += 4 * lanes)
         x[0] = x[1] = x[2 * lanes] = x[2 * lanes + 1] = value;
     return x;
-}
-
-/* Copies by words where the compiler may not assume alignment; runs are short. */
-static int8_t *copy(const int8_t *in, int8_t *out, int bytes)
-{
-    for (; bytes >= 4; bytes -= 4, in += 4, out += 4)
-        memcpy(out, in, 4);
-    for (; bytes > 0; bytes--)
-        *out++ = *in++;
-    return out;
-}
-
-static int8_t *fill(int8_t value, int8_t *out, int bytes)
-{
-    for (; bytes > 0; bytes--)
-        *out++ = value;
-    return out;
 }
 
 /* What a window reads: pointers to its rows, 0 for those outside of the picture; or, where the kernel
@@ -73,33 +67,63 @@ MN_INLINE const int8_t *row_of(const struct mn_conv *c, const struct source *fro
     return y < 0 || y >= c->in_rows ? 0 : from->in + y * c->in_columns * c->in_channels;
 }
 
-/* The patch as bytes, for channel counts that do not fill quads (first layers, mostly). */
-MN_NOINLINE void gather(const struct mn_conv *c, const struct source *from, int column,
-                        int8_t *patch)
+/* Copies the bytes of a run; runs are short. */
+MN_INLINE void copy(const int8_t *in, int8_t *out, uint32_t bytes)
 {
-    const int channels = c->in_channels, run = c->kernel_columns;
+    for (uint32_t words = bytes / 4; words > 0; words--, in += 4, out += 4)
+        memcpy(out, in, 4);
+    for (uint32_t rest = bytes % 4; rest > 0; rest--)
+        *out++ = *in++;
+}
+
+/* Of every row a run from `at` on, `step` bytes apart. */
+MN_NOINLINE void copy_runs(const int8_t *const *rows, int count, int at, uint32_t bytes, int step,
+                           int pad_value, int8_t *patch)
+{
+    for (; count > 0; count--, rows++, patch += step) {
+        if (*rows)
+            copy(*rows + at, patch, bytes);
+        else
+            memset(patch, pad_value, bytes);
+    }
+}
+
+/* Likewise tap by tap, where columns are dilated or a kernel has very many rows. */
+MN_NOINLINE void copy_taps(const struct mn_conv *c, const struct source *from, int column,
+                           int8_t *patch)
+{
+    const int channels = c->in_channels;
     for (int k = 0; k < c->kernel_rows; k++) {
-        const int8_t *line = row_of(c, from, k);
-        if (line)
-            line += column * channels;
-        if (!line) {
-            patch = fill(c->pad_value, patch, run * channels);
-        } else if (c->dilation_columns == 1) {
-            const int before = column >= 0 ? 0 : -column < run ? -column : run;
-            const int room = c->in_columns - column;
-            const int end = room < before ? before : room < run ? room : run;
-            patch = fill(c->pad_value, patch, before * channels);
-            patch = copy(line + before * channels, patch, (end - before) * channels);
-            patch = fill(c->pad_value, patch, (run - end) * channels);
-        } else {
-            for (int i = 0, x = column; i < run; i++, x += c->dilation_columns) {
-                if (x >= 0 && x < c->in_columns)
-                    patch = copy(line + (x - column) * channels, patch, channels);
-                else
-                    patch = fill(c->pad_value, patch, channels);
-            }
+        const int8_t *const line = row_of(c, from, k);
+        for (int i = 0, x = column; i < c->kernel_columns; i++, patch += channels) {
+            if (!line)
+                memset(patch, c->pad_value, (size_t)channels);
+            else if (x >= 0 && x < c->in_columns)
+                copy(line + x * channels, patch, (uint32_t)channels);
+            x += c->dilation_columns;
         }
     }
+}
+
+/* The patch as bytes first, for channel counts that do not fill quads (first layers, mostly). */
+MN_NOINLINE void lay_bytes(const struct mn_conv *c, const struct source *from, int column,
+                           int16_t *x, int lanes, int8_t *patch)
+{
+    const int channels = c->in_channels, run = c->kernel_columns, room = c->in_columns - column;
+    const int low = column >= 0 ? 0 : -column, high = room < run ? room : run;
+    const int by_taps = !from->rows || c->dilation_columns > 1;
+    if (low > 0 || high < run || by_taps) { /* what lies outside keeps this */
+        const uint32_t pads = (uint8_t)c->pad_value * 0x01010101u;
+        for (int i = 0, quads = c->quads; i < quads; i++)
+            memcpy(patch + 4 * i, &pads, 4);
+    }
+    if (by_taps)
+        copy_taps(c, from, column, patch);
+    else if (low < high)
+        copy_runs(from->rows, c->kernel_rows, (column + low) * channels,
+                  (uint32_t)((high - low) * channels), run * channels, c->pad_value,
+                  patch + low * channels);
+    widen(patch, x, c->quads, lanes);
 }
 
 /* Lays out the patch of the output pixel whose window starts at `column` of these rows. */
@@ -107,11 +131,8 @@ MN_NOINLINE void lay(const struct mn_conv *c, const struct source *from, int col
                      int lanes, int8_t *patch)
 {
     const int channels = c->in_channels, quads = channels / 4;
-    if (channels % 4 != 0 &&
-        (c->kernel_columns * channels % 4 != 0 || c->dilation_columns != 1 || column < 0 ||
-         column + c->kernel_columns > c->in_columns)) {
-        gather(c, from, column, patch);
-        widen(patch, x, c->quads, lanes);
+    if (channels % 4 != 0) {
+        lay_bytes(c, from, column, x, lanes, patch);
         return;
     }
     for (int k = 0; k < c->kernel_rows; k++) {
@@ -134,18 +155,25 @@ MN_NOINLINE void lay(const struct mn_conv *c, const struct source *from, int col
     }
 }
 
+/* A weight of output channel `o`, from the two bytes of its pair: see struct mn_conv. */
+MN_INLINE int32_t weight(const int8_t *narrow, int o)
+{
+    return o & 1 ? (int8_t)(narrow[1] + (narrow[0] < 0)) : narrow[0];
+}
+
 /* Any scale, any compiler: `lanes` pixels of output channel `o`. */
 MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, int o, int8_t *out)
 {
     const int words = 2 * c->quads, at = (o >> 1) * 4 * words;
-    const int8_t *narrow = (const int8_t *)c->weights + at + (o & 1);
+    const int8_t *narrow = (const int8_t *)c->weights + at;
     const int16_t *wide = (const int16_t *)c->weights + at + 2 * (o & 1);
     for (int lane = 0; lane < lanes; lane++) {
         uint32_t acc = (uint32_t)c->channels[o].bias;
         for (int word = 0; word < words; word++) {
             const int16_t *pair = x + 2 * (word * lanes + lane);
-            acc += (uint32_t)(pair[0] * (c->wide ? wide[4 * word] : narrow[4 * word]));
-            acc += (uint32_t)(pair[1] * (c->wide ? wide[4 * word + 1] : narrow[4 * word + 2]));
+            for (int i = 0; i < 2; i++)
+                acc += (uint32_t)(pair[i] * (c->wide ? wide[4 * word + i]
+                                                     : weight(narrow + 4 * word + 2 * i, o)));
         }
         out[lane * c->out_channels + o] =
             (int8_t)mn_requantize((int32_t)acc, &c->channels[o], c->rounding);
@@ -153,10 +181,10 @@ MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, i
 }
 
 #if MN_DSP
-/* Four pixels, two output channels a and b at a time: eight sums in r4-r11, which leaves exactly
- * the registers that the loop needs. The 13 instructions of a STEP do 16 multiplications. The
- * pointer that ends the loop stays on the stack. Stack: 0 end of x, 4 x, 8 out, 12 channel,
- * 16 channels left, 20 bytes between pixels. */
+/* Four pixels, two output channels a and b at a time: sums of a in r4-r7 and, as the bytes of
+ * both are an int16 a + 256 b, sums of a + 256 b in r8-r11. That leaves exactly the registers that the
+ * loop needs. The 12 instructions of a STEP do 16 multiplications. Stack: 0 where the loop is entered,
+ * 4 x, 8 its end, 12 out, 16 channel, 20 channels left, 24 bytes between pixels. */
 MN_AT(mn_conv, weights, 0);
 MN_AT(mn_conv, channels, 4);
 MN_AT(mn_conv, out_channels, 8);
@@ -179,125 +207,147 @@ typedef char mn_channel_size_moved[sizeof(struct mn_channel) == 16 ? 1 : -1];
 #define STEP                                                                                       \
     "ldr r12, [r1], #4\n\t"                                                                        \
     "ldrd r2, r3, [r0], #8\n\t"                                                                    \
-    "sxtb16 lr, r12\n\t"                                                                           \
-    "sxtb16 r12, r12, ror #8\n\t" MULTIPLY
-/* With weights stored as int16 there is nothing to unpack: 11 instructions. */
+    "sxtb16 lr, r12\n\t" MULTIPLY
+/* With weights stored as int16 there is nothing to unpack, and r8-r11 are sums of b. */
 #define STEP_WIDE                                                                                  \
     "ldrd lr, r12, [r1], #8\n\t"                                                                   \
     "ldrd r2, r3, [r0], #8\n\t" MULTIPLY
 
-#define ROUND_POSITIVE(acc)                                                                        \
-    "lsls " acc ", " acc ", #1\n\t"                                                                \
+/* Once sums of a are taken away, the others are 256 b, and a shift makes the doubles of b. */
+#define APART                                                                                      \
+    "sub r8, r8, r4\n\t"                                                                           \
+    "sub r9, r9, r5\n\t"                                                                           \
+    "sub r10, r10, r6\n\t"                                                                         \
+    "sub r11, r11, r7\n\t"
+/* Bytes of a quad's code, where r8-r11 begin, what separates the sums, and the shift. */
+#define NARROW(WITH, name, ROUND, LAST) WITH(name, ROUND, LAST, STEP, "96", "r4", APART, "asr #7")
+#define WIDE(WITH, name, ROUND, LAST) WITH(name, ROUND, LAST, STEP_WIDE, "88", "#0", "", "lsl #1")
+
+#define LAST_POSITIVE(acc)                                                                         \
     "smmlar lr, " acc ", r2, r3\n\t"                                                               \
     "asr lr, lr, r12\n\t"                                                                          \
     "ssat lr, #8, lr\n\t"
-#define ROUND_SIGNED(acc)                                                                          \
-    "lsls " acc ", " acc ", #1\n\t"                                                                \
+#define LAST_SIGNED(acc)                                                                           \
     "smmlar lr, " acc ", r2, r3\n\t"                                                               \
     "add lr, lr, " acc ", asr #31\n\t"                                                             \
     "asr lr, lr, r12\n\t"                                                                          \
     "ssat lr, #8, lr\n\t"
+#define ROUND_POSITIVE(acc) "lsls " acc ", " acc ", #1\n\t" LAST_POSITIVE(acc)
+#define ROUND_SIGNED(acc) "lsls " acc ", " acc ", #1\n\t" LAST_SIGNED(acc)
 
 /* One channel of four pixels, to r0 and on; the first sum's register becomes the pixel step. */
 #define STORE(ROUND, s0, s1, s2, s3)                                                               \
     ROUND(s0) "strb lr, [r0]\n\t"                                                                  \
-    "ldr " s0 ", [sp, #20]\n\t"                                                                    \
+    "ldr " s0 ", [sp, #24]\n\t"                                                                    \
     ROUND(s1) "strb lr, [r0, " s0 "]\n\t"                                                          \
     ROUND(s2) "strb lr, [r0, " s0 ", lsl #1]\n\t"                                                  \
     "add " s0 ", " s0 ", " s0 ", lsl #1\n\t"                                                       \
     ROUND(s3) "strb lr, [r0, " s0 "]\n\t"
 
-#define PRODUCT4(name, ROUND, STEP)                                                                     \
-    static __attribute__((naked, noinline)) void name(const int16_t *x, const int16_t *end,       \
+#define PRODUCT4(name, ROUND, LAST, STEP, QUAD_BYTES, START, APART, SHIFT)                         \
+    static __attribute__((naked, noinline)) void name(const int16_t *x, const int16_t *end,        \
                                                       int8_t *out, const struct mn_conv *c)        \
     {                                                                                              \
         __asm__ volatile(                                                                          \
             "push {r4-r11, lr}\n\t"                                                                \
-            "ldrh r5, [r3, #8]\n\t"                                                                \
-            "ldrd r6, r4, [r3]\n\t"                                                                \
-            "mov r3, r4\n\t"                                                                       \
-            "mov r4, r5\n\t"                                                                       \
-            "push {r4, r5}\n\t"                                                                    \
-            "push {r2, r3}\n\t"                                                                    \
-            "push {r0, r1}\n\t"                                                                    \
-            "ldrd r0, r1, [sp]\n\t"                                                                \
-            "strd r1, r0, [sp]\n\t"                                                                \
+            "ldrh r7, [r3, #10]\n\t"                                                               \
+            "ldrh r4, [r3, #8]\n\t"                                                                \
+            "ldrd r6, r3, [r3]\n\t"                                                                \
+            "adr.w r9, 2f\n\t" /* quads enter where those that lack to four are over */            \
+            "rsb r7, r7, #0\n\t"                                                                   \
+            "and r7, r7, #3\n\t"                                                                   \
+            "mov r8, #" QUAD_BYTES "\n\t"                                                          \
+            "mla r7, r7, r8, r9\n\t"                                                               \
+            "orr r7, r7, #1\n\t"                                                                   \
+            "mov r5, r4\n\t"                                                                       \
+            "push {r0-r5}\n\t"                                                                     \
+            "push {r7}\n\t"                                                                        \
             "mov r1, r6\n"                                                                         \
             "1:\n\t"                                                                               \
-            "ldr r12, [sp, #12]\n\t"                                                               \
-            "ldrd r2, r0, [sp]\n\t"                                                                \
+            "ldr r12, [sp, #16]\n\t"                                                               \
+            "ldr r0, [sp, #4]\n\t"                                                                 \
             "ldr r4, [r12]\n\t"                                                                    \
-            "ldr r8, [r12, #16]\n\t"                                                               \
-            "subs r2, r2, r0\n\t"                                                                  \
-            "mov r5, r4\n\t"                                                                       \
-            "mov r6, r4\n\t"                                                                       \
-            "mov r7, r4\n\t"                                                                       \
+            "mov r8, " START "\n\t"                                                                \
             "mov r9, r8\n\t"                                                                       \
             "mov r10, r8\n\t"                                                                      \
             "mov r11, r8\n\t"                                                                      \
-            "lsls r2, r2, #26\n\t" /* an odd number of quads enters in the middle */               \
-            "bmi 3f\n"                                                                             \
-            "2:\n\t" STEP STEP "3:\n\t" STEP STEP                                                  \
-            "ldr r2, [sp]\n\t"                                                                     \
+            "mov r5, r4\n\t"                                                                       \
+            "mov r6, r4\n\t"                                                                       \
+            "mov r7, r4\n\t"                                                                       \
+            "ldr pc, [sp]\n\t"                                                                     \
+            ".balign 4\n"                                                                          \
+            "2:\n\t" STEP STEP STEP STEP STEP STEP STEP STEP                                       \
+            "ldr r2, [sp, #8]\n\t"                                                                 \
             "cmp r0, r2\n\t"                                                                       \
-            "bne 2b\n\t"                                                                           \
-            "ldr r12, [sp, #12]\n\t"                                                               \
-            "ldr r0, [sp, #8]\n\t"                                                                 \
+            "bne 2b\n\t" APART                                                                     \
+            "ldr r12, [sp, #16]\n\t"                                                               \
+            "ldr r0, [sp, #12]\n\t"                                                                \
             "ldrd r2, r3, [r12, #4]\n\t"                                                           \
             "ldr r12, [r12, #12]\n\t" STORE(ROUND, "r4", "r5", "r6", "r7")                         \
-            "ldrd r6, r5, [sp, #12]\n\t"                                                           \
+            "ldrd r6, r5, [sp, #16]\n\t"                                                           \
             "subs r5, r5, #1\n\t"                                                                  \
             "beq 4f\n\t"                                                                           \
-            "ldrd r2, r3, [r6, #20]\n\t"                                                           \
-            "ldr r12, [r6, #28]\n\t"                                                               \
-            "adds r0, r0, #1\n\t" STORE(ROUND, "r8", "r9", "r10", "r11")                           \
+            "ldrd r4, r2, [r6, #16]\n\t"                                                           \
+            "ldrd r3, r12, [r6, #24]\n\t"                                                          \
+            "adds r0, r0, #1\n\t"                                                                  \
+            "lsls r4, r4, #1\n\t"                                                                  \
+            "add r8, r4, r8, " SHIFT "\n\t"                                                        \
+            "add r9, r4, r9, " SHIFT "\n\t"                                                        \
+            "add r10, r4, r10, " SHIFT "\n\t"                                                      \
+            "add r11, r4, r11, " SHIFT "\n\t" STORE(LAST, "r8", "r9", "r10", "r11")                \
             "adds r0, r0, #1\n\t"                                                                  \
             "adds r6, r6, #32\n\t"                                                                 \
-            "str r0, [sp, #8]\n\t"                                                                 \
+            "str r0, [sp, #12]\n\t"                                                                \
             "subs r5, r5, #1\n\t"                                                                  \
-            "strd r6, r5, [sp, #12]\n\t"                                                           \
+            "strd r6, r5, [sp, #16]\n\t"                                                           \
             "bne 1b\n"                                                                             \
             "4:\n\t"                                                                               \
-            "add sp, sp, #24\n\t"                                                                  \
+            "add sp, sp, #28\n\t"                                                                  \
             "pop {r4-r11, pc}\n\t");                                                               \
         (void)x, (void)end, (void)out, (void)c;                                                    \
     }
-PRODUCT4(product4_positive, ROUND_POSITIVE, STEP)
-PRODUCT4(product4_signed, ROUND_SIGNED, STEP)
-PRODUCT4(product4_wide_positive, ROUND_POSITIVE, STEP_WIDE)
-PRODUCT4(product4_wide_signed, ROUND_SIGNED, STEP_WIDE)
+NARROW(PRODUCT4, product4_positive, ROUND_POSITIVE, LAST_POSITIVE)
+NARROW(PRODUCT4, product4_signed, ROUND_SIGNED, LAST_SIGNED)
+WIDE(PRODUCT4, product4_wide_positive, ROUND_POSITIVE, LAST_POSITIVE)
+WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
 
-/* One to three pixels, two output channels at a time; LANES(F) is F(0), F(0) F(1) or so. A quad of
- * inputs: the weights' words w0 and w1 hold inputs (0, 2) and (1, 3) of both channels. */
-#define LANE(n)                                                                                    \
-    "ldr %[in], [%[x]], #4\n\t"                                                                    \
-    "smlad %[a" #n "], %[in], %[t], %[a" #n "]\n\t"
-#define LANE_B(n, w) "smlad %[b" #n "], %[in], %[" w "], %[b" #n "]\n\t"
-#define LANE_0(n) LANE(n) LANE_B(n, "w0")
-#define LANE_1(n) LANE(n) LANE_B(n, "w1")
-#define WORD(w, LANES)                                                                             \
-    "sxtb16 %[t], %[" w "]\n\t"                                                                    \
-    "sxtb16 %[" w "], %[" w "], ror #8\n\t" LANES
+/* One to three pixels, two output channels at a time, sums a and b as above. A quad of inputs: the
+ * weights' words w0 and w1 hold inputs (0, 2) and (1, 3) of both channels. */
+#define SUM(n, in, w)                                                                              \
+    "smlad %[a" #n "], %[" in "], %[t], %[a" #n "]\n\t"                                            \
+    "smlad %[b" #n "], %[" in "], %[" w "], %[b" #n "]\n\t"
+#define UNPACKED(w) "sxtb16 %[t], %[" w "]\n\t"
+#define TWO_WORDS "ldrd %[i0], %[i1], [%[x]], #8\n\t"
+#define QUAD_OF_1 TWO_WORDS UNPACKED("w0") SUM(0, "i0", "w0") UNPACKED("w1") SUM(0, "i1", "w1")
+#define WORD_OF_2(w) TWO_WORDS UNPACKED(w) SUM(0, "i0", w) SUM(1, "i1", w)
+#define WORD_OF_3(w) WORD_OF_2(w) "ldr %[i0], [%[x]], #4\n\t" SUM(2, "i0", w)
+#define QUAD_OF_2 WORD_OF_2("w0") WORD_OF_2("w1")
+#define QUAD_OF_3 WORD_OF_3("w0") WORD_OF_3("w1")
+#define TWO_WEIGHTS "ldrd %[w0], %[w1], [%[w]], #8\n\t"
 #define SUMS(n) , [a##n] "+&r"(a##n), [b##n] "+&r"(b##n)
-#define QUADS(LANES)                                                                               \
-    __asm__ volatile("1:\n\t"                                                                      \
-                     "ldrd %[w0], %[w1], [%[w]], #8\n\t" WORD("w0", LANES(LANE_0))               \
-                     WORD("w1", LANES(LANE_1))       \
+#define QUADS(QUAD, LANES) /* an odd number of quads enters in the middle */                       \
+    __asm__ volatile("lsrs %[quads], %[quads], #1\n\t"                                             \
+                     "itt cs\n\t"                                                                  \
+                     "addcs %[quads], %[quads], #1\n\t"                                            \
+                     "bcs 2f\n"                                                                    \
+                     "1:\n\t" TWO_WEIGHTS QUAD "2:\n\t" TWO_WEIGHTS QUAD                           \
                      "subs %[quads], %[quads], #1\n\t"                                             \
                      "bne 1b\n\t"                                                                  \
-                     : [x] "+&r"(word), [w] "+&r"(weights), [quads] "+&r"(quads), [t] "=&r"(wa),   \
-                       [w0] "=&r"(w0), [w1] "=&r"(w1), [in] "=&r"(in) LANES(SUMS)                                  \
+                     : [x] "+&r"(word), [w] "+&r"(weights), [quads] "+&r"(quads), [t] "=&r"(t),    \
+                       [w0] "=&r"(w0), [w1] "=&r"(w1), [i0] "=&r"(i0), [i1] "=&r"(i1) LANES(SUMS)  \
                      :                                                                             \
                      : "cc", "memory");
-#define START(n) int32_t a##n = channel[0].bias, b##n = channel[1].bias;
+#define START(n) int32_t a##n = channel[0].bias, b##n = c->wide ? 0 : a##n;
 #define HALF(n)                                                                                    \
-    a##n = mn_smlad(word[n], wa, a##n);                                                            \
-    b##n = mn_smlad(word[n], wb, b##n);
+    a##n = mn_smlad(word[n], weights[0], a##n);                                                    \
+    b##n = mn_smlad(word[n], weights[1], b##n);
 #define FINISH(n)                                                                                  \
     out[n * c->out_channels] = (int8_t)mn_requantize(a##n, &channel[0], MN_SIGNED);                \
+    b##n = c->wide ? b##n : (int32_t)((uint32_t)b##n - (uint32_t)a##n) >> 8;                       \
     if (left > 1)                                                                                  \
-        out[n * c->out_channels + 1] = (int8_t)mn_requantize(b##n, &channel[1], MN_SIGNED);
-#define PRODUCT_FEW(name, count, LANES)                                                            \
+        out[n * c->out_channels + 1] =                                                             \
+            (int8_t)mn_requantize(b##n + channel[1].bias, &channel[1], MN_SIGNED);
+#define PRODUCT_FEW(name, count, QUAD, LANES)                                                      \
     static __attribute__((noinline)) void name(const int16_t *x, const struct mn_conv *c,          \
                                                int8_t *out)                                        \
     {                                                                                              \
@@ -305,18 +355,15 @@ PRODUCT4(product4_wide_signed, ROUND_SIGNED, STEP_WIDE)
         const struct mn_channel *channel = c->channels;                                            \
         for (int left = c->out_channels; left > 0; left -= 2, channel += 2, out += 2) {            \
             const int32_t *word = (const int32_t *)(const void *)x;                                \
-            int32_t wa, wb;                                                                        \
             LANES(START)                                                                           \
             for (int words = c->wide ? 2 * c->quads : 0; words > 0; words--) {                     \
-                wa = weights[0];                                                                   \
-                wb = weights[1];                                                                   \
                 LANES(HALF)                                                                        \
                 weights += 2;                                                                      \
                 word += count;                                                                     \
             }                                                                                      \
             if (!c->wide) {                                                                        \
-                int32_t quads = c->quads, w0, w1, in;                                     \
-                QUADS(LANES)                                                                       \
+                int32_t quads = c->quads, t, w0, w1, i0, i1;                                       \
+                QUADS(QUAD, LANES)                                                                 \
             }                                                                                      \
             LANES(FINISH)                                                                          \
         }                                                                                          \
@@ -324,9 +371,9 @@ PRODUCT4(product4_wide_signed, ROUND_SIGNED, STEP_WIDE)
 #define ONE(F) F(0)
 #define TWO(F) F(0) F(1)
 #define THREE(F) F(0) F(1) F(2)
-PRODUCT_FEW(product1, 1, ONE)
-PRODUCT_FEW(product2, 2, TWO)
-PRODUCT_FEW(product3, 3, THREE)
+PRODUCT_FEW(product1, 1, QUAD_OF_1, ONE)
+PRODUCT_FEW(product2, 2, QUAD_OF_2, TWO)
+PRODUCT_FEW(product3, 3, QUAD_OF_3, THREE)
 #endif
 
 /* What the assembly leaves: wide channels, or all without it, and the activation's clamp. */

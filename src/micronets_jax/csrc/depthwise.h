@@ -8,23 +8,88 @@
 
 #include "kernels.h"
 
+/* Copies a channel to the inside of its plane. */
+#if MN_DSP
+MN_AT(mn_depthwise, in_rows, 10);
+MN_AT(mn_depthwise, in_columns, 12);
+MN_AT(mn_depthwise, pad_top, 18);
+MN_AT(mn_depthwise, pad_left, 20);
+MN_AT(mn_depthwise, plane_columns, 24);
+MN_AT(mn_depthwise, in_row_step, 36);
+MN_AT(mn_depthwise, in_column_step, 40);
+#define MN_GATHER_4                                                                                \
+    "ldrsb r9, [r0]\n\t"                                                                           \
+    "ldrsb r10, [r0, r3]\n\t"                                                                      \
+    "ldrsb r11, [r0, r3, lsl #1]\n\t"                                                              \
+    "strh r9, [r7], #2\n\t"                                                                        \
+    "ldrsb r9, [r0, lr]\n\t"                                                                       \
+    "strh r10, [r7], #2\n\t"                                                                       \
+    "strh r11, [r7], #2\n\t"                                                                       \
+    "strh r9, [r7], #2\n\t"                                                                        \
+    "add r0, r0, r3, lsl #2\n\t"
+static __attribute__((naked, noinline, unused)) void
+mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
+{
+    __asm__ volatile("push {r4-r11, lr}\n\t"
+                     "ldrsh r3, [r0, #18]\n\t"
+                     "ldrsh r4, [r0, #24]\n\t"
+                     "ldrsh r5, [r0, #20]\n\t"
+                     "mla r3, r3, r4, r5\n\t"
+                     "add r2, r2, r3, lsl #1\n\t"
+                     "lsls r4, r4, #1\n\t"
+                     "ldr r12, [r0, #36]\n\t"
+                     "ldr r3, [r0, #40]\n\t"
+                     "ldrsh r5, [r0, #10]\n\t"
+                     "ldrsh r6, [r0, #12]\n\t"
+                     "add lr, r3, r3, lsl #1\n\t"
+                     "cmp r5, #0\n\t"
+                     "ble 7f\n"
+                     "1:\n\t" /* a row */
+                     "mov r0, r1\n\t"
+                     "mov r7, r2\n\t"
+                     "lsrs r8, r6, #3\n\t" /* an odd number of fours enters in the middle */
+                     "bcc 2f\n\t"
+                     "adds r8, r8, #1\n\t"
+                     "b 4f\n"
+                     "2:\n\t"
+                     "beq 5f\n"
+                     "3:\n\t" MN_GATHER_4 "4:\n\t" MN_GATHER_4
+                     "subs r8, r8, #1\n\t"
+                     "bne 3b\n"
+                     "5:\n\t"
+                     "ands r8, r6, #3\n\t"
+                     "beq 6f\n"
+                     "8:\n\t"
+                     "ldrsb r9, [r0]\n\t"
+                     "add r0, r0, r3\n\t"
+                     "strh r9, [r7], #2\n\t"
+                     "subs r8, r8, #1\n\t"
+                     "bne 8b\n"
+                     "6:\n\t"
+                     "add r1, r1, r12\n\t"
+                     "add r2, r2, r4\n\t"
+                     "subs r5, r5, #1\n\t"
+                     "bne 1b\n"
+                     "7:\n\t"
+                     "pop {r4-r11, pc}\n\t");
+    (void)d, (void)in, (void)plane;
+}
+#else
 MN_NOINLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
 {
-    const int32_t step = d->in_column_step;
     plane += d->pad_top * d->plane_columns + d->pad_left;
-    for (int row = 0; row < d->in_rows; row++, in += d->in_row_step, plane += d->plane_columns) {
-        const int8_t *from = in;
-        int16_t *to = plane;
-        int left = d->in_columns;
-        for (; left >= 4; left -= 4, from += 4 * step, to += 4) {
-            to[0] = from[0];
-            to[1] = from[step];
-            to[2] = from[2 * step];
-            to[3] = from[3 * step];
-        }
-        for (; left > 0; left--, from += step)
-            *to++ = *from;
-    }
+    for (int row = 0; row < d->in_rows; row++, in += d->in_row_step, plane += d->plane_columns)
+        for (int column = 0; column < d->in_columns; column++)
+            plane[column] = in[column * d->in_column_step];
+}
+#endif
+
+/* Two values at a time; planes have an even number of columns. */
+MN_NOINLINE void mn_fill_plane(int16_t *plane, int32_t values, int16_t value)
+{
+    const int16_t two[2] = {value, value};
+    for (; values > 0; values -= 2, plane += 2)
+        memcpy(plane, two, sizeof two);
 }
 
 #if MN_DSP
@@ -64,14 +129,14 @@ MN_AT(mn_rows, rows, 52);
 MN_AT(mn_rows, column_step, 56);
 MN_AT(mn_rows, end, 60);
 
-/* Weights of one row as overlapping pairs (0,1) (1,2) (2,3) ..., so that outputs at even and at odd
- * columns both read whole words of the plane. */
+/* Weights of one row, doubled, as overlapping pairs (0,1) (1,2) (2,3) ..., so that outputs at even and
+ * at odd columns both read whole words of the plane. Sums are doubled as requantisation wants them. */
 MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int columns)
 {
     for (int row = 0; row < rows; row++) {
-        int32_t previous = *w++;
+        int32_t previous = 2 * *w++;
         for (int column = 1; column < columns; column++) {
-            const int32_t next = *w++;
+            const int32_t next = 2 * *w++;
             *pairs++ = mn_pkhbt(previous, next);
             previous = next;
         }
@@ -157,18 +222,14 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
 
 #define MN_ROUND_PAIR_MN_POSITIVE                                                                  \
     "ldrd r2, r3, [lr, #24]\n\t"                                                                   \
-    "lsls r0, r0, #1\n\t"                                                                          \
-    "lsls r1, r1, #1\n\t"                                                                          \
     "smmlar r0, r0, r2, r3\n\t"                                                                    \
     "smmlar r1, r1, r2, r3\n\t"
 #define MN_ROUND_PAIR_MN_SIGNED                                                                    \
     "ldrd r2, r3, [lr, #24]\n\t"                                                                   \
     "add r3, r3, r0, asr #31\n\t"                                                                  \
-    "lsls r0, r0, #1\n\t"                                                                          \
     "smmlar r0, r0, r2, r3\n\t"                                                                    \
     "ldr r3, [lr, #28]\n\t"                                                                        \
     "add r3, r3, r1, asr #31\n\t"                                                                  \
-    "lsls r1, r1, #1\n\t"                                                                          \
     "smmlar r1, r1, r2, r3\n\t"
 
 #define MN_ROUND_PAIR_MN_MIXED MN_ROUND_PAIR_MN_SIGNED
@@ -228,6 +289,130 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
             "pop {r4-r11, pc}\n\t");                                                               \
         (void)rows;                                                                                \
     }
+
+/* 3 x 3 at stride 1 takes four outputs at a time, sums in r0-r3, weights in r4-r9, plane at r10. */
+#define MN_QUAD_ROW(w01, w12)                                                                      \
+    "ldrd r12, lr, [r10]\n\t"                                                                      \
+    "smlad r0, r12, " w01 ", r0\n\t"                                                               \
+    "smlatb r1, r12, " w01 ", r1\n\t"                                                              \
+    "ldr r12, [r10, #8]\n\t"                                                                       \
+    "smlabt r0, lr, " w12 ", r0\n\t"                                                               \
+    "smlad r1, lr, " w12 ", r1\n\t"                                                                \
+    "smlad r2, lr, " w01 ", r2\n\t"                                                                \
+    "smlatb r3, lr, " w01 ", r3\n\t"                                                               \
+    "smlabt r2, r12, " w12 ", r2\n\t"                                                              \
+    "smlad r3, r12, " w12 ", r3\n\t"
+#define MN_ROUND_QUAD_MN_POSITIVE                                                                  \
+    "smmlar r0, r0, r12, lr\n\t"                                                                   \
+    "smmlar r1, r1, r12, lr\n\t"                                                                   \
+    "smmlar r2, r2, r12, lr\n\t"                                                                   \
+    "smmlar r3, r3, r12, lr\n\t"
+#define MN_ROUND_SIGNED(acc)                                                                       \
+    "add r11, lr, " acc ", asr #31\n\t"                                                            \
+    "smmlar " acc ", " acc ", r12, r11\n\t"
+#define MN_ROUND_QUAD_MN_SIGNED                                                                    \
+    MN_ROUND_SIGNED("r0") MN_ROUND_SIGNED("r1") MN_ROUND_SIGNED("r2") MN_ROUND_SIGNED("r3")        \
+    "ldr r11, [sp, #36]\n\t"
+#define MN_ROUND_QUAD_MN_MIXED MN_ROUND_QUAD_MN_SIGNED
+
+/* All outputs of a channel, in rows of three and more. What is left of a row is computed by a group
+ * that begins at an even column and overlaps the one before; where the row's length is odd, its last
+ * output lies outside and is written below the one before, which is written after it.
+ *
+ * Stack: 0 bias, 4 shift, 8 multiplier, 12 offset, 16 out, 20 step, 24 from the first output of a
+ * group to the last, 28 end of whole groups, 32 parameters, 36 pitch. */
+#define MN_DEPTHWISE_QUADS(name, ROUNDING)                                                         \
+    static __attribute__((naked, noinline, unused)) void name(struct mn_rows *rows)                \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "sub sp, sp, #40\n\t"                                                                  \
+            "ldrd r4, r5, [r0, #24]\n\t"                                                           \
+            "ldr r6, [r0, #40]\n\t"                                                                \
+            "ldr r7, [r0, #32]\n\t"                                                                \
+            "strd r6, r7, [sp]\n\t"                                                                \
+            "strd r4, r5, [sp, #8]\n\t"                                                            \
+            "ldr r6, [r0, #56]\n\t"                                                                \
+            "ldrd r11, r1, [r0, #16]\n\t"                                                          \
+            "str r6, [sp, #20]\n\t"                                                                \
+            "strd r0, r11, [sp, #32]\n\t"                                                          \
+            "ldmia r1, {r4-r9}\n"                                                                  \
+            "1:\n\t" /* a row */                                                                   \
+            "ldr r12, [sp, #32]\n\t"                                                               \
+            "ldr r2, [sp, #20]\n\t"                                                                \
+            "ldr r10, [r12]\n\t"                                                                   \
+            "ldr r1, [r12, #8]\n\t"                                                                \
+            "ldr r3, [r12, #44]\n\t"                                                               \
+            "add r2, r2, r2, lsl #1\n\t"                                                           \
+            "bic r3, r3, #7\n\t"                                                                   \
+            "add r3, r3, r10\n\t"                                                                  \
+            "str r1, [sp, #16]\n\t"                                                                \
+            "strd r2, r3, [sp, #24]\n\t"                                                           \
+            "cmp r10, r3\n\t"                                                                      \
+            "beq 3f\n"                                                                             \
+            "2:\n\t" /* a group */                                                                 \
+            "ldr r0, [sp]\n\t"                                                                     \
+            "mov r1, r0\n\t"                                                                       \
+            "mov r2, r0\n\t"                                                                       \
+            "mov r3, r0\n\t" MN_QUAD_ROW("r4", "r5") MN_NEXT MN_QUAD_ROW("r6", "r7") MN_NEXT       \
+                MN_QUAD_ROW("r8", "r9")                                                            \
+            "sub r10, r10, r11, lsl #1\n\t"                                                        \
+            "adds r10, r10, #8\n\t"                                                                \
+            "ldrd r12, lr, [sp, #8]\n\t" MN_ROUND_QUAD_##ROUNDING                                  \
+            "ldr r12, [sp, #4]\n\t"                                                                \
+            "asrs r0, r0, r12\n\t"                                                                 \
+            "asrs r1, r1, r12\n\t"                                                                 \
+            "asrs r2, r2, r12\n\t"                                                                 \
+            "asrs r3, r3, r12\n\t"                                                                 \
+            "ldrd r12, lr, [sp, #16]\n\t"                                                          \
+            "ssat r0, #8, r0\n\t"                                                                  \
+            "ssat r1, #8, r1\n\t"                                                                  \
+            "strb r0, [r12]\n\t"                                                                   \
+            "strb r1, [r12, lr]\n\t"                                                               \
+            "ldrd r0, r1, [sp, #24]\n\t"                                                           \
+            "ssat r3, #8, r3\n\t"                                                                  \
+            "ssat r2, #8, r2\n\t"                                                                  \
+            "strb r3, [r12, r0]\n\t"                                                               \
+            "strb r2, [r12, lr, lsl #1]\n\t"                                                       \
+            "add r12, r12, lr, lsl #2\n\t"                                                         \
+            "str r12, [sp, #16]\n\t"                                                               \
+            "cmp r10, r1\n\t"                                                                      \
+            "blo 2b\n"                                                                             \
+            "3:\n\t" /* what is left of the row */                                                 \
+            "ldr r12, [sp, #32]\n\t"                                                               \
+            "ldrd r0, r1, [r12, #44]\n\t"                                                          \
+            "ldr r2, [r12]\n\t"                                                                    \
+            "add r0, r0, r1, lsl #1\n\t"                                                           \
+            "add r3, r2, r0\n\t"                                                                   \
+            "cmp r10, r3\n\t"                                                                      \
+            "bhs 4f\n\t"                                                                           \
+            "subs r3, r3, #8\n\t"                                                                  \
+            "add r10, r3, r1, lsl #1\n\t"                                                          \
+            "sub r2, r10, r2\n\t"                                                                  \
+            "ldr r0, [sp, #20]\n\t"                                                                \
+            "ldr r3, [r12, #8]\n\t"                                                                \
+            "lsrs r2, r2, #1\n\t"                                                                  \
+            "mla r3, r2, r0, r3\n\t"                                                               \
+            "rsb r1, r1, #3\n\t"                                                                   \
+            "mul r2, r1, r0\n\t"                                                                   \
+            "str r3, [sp, #16]\n\t"                                                                \
+            "movs r3, #0\n\t"                                                                      \
+            "strd r2, r3, [sp, #24]\n\t"                                                           \
+            "b 2b\n"                                                                               \
+            "4:\n\t"                                                                               \
+            "ldmia r12, {r0-r3}\n\t"                                                               \
+            "add r0, r0, r1\n\t"                                                                   \
+            "add r2, r2, r3\n\t"                                                                   \
+            "ldr r1, [r12, #52]\n\t"                                                               \
+            "str r0, [r12]\n\t"                                                                    \
+            "str r2, [r12, #8]\n\t"                                                                \
+            "subs r1, r1, #1\n\t"                                                                  \
+            "str r1, [r12, #52]\n\t"                                                               \
+            "bne 1b\n\t"                                                                           \
+            "add sp, sp, #40\n\t"                                                                  \
+            "pop {r4-r11, pc}\n\t");                                                               \
+        (void)rows;                                                                                \
+    }
 #endif
 
 MN_NOINLINE void mn_clamp_plane(const struct mn_depthwise *d, int8_t *out)
@@ -258,15 +443,15 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *p
 }
 
 /* The function of one layer's shape; kr, kc, sr, sc, rounding and clamp are constants.
- * MN_DEPTHWISE takes any; MN_DEPTHWISE_FAST takes squares of 3, 5 and 7 at stride 1 and 2. */
+ * MN_DEPTHWISE takes any; MN_DEPTHWISE_FAST takes squares of 3, 5 and 7 at stride 1 and 2;
+ * MN_DEPTHWISE_FOURS takes 3 x 3 at stride 1 in rows of three outputs and more. */
 #define MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, CHANNEL)                          \
     MN_NOINLINE void name(const struct mn_depthwise *d, const int8_t *in, int8_t *out,             \
                           void *scratch)                                                           \
     {                                                                                              \
         int16_t *plane = scratch;                                                                  \
         const int8_t *weights = d->weights;                                                        \
-        for (int32_t i = 0; i < d->plane_rows * d->plane_columns; i++)                             \
-            plane[i] = d->pad_value;                                                               \
+        mn_fill_plane(plane, d->plane_rows * d->plane_columns, d->pad_value);                      \
         for (int32_t c = 0; c < d->num_channels; c++, in++, out++, weights += (kr) * (kc)) {       \
             mn_gather_plane(d, in, plane);                                                         \
             CHANNEL(name, kr, kc, sr, sc, rounding)                                                \
@@ -293,7 +478,7 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *p
                            channel->offset,                                                        \
                            channel->shift,                                                         \
                            0,                                                                      \
-                           channel->bias,                                                          \
+                           2 * channel->bias,                                                      \
                            d->out_columns / 2 * 4 * (sc),                                          \
                            d->out_columns % 2,                                                     \
                            d->out_rows,                                                            \
@@ -308,8 +493,12 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *p
 #define MN_DEPTHWISE_FAST(name, kr, kc, sr, sc, rounding, clamp)                                   \
     MN_DEPTHWISE_ROWS(name##_rows, kc, sc, MN_ADVANCE_##sc, rounding)                              \
     MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_FAST)
+#define MN_DEPTHWISE_FOURS(name, kr, kc, sr, sc, rounding, clamp)                                  \
+    MN_DEPTHWISE_QUADS(name##_rows, rounding)                                                      \
+    MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_FAST)
 #else
 #define MN_DEPTHWISE_FAST MN_DEPTHWISE
+#define MN_DEPTHWISE_FOURS MN_DEPTHWISE
 #endif
 
 #endif

@@ -55,8 +55,9 @@ enum mn_rounding {
 
 struct mn_conv {
     const void *weights; /* int8 by pairs of output channels a, b and quads of inputs 0..3:
-                            a0 b0 a2 b2 a1 b1 a3 b3, so that SXTB16 unpacks without shuffling;
-                            if `wide`, int16: a0 a2 b0 b2 a1 a3 b1 b3 */
+                            a0 B0 a2 B2 a1 B1 a3 B3, where B is b, less one where a is negative:
+                            then a + 256 b is what the two bytes are as an int16, and SXTB16
+                            unpacks a without shuffling; if `wide`, int16: a0 a2 b0 b2 a1 a3 b1 b3 */
     const struct mn_channel *channels;
     uint16_t out_channels, quads; /* quads: kernel_rows * kernel_columns * in_channels / 4, up */
     int16_t in_rows, in_columns, in_channels, out_columns;
@@ -69,9 +70,7 @@ struct mn_conv {
 
 struct mn_dense {
     const int8_t *weights; /* by groups of two pairs of output channels a, b, and in them by quads of
-                              inputs 0..3: a0 B0 a2 B2 a1 B1 a3 B3 of each pair, where B is b, less
-                              one where a is negative: then a + 256 b is what the two bytes are as
-                              an int16. A pair alone at the end is a group */
+                              inputs 0..3, as in struct mn_conv. A pair alone at the end is a group */
     const struct mn_channel *channels;
     int32_t inputs, pixels;
     uint16_t out_channels;
