@@ -9,8 +9,10 @@ import pytest
 
 from micronets_jax import compile as compiler
 from micronets_jax import firmware, tflite
-from micronets_jax.compile import check, operators, plans, rows, stream, verify
+from micronets_jax.compile import check, operators, plans, stream, verify
 from micronets_jax.compile import compiler as inner
+from micronets_jax.compile.rows import by_rows
+from micronets_jax.rows import Order
 
 LINEAR = {"scale": 0.1, "zero_point": 3}
 
@@ -70,7 +72,7 @@ class Net:
         self.m.operator("CONCATENATION", tensors, [y], "ConcatenationOptions", axis=axis)
         return y, tuple(shape)
 
-    def pool(self, kind, x, kernel=2, stride=2):
+    def pool(self, kind, x, kernel: int | tuple[int, int] = 2, stride=2):
         (_, *size, depth) = x[1]
         kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
         out = (1, *((n - k) // stride + 1 for n, k in zip(size, kernel, strict=True)), depth)
@@ -120,9 +122,10 @@ def graph_of(model: bytes):
 
 
 def order_of(graph, kept=()):
-    nodes = [rows.by_rows(graph, node) for node in graph.nodes]
-    assert None not in nodes
-    return rows.Order(graph, nodes, {*graph.outputs, *kept})
+    nodes = [n for node in graph.nodes if (n := by_rows(graph, node))]
+    assert len(nodes) == len(graph.nodes)
+    sizes = {tensor: value.bytes for tensor, value in enumerate(graph.values)}
+    return Order(sizes, nodes, {*graph.outputs, *kept})
 
 
 def streamed(model: bytes, pushed: bool = False) -> compiler.Compiled:
@@ -130,7 +133,7 @@ def streamed(model: bytes, pushed: bool = False) -> compiler.Compiled:
     room = plans.Plans(graph_of(model), pushed)
     cuts, end = [], len(room.nodes)
     while end:
-        begin = min((b for b, streams, *_ in room.steps[end] if streams), default=end - 1)
+        begin = min((s.begin for s in room.steps.ending[end] if s.streams), default=end - 1)
         cuts.insert(0, (begin, end, begin < end - 1 or room.rows[begin] is not None))
         end = begin
     return inner.lay_out(room, plans.Candidate(tuple(cuts), 0, 0), "model")
@@ -152,7 +155,7 @@ def test_demand_pulls_rows():
     order = order_of(graph_of(net.build(net.conv(net.conv(net.input, 2), 2))))
     assert order.calls[:6] == [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (0, 3)]
     assert [call for op, call in order.calls if op == 1] == list(range(6))
-    assert order.depth([order.nodes[0].node.output]) == 3
+    assert order.depth([order.nodes[0].output]) == 3
 
 
 @pytest.mark.parametrize(
@@ -187,9 +190,9 @@ def test_pooling_accumulates():
     net = Net((1, 8, 4, 4))
     x = net.conv(net.input, 6)
     graph = graph_of(net.build(net.pool("AVERAGE_POOL_2D", x, (8, 4), 1)))
-    order = order_of(graph)
+    order, pool = order_of(graph), by_rows(graph, graph.nodes[1])
     assert order.depth([graph.nodes[0].output]) == 1
-    assert stream.sum_bytes(order.nodes[1]) == 24
+    assert pool and stream.sum_bytes(pool) == 24
 
 
 def test_loops_unroll_to_the_sequence():
@@ -254,6 +257,7 @@ def test_the_checker_refuses_a_ring_that_is_too_small():
     net = Net((1, 8, 4, 4))
     compiled = streamed(net.build(net.conv(net.conv(net.input, 4), 4)))
     (step,) = compiled.steps
+    assert isinstance(step, stream.Stretch)
     (ring,) = step.rings
     smaller = dataclasses.replace(ring, depth=ring.depth - 1)
     compiled.steps = [dataclasses.replace(step, rings=[smaller])]
@@ -306,14 +310,15 @@ def mixed(seed: int) -> bytes:
     x = net.resize(x, (x[1][1] * 2 - 1, x[1][2] + 1))
     x = net.logistic(net.depthwise(x, kernel=3, stride=pick(1, 2), dilation=1))
     x = net.conv(x, 6, 3, dilation=pick(1, 2))
-    return net.build(net.mean(x) if seed % 2 else net.pool("MAX_POOL_2D", x, x[1][1:3], 1))
+    return net.build(net.mean(x) if seed % 2 else net.pool("MAX_POOL_2D", x, (x[1][1], x[1][2]), 1))
 
 
 @pytest.mark.parametrize("pushed", [False, True])
 def test_bytes_of_a_mixed_network(pushed):
     compiled = verified(mixed(1), pushed)
-    assert len(compiled.steps) == 1
-    assert len(compiled.steps[0].nodes) >= 14
+    (step,) = compiled.steps
+    assert isinstance(step, stream.Stretch)
+    assert len(step.nodes) >= 14
 
 
 @pytest.mark.slow
@@ -400,7 +405,7 @@ def test_memory_and_instructions(reference, name, tmp_path):
         folder = tmp_path / f"memory-{pushed}"
         compiler.write(compiled, folder)
         ran = firmware.run(folder)
-        assert ran.outputs[0].reshape(-1).tolist() == output
+        assert output is None or ran.outputs[0].reshape(-1).tolist() == output
         assert ran.arena_bytes + ran.stack_bytes <= 1.05 * estimate
         assert ran.code_bytes <= 24 * 1024
         assert abs(ran.code_bytes - compiled.code_bytes) <= 0.1 * ran.code_bytes

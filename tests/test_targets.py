@@ -14,6 +14,7 @@ from micronets_jax.spaces.bits import with_bits
 from micronets_jax.spaces.mobilenet_v2 import Stage
 from micronets_jax.targets.compiled.flash import constant_bytes
 from micronets_jax.targets.compiled.memory import arena_bytes
+from micronets_jax.targets.compiled.rows import least_arena_bytes
 
 SPACES = {**characterize.SPACES, "quick": MobileNetV2((50, 50, 1), 2, 0.35)}
 SMALL = {
@@ -23,7 +24,7 @@ SMALL = {
 FOUR = Bits(weights=4, depthwise=4, activations=4)
 
 
-def compiled(network, rng):
+def compiled(network, rng, plan="whole"):
     """With weights that are equally far from zero and biases that leave no channel at rest, for
     the compiler folds away what is constant."""
     folded, ranges = characterize.random_weights(rng, network)
@@ -32,7 +33,7 @@ def compiled(network, rng):
         layer["kernel"] = np.copysign(kernel.std(), kernel)
         layer["bias"] = np.abs(layer["bias"]) + 0.5
         ranges["weight"][name] = np.full(kernel.shape[-1], kernel.std())
-    built = compiler.compile_model(export.assemble(network, folded, ranges))
+    built = compiler.compile_model(export.assemble(network, folded, ranges), plan=plan)
     assert not any(f.constant or f.unread for f in built.graph.foldings)
     return built
 
@@ -79,6 +80,33 @@ def test_the_compiled_arena_of_the_zoo_is_known_to_the_byte(name):
     # Of one network the planner finds less than the rule counts; why is not known yet.
     found = {"MicroNet-VWW-4": 41_348}.get(name, arena_bytes(network))
     assert planned == found <= arena_bytes(network)
+
+
+def check_rows(space, count):
+    """The least arena over all plans is what ``compile --plan memory`` comes to."""
+    rng = np.random.default_rng(23)
+    for i in range(count):
+        network = space.decode(decisions.uniform(rng, space.decisions()))
+        assert least_arena_bytes(network) <= arena_bytes(network), i
+        assert least_arena_bytes(network) == compiled(network, rng, "memory").arena_bytes, i
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_least_arena_over_plans_is_known_to_the_byte(name):
+    check_rows(SMALL[name], 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPACES)
+def test_the_least_arena_over_plans_of_every_space_is_known_to_the_byte(name):
+    check_rows(SPACES[name], 300 if isinstance(SPACES[name], DSCNN) else 60)
+
+
+def test_rows_are_counted_of_decided_networks():
+    space = SMALL["words"]
+    choice = {n: jnp.full(d.shape, 1 / d.shape[1]) for n, d in space.decisions().items()}
+    with pytest.raises(ValueError, match="layer 'stem' is not decided; decode the choice"):
+        least_arena_bytes(space.network(choice))
 
 
 def chain(*widths):

@@ -301,6 +301,12 @@ def depthwise_row_pairs(window: Window) -> int:
     return pairs if pairs > 1 else 0
 
 
+def depthwise_row_scratch(window: Window, channels: int) -> int:
+    """Bytes that a row of outputs needs: two offsets for every tap, where four channels at once are
+    computed."""
+    return 8 * window.taps if channels >= 4 else 0
+
+
 def depthwise_order(channels: Count) -> Order:
     """Channel by channel, each read whole before its output is written."""
     return Order(classes=channels)

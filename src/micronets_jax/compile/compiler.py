@@ -327,7 +327,8 @@ def _is_pushed(steps: Sequence[Any]) -> bool:
 def _front(built: graph.Graph, title: str, rows: bool, streams: bool) -> list[Compiled]:
     """Every plan of the front, laid out."""
     room = plans.Plans(built, rows, streams)
-    return [lay_out(room, candidate, title, SKETCH) for candidate in room.front()]
+    front = [lay_out(room, candidate, title, SKETCH) for candidate in room.front()]
+    return [lay_out(room, room.least(), title, SKETCH), *front]
 
 
 SKETCH = 4_000

@@ -11,12 +11,15 @@ the front of (memory, instructions) follows by dynamic programming over cuts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
-from micronets_jax.compile import instructions, kernels, rows, stream
+from micronets_jax import rows
+from micronets_jax.compile import instructions, kernels, stream
 from micronets_jax.compile.graph import Graph, Node
 from micronets_jax.compile.kernels import Call
-from micronets_jax.compile.rows import RowNode
+from micronets_jax.compile.rows import RowNode, by_rows
 from micronets_jax.compile.stream import Stretch
+from micronets_jax.rows import Operation, Steps
 from micronets_jax.tflite import TFLiteError
 
 Step = Call | Stretch
@@ -49,108 +52,40 @@ class Plans:
     def __init__(self, graph: Graph, pushed: bool = False, streams: bool = True) -> None:
         self.graph = graph
         self.nodes = list(graph.nodes)
-        self.rows = [rows.by_rows(graph, n) if streams else None for n in self.nodes]
+        self.rows = [by_rows(graph, n) if streams else None for n in self.nodes]
         if pushed:
             source = _push(graph, self.rows)
             self.nodes.insert(0, source.node)
             self.rows.insert(0, source)
         self.pushed = pushed
         self.calls = [[] if n.kind == "push" else kernels.lower_node(graph, n) for n in self.nodes]
-        self.born = {t: -1 for t in graph.inputs} | {n.output: i for i, n in enumerate(self.nodes)}
-        self.dies = dict.fromkeys(self.born, -1)
-        for i, node in enumerate(self.nodes):
-            self.dies[node.output] = max(self.dies[node.output], i)
-            for tensor in node.inputs:
-                if graph.values[tensor].in_arena:
-                    self.dies[tensor] = i
-        for tensor in graph.outputs:
-            self.dies[tensor] = len(self.nodes)
-        self.size = {t: v.bytes if (v := graph.values[t]).in_arena else 0 for t in self.born}
-        self.scratch = [stream.scratch_bytes(graph, n) if n else 0 for n in self.rows]
-        self.alive_bytes = [
-            sum(self.size[t] for t in self.alive(cut)) for cut in range(len(self.nodes))
-        ]
-        self.orders: dict[int, tuple[int, rows.Order]] = {}
+        operations = [
+            Operation(
+                n.output, tuple(t for t in n.inputs if graph.values[t].in_arena),
+                tuple(rows.Call(c.scratch, c.output, c.orders) for c in calls), node,
+                stream.scratch_bytes(graph, node) if node else 0,
+                stream.sum_bytes(node) if node else 0,
+            )
+            for n, calls, node in zip(self.nodes, self.calls, self.rows, strict=True)
+        ]  # fmt: skip
+        arena = {*graph.inputs, *(n.output for n in self.nodes)}
+        sizes = {t: graph.values[t].bytes for t in arena if graph.values[t].in_arena}
+        self.steps = Steps(operations, sizes, set(graph.outputs))
         self.stretches: dict[tuple[int, int], Stretch] = {}
-        self.steps = self._steps()
 
-    def kept(self, end: int) -> set[int]:
-        """Tensors that are read behind a cut."""
-        return {t for t, last in self.dies.items() if last >= end}
-
-    def alive(self, begin: int) -> set[int]:
-        """Tensors that are whole at a cut."""
-        return {t for t in self.kept(begin) if self.born[t] < begin}
-
-    def _steps(self) -> dict[int, list[tuple[int, bool, int, int]]]:
-        """For each cut: the steps that end there (begin, streams, bytes, instructions)."""
-        count = len(self.nodes)
+    @functools.cached_property
+    def _instructions(self) -> tuple[list[int], list[int]]:
+        """Of every node on whole tensors; of all nodes before each by rows."""
+        whole = [sum(map(instructions.of_call, calls)) for calls in self.calls]
         by_rows = [0]
         for node, calls in zip(self.rows, self.calls, strict=True):
             cost = instructions.of_rows(node, calls[0] if calls else None) if node else 0
             by_rows.append(by_rows[-1] + cost)
-        found: dict[int, list[tuple[int, bool, int, int]]] = {}
-        for end in range(1, count + 1):
-            begin = end - 1
-            found[end] = []
-            if self.calls[begin]:
-                cost = sum(map(instructions.of_call, self.calls[begin]))
-                found[end].append((begin, False, self._whole_bytes(begin), cost))
-            for begin, total in self._stretches(end):
-                if not (self.pushed and begin == 0 and end == 1):
-                    found[end].append((begin, True, total, by_rows[end] - by_rows[begin]))
-        return found
+        return whole, by_rows
 
-    def _whole_bytes(self, index: int) -> int:
-        worst, alive = 0, self.alive(index) | {self.nodes[index].output}
-        for call in self.calls[index]:
-            total = sum(self.size[t] for t in alive) + call.scratch
-            gain = 0
-            for tensor, order in call.orders.items():
-                if self.dies[tensor] == index and len(self.calls[index]) == 1:
-                    gain = max(gain, order.overlap(self.size[tensor], self.size[call.output]))
-            worst = max(worst, total - gain)
-        return worst
-
-    def _stretches(self, end: int) -> list[tuple[int, int]]:
-        """Begin and bytes of all stretches that end at a cut."""
-        start = end
-        while start > 0 and self.rows[start - 1] and end - start < rows.MAX_NODES:
-            start -= 1
-        nodes = [n for n in self.rows[start:end] if n]
-        if not nodes:
-            return []
-        kept = self.kept(end)
-        order = rows.Order(self.graph, nodes, kept)
-        self.orders[end] = (start, order)
-        over = order.taken_over(kept)
-        local = scratch = 0  # bytes of rings and sums; of the largest scratch
-        through: dict[int, tuple[list[int], int]] = {}  # first tensor of a ring: all, bytes
-        external: set[int] = set()
-        found = []
-        for begin in range(end - 1, start + order.begin - 1, -1):
-            node = nodes[begin - start]
-            tensor = node.node.output
-            chain, before = through.pop(over.get(tensor, -1), ([], 0))
-            chain = [tensor, *chain]
-            if chain[-1] in kept:
-                size = self.size[chain[-1]]
-            else:
-                first = nodes[order.producer[tensor]]
-                size = order.depth(chain) * first.row_bytes
-            through[tensor] = chain, size
-            local += size - before + stream.sum_bytes(node)
-            scratch = max(scratch, self.scratch[begin])
-            external = (external | {r.tensor for r in node.reads}) - {tensor}
-            last = next(c for c, _ in through.values() if c[-1] == nodes[-1].node.output)
-            gain = 0
-            for source in external:
-                if self.dies[source] < end:
-                    a, b = self.size[source], self.size[last[-1]]
-                    joint = max(b, a + max(0, order.lead(source, last)))
-                    gain = max(gain, min(b, a + b - joint))
-            found.append((begin, local + scratch + self.alive_bytes[begin] - gain))
-        return found
+    def _cost(self, step: rows.Step) -> int:
+        whole, by_rows = self._instructions
+        return by_rows[step.end] - by_rows[step.begin] if step.streams else whole[step.begin]
 
     def front(self) -> list[Candidate]:
         """Plans by growing memory and falling instructions, as estimated before tensors are laid
@@ -159,21 +94,25 @@ class Plans:
         for end in range(1, len(self.nodes) + 1):
             reached = [
                 Candidate(
-                    (*before.cuts, (begin, end, streams)), max(before.ram, total),
-                    before.instructions + cost,
+                    (*before.cuts, step[:3]), max(before.ram, step.bytes),
+                    before.instructions + self._cost(step),
                 )
-                for begin, streams, total, cost in self.steps[end]
-                for before in fronts[begin]
+                for step in self.steps.ending[end]
+                for before in fronts[step.begin]
             ]  # fmt: skip
             fronts.append(_thin(_best(reached)))
         return fronts[-1]
+
+    def least(self) -> Candidate:
+        """The plan of least memory, what outputs over inputs add up to included."""
+        ram, steps = self.steps.least()
+        return Candidate(tuple(s[:3] for s in steps), ram, sum(map(self._cost, steps)))
 
     def tightest(self, candidate: Candidate) -> str:
         """The layers whose memory is the plan's, in words."""
 
         def needed(cut: tuple[int, int, bool]) -> int:
-            begin, end, streams = cut
-            return next(s[2] for s in self.steps[end] if s[:2] == (begin, streams))
+            return next(s.bytes for s in self.steps.ending[cut[1]] if s[:3] == cut)
 
         begin, end, _ = max(candidate.cuts, key=needed)
         first, last = self.nodes[begin], self.nodes[end - 1]
@@ -196,9 +135,10 @@ class Plans:
 
     def _stretch(self, begin: int, end: int) -> Stretch:
         if (begin, end) not in self.stretches:
-            start, order = self.orders[end]
-            kept = self.kept(end)
-            found = stream.stretch(self.graph, order.nodes, order, begin - start, kept)
+            start, order = self.steps.orders[end]
+            kept = self.steps.kept(end)
+            nodes = [n for n in self.rows[start:end] if n]
+            found = stream.stretch(self.graph, nodes, order, begin - start, kept)
             self.stretches[begin, end] = found
         return self.stretches[begin, end]
 
@@ -228,15 +168,16 @@ def _push(graph: Graph, nodes: list[RowNode | None]) -> RowNode:
         raise TFLiteError(f"--input rows takes models of one input; this has {len(graph.inputs)}")
     source = graph.inputs[0]
     value, whole = graph.values[source], "compile it with --input whole"
-    for node, by_rows in zip(graph.nodes, nodes, strict=True):
+    for node, node_rows in zip(graph.nodes, nodes, strict=True):
         if source not in node.inputs:
             continue
-        if by_rows is None:
+        if node_rows is None:
             raise TFLiteError(
                 f"--input rows: operator {node.operator} ({node.kind} {node.name}) reads the input "
                 f"whole, all {value.bytes} bytes of it; {whole}"
             )
-        read = next(r for r in by_rows.reads if r.tensor == source)
+        read = next(r for r in node_rows.reads if r.tensor == source)
         node = Node("push", [], source, {}, -1, value.name)
-        return RowNode(node, (), read.rows, read.rows, value.bytes // read.rows)
+        row = value.bytes // read.rows
+        return RowNode(source, (), read.rows, read.rows, row, node=node)
     raise TFLiteError(f"--input rows: no operator reads the input; {whole}")

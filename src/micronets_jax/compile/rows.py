@@ -1,82 +1,18 @@
-"""Rows: which rows an operation reads to make one row, and the order in which a stretch makes them.
-
-Invariant: an order of row calls follows from shapes, strides and kernels alone, and so do the rows
-that each ring holds; bytes are these counts times the bytes of a row. Nothing is computed twice.
-
-A stretch is a run of nodes that computes row by row: demand pulls rows, from the last tensor to the
-first, so a layer makes a row when somebody needs it. A tensor that only the stretch reads is a
-ring (a line buffer): row y lies in slot y mod depth.
-"""
+"""Operations of a graph by rows: which rows each reads to make one row, as ``rows`` plans them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-
-import numpy as np
 
 from micronets_jax.compile.graph import MOVES, Copy, Graph, Node
-
-MAX_TAPS = 16
-"""Rows that one call may read: pointers to them lie on the stack of the core."""
-
-MAX_NODES = 96
-"""Nodes of one stretch, so that the time of planning stays bounded."""
+from micronets_jax.rows import MAX_TAPS, ByRows, Reads
 
 
 @dataclasses.dataclass(frozen=True)
-class Reads:
-    """Rows of one input that calls read: call c reads rows ``c * stride - pad + k * dilation`` for
-    k < ``taps``, those inside 0..rows-1; or, with a ``map``, row ``map[c]``.
+class RowNode(ByRows):
+    """A node by rows."""
 
-    Attributes:
-        position: of the input among the node's inputs.
-        rows: of the tensor as the node sees it.
-    """
-
-    tensor: int
-    position: int
-    rows: int
-    taps: int = 1
-    stride: int = 1
-    pad: int = 0
-    dilation: int = 1
-    map: tuple[int, ...] = ()
-
-    def span(self, call: int) -> tuple[int, int]:
-        """First and last row that a call reads; first > last if it reads padding alone."""
-        if self.map:
-            return self.map[call], self.map[call]
-        first = call * self.stride - self.pad
-        if first < 0:
-            first += -(first // self.dilation) * self.dilation
-        last = min(self.taps - 1, (self.rows - 1 - call * self.stride + self.pad) // self.dilation)
-        return first, call * self.stride - self.pad + last * self.dilation
-
-
-@dataclasses.dataclass(frozen=True)
-class RowNode:
-    """An operation by rows: call c makes row c of ``rows``; or, if it ``accumulates``, all calls
-    together make the only row.
-
-    Attributes:
-        reads: of the inputs at run time.
-        calls: how many make the whole output.
-        row_bytes: of the output.
-        in_place: input that the output may lie on, row on row; or None.
-    """
-
-    node: Node
-    reads: tuple[Reads, ...]
-    calls: int
-    rows: int
-    row_bytes: int
-    accumulates: bool = False
-    in_place: tuple[int, ...] = ()
-
-    def calls_for(self, row: int) -> int:
-        """Calls after which rows up to ``row`` are complete."""
-        return self.calls if self.accumulates else row + 1
+    node: Node = dataclasses.field(kw_only=True)
 
 
 def by_rows(graph: Graph, node: Node) -> RowNode | None:
@@ -92,7 +28,7 @@ def by_rows(graph: Graph, node: Node) -> RowNode | None:
     source, rows = node.inputs[runtime[0]], node.in_shapes[runtime[0]][1]
     if _pools_to_a_point(node):
         reads = Reads(source, runtime[0], rows)
-        return RowNode(node, (reads,), rows, 1, size, accumulates=True)
+        return RowNode(node.output, (reads,), rows, 1, size, accumulates=True, node=node)
     if len(shape) != 4 or shape[0] != 1:
         return None
     out_rows = shape[1]
@@ -100,7 +36,8 @@ def by_rows(graph: Graph, node: Node) -> RowNode | None:
     def made(*reads: Reads, in_place: tuple[int, ...] = ()) -> RowNode | None:
         if sum(r.taps for r in reads) > MAX_TAPS:
             return None
-        return RowNode(node, reads, out_rows, out_rows, size // out_rows, in_place=in_place)
+        row = size // out_rows
+        return RowNode(node.output, reads, out_rows, out_rows, row, in_place=in_place, node=node)
 
     if node.kind in ("conv", "depthwise", "average_pool", "max_pool") and not o.get("dense"):
         dilation = o.get("dilation", (1, 1))[0]
@@ -177,146 +114,3 @@ def _pools_to_a_point(node: Node) -> bool:
     if node.kind not in ("average_pool", "max_pool") or o["size"] != (1, 1):
         return False
     return o["pads"] == (0, 0) and o["kernel"] == tuple(shape[1:3])
-
-
-@dataclasses.dataclass(frozen=True)
-class Ring:
-    """Bytes that the tensors of a stretch need: ``depth`` slots of ``row_bytes``. Several tensors
-    share a ring where each is written over the one before, row on row."""
-
-    tensors: tuple[int, ...]
-    depth: int
-    row_bytes: int
-
-    @property
-    def bytes(self) -> int:
-        return self.depth * self.row_bytes
-
-
-class Order:
-    """The row calls of nodes that end with ``nodes[-1]``, made on demand.
-
-    A stretch that begins later makes the same calls without those of the earlier nodes, so one
-    order serves all stretches that end here.
-
-    Attributes:
-        calls: (index in ``nodes``, call) one after the other.
-        begin: first node that a stretch may begin with: from there on all who read a tensor agree
-            on its rows.
-    """
-
-    def __init__(self, graph: Graph, nodes: Sequence[RowNode], kept: set[int]) -> None:
-        """``kept``: tensors that are read after the stretch, so that all their rows are made."""
-        self.nodes = nodes
-        self.row_bytes = {
-            r.tensor: graph.values[r.tensor].bytes // r.rows for n in nodes for r in n.reads
-        }
-        self.producer = {n.node.output: i for i, n in enumerate(nodes)}
-        self.begin = max(
-            (
-                self.producer[r.tensor] + 1
-                for n in nodes
-                for r in n.reads
-                if r.tensor in self.producer and nodes[self.producer[r.tensor]].rows != r.rows
-            ),
-            default=0,
-        )
-        self.calls: list[tuple[int, int]] = []
-        self.time: list[list[int]] = [[] for _ in nodes]
-        """Of every call of every node: its place in ``calls``."""
-        if self.begin >= len(nodes):
-            return
-        last = nodes[-1]
-        for call in range(last.calls):
-            self._make(len(nodes) - 1, call + 1)
-        for tensor in kept & self.producer.keys():
-            index = self.producer[tensor]
-            if index >= self.begin:
-                self._make(index, nodes[index].calls)
-        self.last_read = self._last_reads()
-
-    def _make(self, target: int, upto: int) -> None:
-        stack = [(target, upto)]
-        while stack:
-            index, upto = stack[-1]
-            done = len(self.time[index])
-            if done >= upto:
-                stack.pop()
-                continue
-            for reads in self.nodes[index].reads:
-                producer = self.producer.get(reads.tensor, -1)
-                if producer < self.begin:
-                    continue
-                first, high = reads.span(done)
-                wanted = self.nodes[producer].calls_for(high) if first <= high else 0
-                if len(self.time[producer]) < wanted:
-                    stack.append((producer, wanted))
-                    break
-            else:
-                self.time[index].append(len(self.calls))
-                self.calls.append((index, done))
-
-    def _last_reads(self) -> dict[int, np.ndarray]:
-        """Tensor -> time after which row r and all before it are read no more (-1: never read)."""
-        found: dict[int, np.ndarray] = {}
-        for index in range(self.begin, len(self.nodes)):
-            times = self.time[index]
-            for reads in self.nodes[index].reads:
-                last = found.setdefault(reads.tensor, np.full(reads.rows, -1))
-                for call, time in enumerate(times):
-                    low, high = reads.span(call)
-                    if low <= high:
-                        last[low : high + 1] = np.maximum(last[low : high + 1], time)
-        return {tensor: np.maximum.accumulate(last) for tensor, last in found.items()}
-
-    def depth(self, members: Sequence[int]) -> int:
-        """Slots of a ring that holds ``members``, tensors of which each is written over the one
-        before."""
-        first, last = (self.producer[members[0]], self.producer[members[-1]])
-        node = self.nodes[first]
-        if node.accumulates:
-            return 1
-        written = np.array(self.time[first])
-        dead = self.last_read.get(members[-1], np.full(len(written), -1))[: len(written)]
-        own = np.array(self.time[last])  # a row lives at least until it is whole
-        dead = np.maximum.accumulate(np.maximum(dead[: len(own)], own[: len(dead)]))
-        if len(dead) < len(written):  # written, and never taken over
-            dead = np.append(dead, np.maximum(written[len(dead) :], dead[-1] if len(dead) else 0))
-        # row r is written when all rows up to r - depth are dead
-        oldest = np.searchsorted(dead, written, side="left")
-        return int((np.arange(len(written)) - oldest).max()) + 1
-
-    def lead(self, tensor: int, members: Sequence[int]) -> int:
-        """How many bytes ``tensor``, whole before the stretch, must start above the output that
-        ``members`` write, so that no row is overwritten before its last reading is over."""
-        first = self.producer[members[0]]
-        node, last = self.nodes[first], self.last_read[tensor]
-        written = np.array(self.time[first])
-        rows = (
-            np.arange(1, len(written) + 1) if not node.accumulates else np.ones(len(written), int)
-        )
-        unread = np.searchsorted(last, written, side="left")
-        row_bytes = self.row_bytes[tensor]
-        waiting = unread < len(last)
-        return int((rows * node.row_bytes - unread * row_bytes)[waiting].max(initial=-(1 << 40)))
-
-    def taken_over(self, kept: set[int]) -> dict[int, int]:
-        """Tensor -> tensor that is written over it, row on row: whoever reads it alone may."""
-        readers: dict[int, list[int]] = {}
-        for index, node in enumerate(self.nodes):
-            for reads in node.reads:
-                readers.setdefault(reads.tensor, []).append(index)
-        found: dict[int, int] = {}
-        for index, node in enumerate(self.nodes):
-            fitting = [
-                t
-                for t in node.in_place
-                if readers[t] == [index]
-                and t not in kept
-                and (p := self.producer.get(t)) is not None
-                and not self.nodes[p].accumulates
-                and (self.nodes[p].rows, self.nodes[p].row_bytes) == (node.rows, node.row_bytes)
-            ]
-            if fitting:  # the one made last waits least
-                found[max(fitting, key=lambda t: self.producer[t])] = node.node.output
-        return found

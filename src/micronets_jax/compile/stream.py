@@ -16,11 +16,33 @@ import numpy as np
 from micronets_jax.compile import kernels
 from micronets_jax.compile.graph import MOVES, Graph
 from micronets_jax.compile.kernels import Call
-from micronets_jax.compile.rows import Order, Ring, RowNode, moved_rows
-from micronets_jax.kernels import NOWHERE, Spans, Steps, conv_row_scratch, depthwise_row_pairs
+from micronets_jax.compile.rows import RowNode, moved_rows
+from micronets_jax.kernels import (
+    NOWHERE,
+    Spans,
+    Steps,
+    conv_row_scratch,
+    depthwise_row_pairs,
+    depthwise_row_scratch,
+)
 from micronets_jax.kernels import Order as Access
+from micronets_jax.rows import Order
 
 ALIGN = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """Bytes that the tensors of a stretch need: ``depth`` slots of ``row_bytes``. Several tensors
+    share a ring where each is written over the one before, row on row."""
+
+    tensors: tuple[int, ...]
+    depth: int
+    row_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.depth * self.row_bytes
 
 
 @dataclasses.dataclass
@@ -218,10 +240,11 @@ def scratch_bytes(graph: Graph, node: RowNode) -> int:
     """What one call needs besides its rows."""
     if node.node.kind not in ("conv", "depthwise"):
         return 0
-    o, shape = node.node.options, node.node.in_shapes[0]
-    if node.node.kind == "depthwise":  # two offsets for every tap
-        return 8 * o["weights"][0, :, :, 0].size if _four_channels(node) else 0
-    return conv_row_scratch(kernels.window_of(node.node, shape[1:3]), shape[3])
+    shape = node.node.in_shapes[0]
+    window = kernels.window_of(node.node, shape[1:3])
+    if node.node.kind == "depthwise":
+        return depthwise_row_scratch(window, shape[3]) if _four_channels(node) else 0
+    return conv_row_scratch(window, shape[3])
 
 
 def lower(graph: Graph, node: RowNode) -> Call:

@@ -1,0 +1,441 @@
+"""Rows: which rows an operation reads to make one row, in which order a stretch of operations makes
+them, and how little memory a program of stretches can do with.
+
+Invariant: an order of row calls follows from shapes, strides and kernels alone, and so do the rows
+that each ring holds; bytes are these counts times the bytes of a row. Nothing is computed twice.
+
+A stretch is a run of operations that computes row by row: demand pulls rows, from the last tensor
+to the first, so a layer makes a row when somebody needs it. A tensor that only the stretch reads is
+a ring (a line buffer): row y lies in slot y mod depth. The compiler plans with this room, and the
+costs count with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from micronets_jax import kernels
+from micronets_jax.counts import align
+from micronets_jax.kernels import ALIGNMENT, Turn
+
+MAX_TAPS = 16
+"""Rows that one call may read: pointers to them lie on the stack of the core."""
+
+MAX_NODES = 96
+"""Operations of one stretch, so that the time of planning stays bounded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reads:
+    """Rows of one input that calls read: call c reads rows ``c * stride - pad + k * dilation`` for
+    k < ``taps``, those inside 0..rows-1; or, with a ``map``, row ``map[c]``.
+
+    Attributes:
+        position: of the input among the node's inputs.
+        rows: of the tensor as the node sees it.
+    """
+
+    tensor: int
+    position: int
+    rows: int
+    taps: int = 1
+    stride: int = 1
+    pad: int = 0
+    dilation: int = 1
+    map: tuple[int, ...] = ()
+
+    def span(self, call: int) -> tuple[int, int]:
+        """First and last row that a call reads; first > last if it reads padding alone."""
+        if self.map:
+            return self.map[call], self.map[call]
+        first = call * self.stride - self.pad
+        if first < 0:
+            first += -(first // self.dilation) * self.dilation
+        last = min(self.taps - 1, (self.rows - 1 - call * self.stride + self.pad) // self.dilation)
+        return first, call * self.stride - self.pad + last * self.dilation
+
+
+@dataclasses.dataclass(frozen=True)
+class ByRows:
+    """An operation by rows: call c makes row c of ``rows``; or, if it ``accumulates``, all calls
+    together make the only row.
+
+    Attributes:
+        output: the tensor that it makes.
+        reads: of the inputs at run time.
+        calls: how many make the whole output.
+        row_bytes: of the output.
+        in_place: inputs that the output may lie on, row on row.
+    """
+
+    output: int
+    reads: tuple[Reads, ...]
+    calls: int
+    rows: int
+    row_bytes: int
+    accumulates: bool = False
+    in_place: tuple[int, ...] = ()
+
+    def calls_for(self, row: int) -> int:
+        """Calls after which rows up to ``row`` are complete."""
+        return self.calls if self.accumulates else row + 1
+
+
+class Order:
+    """The row calls of nodes that end with ``nodes[-1]``, made on demand.
+
+    A stretch that begins later makes the same calls without those of the earlier nodes, so one
+    order serves all stretches that end here.
+
+    Attributes:
+        calls: (index in ``nodes``, call) one after the other.
+        begin: first node that a stretch may begin with: from there on all who read a tensor agree
+            on its rows.
+    """
+
+    def __init__(self, sizes: Mapping[int, int], nodes: Sequence[ByRows], kept: set[int]) -> None:
+        """``sizes``: bytes of tensors. ``kept``: those that are read after the stretch, so that all
+        their rows are made."""
+        self.nodes = nodes
+        self.row_bytes = {r.tensor: sizes[r.tensor] // r.rows for n in nodes for r in n.reads}
+        self.producer = {n.output: i for i, n in enumerate(nodes)}
+        self.begin = max(
+            (
+                self.producer[r.tensor] + 1
+                for n in nodes
+                for r in n.reads
+                if r.tensor in self.producer and nodes[self.producer[r.tensor]].rows != r.rows
+            ),
+            default=0,
+        )
+        self.calls: list[tuple[int, int]] = []
+        self.time: list[list[int]] = [[] for _ in nodes]
+        """Of every call of every node: its place in ``calls``."""
+        if self.begin >= len(nodes):
+            return
+        last = nodes[-1]
+        for call in range(last.calls):
+            self._make(len(nodes) - 1, call + 1)
+        for tensor in kept & self.producer.keys():
+            index = self.producer[tensor]
+            if index >= self.begin:
+                self._make(index, nodes[index].calls)
+        self.last_read = self._last_reads()
+
+    def _make(self, target: int, upto: int) -> None:
+        stack = [(target, upto)]
+        while stack:
+            index, upto = stack[-1]
+            done = len(self.time[index])
+            if done >= upto:
+                stack.pop()
+                continue
+            for reads in self.nodes[index].reads:
+                producer = self.producer.get(reads.tensor, -1)
+                if producer < self.begin:
+                    continue
+                first, high = reads.span(done)
+                wanted = self.nodes[producer].calls_for(high) if first <= high else 0
+                if len(self.time[producer]) < wanted:
+                    stack.append((producer, wanted))
+                    break
+            else:
+                self.time[index].append(len(self.calls))
+                self.calls.append((index, done))
+
+    def _last_reads(self) -> dict[int, np.ndarray]:
+        """int -> time after which row r and all before it are read no more (-1: never read)."""
+        found: dict[int, np.ndarray] = {}
+        for index in range(self.begin, len(self.nodes)):
+            times = self.time[index]
+            for reads in self.nodes[index].reads:
+                last = found.setdefault(reads.tensor, np.full(reads.rows, -1))
+                for call, time in enumerate(times):
+                    low, high = reads.span(call)
+                    if low <= high:
+                        last[low : high + 1] = np.maximum(last[low : high + 1], time)
+        return {tensor: np.maximum.accumulate(last) for tensor, last in found.items()}
+
+    def depth(self, members: Sequence[int]) -> int:
+        """Slots of a ring that holds ``members``, tensors of which each is written over the one
+        before."""
+        first, last = (self.producer[members[0]], self.producer[members[-1]])
+        node = self.nodes[first]
+        if node.accumulates:
+            return 1
+        written = np.array(self.time[first])
+        dead = self.last_read.get(members[-1], np.full(len(written), -1))[: len(written)]
+        own = np.array(self.time[last])  # a row lives at least until it is whole
+        dead = np.maximum.accumulate(np.maximum(dead[: len(own)], own[: len(dead)]))
+        if len(dead) < len(written):  # written, and never taken over
+            dead = np.append(dead, np.maximum(written[len(dead) :], dead[-1] if len(dead) else 0))
+        # row r is written when all rows up to r - depth are dead
+        oldest = np.searchsorted(dead, written, side="left")
+        return int((np.arange(len(written)) - oldest).max()) + 1
+
+    def lead(self, tensor: int, members: Sequence[int]) -> int:
+        """How many bytes ``tensor``, whole before the stretch, must start above the output that
+        ``members`` write, so that no row is overwritten before its last reading is over."""
+        first = self.producer[members[0]]
+        node, last = self.nodes[first], self.last_read[tensor]
+        written = np.array(self.time[first])
+        rows = (
+            np.arange(1, len(written) + 1) if not node.accumulates else np.ones(len(written), int)
+        )
+        unread = np.searchsorted(last, written, side="left")
+        row_bytes = self.row_bytes[tensor]
+        waiting = unread < len(last)
+        return int((rows * node.row_bytes - unread * row_bytes)[waiting].max(initial=-(1 << 40)))
+
+    def taken_over(self, kept: set[int]) -> dict[int, int]:
+        """int -> tensor that is written over it, row on row: whoever reads it alone may."""
+        readers: dict[int, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for reads in node.reads:
+                readers.setdefault(reads.tensor, []).append(index)
+        found: dict[int, int] = {}
+        for index, node in enumerate(self.nodes):
+            fitting = [
+                t
+                for t in node.in_place
+                if readers[t] == [index]
+                and t not in kept
+                and (p := self.producer.get(t)) is not None
+                and not self.nodes[p].accumulates
+                and (self.nodes[p].rows, self.nodes[p].row_bytes) == (node.rows, node.row_bytes)
+            ]
+            if fitting:  # the one made last waits least
+                found[max(fitting, key=lambda t: self.producer[t])] = node.output
+        return found
+
+
+# ---------------------------------------------------------------- programs of stretches
+
+
+class Call(NamedTuple):
+    """What a call on whole tensors does with memory: its scratch, the tensor that it writes, and
+    the order of access by input."""
+
+    scratch: int
+    output: int
+    orders: Mapping[int, kernels.Order]
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One operation of a program, as its memory sees it.
+
+    Attributes:
+        inputs: tensors in the arena.
+        calls: on whole tensors; none of rows that are pushed.
+        by_rows: None if it has to see its input whole.
+        row_scratch: bytes that one call by rows needs besides its rows.
+        sum_bytes: bytes that wait between calls by rows, where they accumulate.
+    """
+
+    output: int
+    inputs: tuple[int, ...]
+    calls: tuple[Call, ...]
+    by_rows: ByRows | None
+    row_scratch: int = 0
+    sum_bytes: int = 0
+
+
+class Step(NamedTuple):
+    """Operations ``begin`` to ``end`` - 1: one on whole tensors, or a stretch that ``streams``.
+
+    Attributes:
+        source: the one input that dies and may be overwritten; -1 if there is none, or several.
+        output: the tensor that the step makes last.
+    """
+
+    begin: int
+    end: int
+    streams: bool
+    turn: Turn
+    source: int
+    output: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all that lives meanwhile, as far as it cannot share."""
+        return self.turn.total - self.turn.shared
+
+
+class Steps:
+    """All steps of a program's operations, by the cut at which they end.
+
+    Attributes:
+        dies: tensor -> last operation that reads it.
+        orders: cut -> first operation of the order that ends there, and the order.
+        ending: cut -> steps.
+    """
+
+    def __init__(
+        self, operations: Sequence[Operation], sizes: Mapping[int, int], outputs: set[int]
+    ) -> None:
+        """``sizes``: bytes of the tensors in the arena. ``outputs``: who lives to the end."""
+        self.operations = operations
+        self.sizes = sizes
+        self._padded = {tensor: _padded(size) for tensor, size in sizes.items()}
+        made = {operation.output: i for i, operation in enumerate(operations)}
+        self.born = {tensor: made.get(tensor, -1) for tensor in sizes}
+        self.dies = dict(self.born)
+        for i, operation in enumerate(operations):
+            self.dies |= dict.fromkeys(operation.inputs, i)
+        self.dies |= dict.fromkeys(outputs, len(operations))
+        self.orders: dict[int, tuple[int, Order]] = {}
+        self.ending = {
+            end: [*self._whole(end), *self._stretches(end)] for end in range(1, len(operations) + 1)
+        }
+
+    def kept(self, cut: int) -> set[int]:
+        """Tensors that are read behind a cut."""
+        return {tensor for tensor, last in self.dies.items() if last >= cut}
+
+    def alive(self, cut: int) -> set[int]:
+        """Tensors that are whole at a cut."""
+        return {tensor for tensor in self.kept(cut) if self.born[tensor] < cut}
+
+    def _alive_bytes(self, cut: int) -> int:
+        return sum(self._padded[tensor] for tensor in self.alive(cut))
+
+    def _whole(self, end: int) -> list[Step]:
+        operation, begin = self.operations[end - 1], end - 1
+        if not operation.calls:
+            return []
+        held = self._alive_bytes(begin) + self._padded.get(operation.output, 0)
+        calls, scratch = operation.calls, max(_padded(c.scratch) for c in operation.calls)
+        orders = calls[0].orders if len(calls) == 1 else {}
+        return [self._step(begin, end, False, held + scratch, operation.output, dict(orders))]
+
+    def _step(
+        self, begin: int, end: int, streams: bool, total: int, output: int,
+        orders: dict[int, kernels.Order] | dict[int, int],
+    ) -> Step:  # fmt: skip
+        """``orders``: input -> order of reads beside the output's writes, or its lead in bytes."""
+        target, gains = self._padded.get(output, 0), {}
+        for tensor, order in orders.items():
+            if self.dies[tensor] < end:
+                size, offset = self._padded[tensor], order
+                if isinstance(order, kernels.Order):
+                    offset = order.offset
+                else:
+                    offset = _padded(max(order, -size - target))
+                gains[tensor] = offset, max(0, size + target - max(target, size + max(0, offset)))
+        shared = min(target, max((gain for _, gain in gains.values()), default=0))
+        if len(gains) != 1:
+            return Step(begin, end, streams, Turn(total, shared), -1, output)
+        ((source, (offset, _)),) = gains.items()
+        turn = Turn(total, shared, 1, self._padded[source], target, offset, 1)
+        return Step(begin, end, streams, turn, source, output)
+
+    def _stretches(self, end: int) -> list[Step]:
+        start = end
+        while start > 0 and self.operations[start - 1].by_rows and end - start < MAX_NODES:
+            start -= 1
+        nodes = [o.by_rows for o in self.operations[start:end] if o.by_rows]
+        if not nodes:
+            return []
+        kept = self.kept(end)
+        order = Order(self.sizes, nodes, kept)
+        self.orders[end] = (start, order)
+        over = order.taken_over(kept)
+        local = scratch = 0  # bytes of rings and sums; of the largest scratch
+        through: dict[int, tuple[list[int], int]] = {}  # first tensor of a ring: all, bytes
+        external: set[int] = set()
+        found = []
+        for begin in range(end - 1, start + order.begin - 1, -1):
+            operation, node = self.operations[begin], nodes[begin - start]
+            chain, before = through.pop(over.get(node.output, -1), ([], 0))
+            chain = [node.output, *chain]
+            if chain[-1] in kept:
+                size = self._padded[chain[-1]]
+            else:
+                size = _padded(order.depth(chain) * node.row_bytes)
+            through[node.output] = chain, size
+            local += size - before + _padded(operation.sum_bytes)
+            scratch = max(scratch, _padded(operation.row_scratch))
+            external = (external | {r.tensor for r in node.reads}) - {node.output}
+            if begin == 0 and end == 1 and not operation.calls:
+                continue  # rows that are pushed into a whole tensor
+            last = next(c for c, _ in through.values() if c[-1] == nodes[-1].output)
+            leads = {t: order.lead(t, last) for t in external if self.dies[t] < end}
+            total = local + scratch + self._alive_bytes(begin)
+            found.append(self._step(begin, end, True, total, nodes[-1].output, leads))
+        return found
+
+    def least(self) -> tuple[int, list[Step]]:
+        """Bytes without which no choice of steps can run, and the choice (``kernels.least_arena``
+        over all of them); of such choices one of fewest steps.
+
+        From the last cut to the first, the lowest place that an arena of given size leaves for what
+        the next step reads: floors only rise with floors, so the lowest one of each cut decides.
+        """
+        arena = self._bound()
+        while True:
+            plan, larger = self._fitting(arena)
+            if plan is not None:
+                return arena, plan
+            arena = larger
+
+    def _bound(self) -> int:
+        """The largest step of the choice whose largest step is smallest."""
+        reached = [0]
+        for end in range(1, len(self.operations) + 1):
+            reached.append(min(max(reached[s.begin], s.bytes) for s in self.ending[end]))
+        return reached[-1]
+
+    def _fitting(self, arena: int) -> tuple[list[Step] | None, int]:
+        """A choice of steps that fits, or None and the next larger arena in which more may."""
+        count, larger = len(self.operations), 1 << 40
+        # by cut and what the next step reads there: floor, number of steps, the next step
+        floors: list[dict[int, tuple[int, int, Step | None]]] = [{} for _ in range(count + 1)]
+        floors[count] = {-1: (0, 0, None)}
+        for end in range(count, 0, -1):
+            for step in self.ending[end] if floors[end] else ():
+                turn = step.turn
+                if step.bytes > arena:
+                    larger = min(larger, step.bytes)
+                    continue
+                low, steps = min(
+                    (floor if source == step.output else 0, steps)
+                    for source, (floor, steps, _) in floors[end].items()
+                )
+                high = 0
+                if step.source >= 0 and turn.total > arena:
+                    rest = turn.total - turn.source - turn.target
+                    high = max(0, low + turn.offset)
+                    outer = max(low + turn.target, high + turn.source) + rest
+                    larger = min(larger, turn.total)
+                    if outer > arena:
+                        larger = min(larger, outer)
+                        low, high = max(low, rest), max(rest, low + turn.offset)
+                    top = max(low + turn.target, high + turn.source)
+                    if top > arena:
+                        larger = min(larger, top)
+                        continue
+                before = floors[step.begin].get(step.source)
+                if before is None or (high, steps + 1) < before[:2]:
+                    floors[step.begin][step.source] = high, steps + 1, step
+        if not floors[0]:
+            return None, larger
+        plan: list[Step] = []
+        at = min(floors[0].values(), key=lambda state: state[:2])
+        while at[2] is not None:
+            plan.append(at[2])
+            following = floors[at[2].end]
+            output = at[2].output
+            at = min(
+                following.items(),
+                key=lambda item: (item[1][0] if item[0] == output else 0, item[1][1]),
+            )[1]
+        return plan, arena
+
+
+def _padded(size: int) -> int:
+    return align(size, ALIGNMENT)

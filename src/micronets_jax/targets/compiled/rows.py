@@ -1,0 +1,96 @@
+"""The least arena of a program that ``compile`` writes, over all its plans, from the network alone.
+
+Invariant: what is counted of a decided network is what ``compile --plan memory`` plans for its
+file, to the byte: both list the same operations, and ``micronets_jax.rows`` plans them.
+"""
+
+from __future__ import annotations
+
+import math
+
+from micronets_jax import kernels, memory
+from micronets_jax.memory import Operator
+from micronets_jax.network import INPUT, Network, output_sizes, window
+from micronets_jax.rows import MAX_TAPS, ByRows, Call, Operation, Reads, Steps
+from micronets_jax.targets.compiled.memory import access
+from micronets_jax.windows import Window
+
+
+def least_arena_bytes(network: Network) -> int:
+    """Bytes of the arena of the plan that needs least.
+
+    Args:
+        network: decided: counts are ints, nothing is absent (``network.prune``).
+
+    Raises:
+        ValueError: the network is not decided.
+    """
+    return steps(network).least()[0]
+
+
+def steps(network: Network) -> Steps:
+    """All steps that a plan of the network may consist of; tensors are numbered as they are made,
+    the input is 0.
+
+    Raises:
+        ValueError: as :func:`least_arena_bytes`.
+    """
+    for layer in network:
+        decided = isinstance(layer.out_channels, int) and isinstance(layer.presence, int)
+        if not decided or layer.kind == "mix" or not layer.presence:
+            raise ValueError(
+                f"layer {layer.name!r} is not decided; decode the choice, or prune the network"
+            )
+    sizes, listed = output_sizes(network), memory.operators(network, reshapes=False)
+    number = {INPUT: 0} | {o.layer.name: i for i, o in enumerate(listed, 1)}
+    count = {0: math.prod(network.input_shape)}
+    operations = []
+    for operator in listed:
+        made, layer = number[operator.layer.name], operator.layer
+        reads = tuple(number[name] for name in operator.reads)
+        walked = window(layer, sizes)
+        scratch, order = access(operator, walked)
+        call = Call(scratch, made, {} if order is None else dict.fromkeys(reads, order))
+        count[made] = operator.out_bytes
+        by_rows = _by_rows(operator, walked, made, reads)
+        operations.append(
+            Operation(
+                made, reads, (call,), by_rows, _row_scratch(operator, walked),
+                4 * operator.out_bytes if by_rows and by_rows.accumulates else 0,
+            )
+        )  # fmt: skip
+    last = memory.makers_of(network, set(number))[network.layers[-1].name]
+    return Steps(operations, count, {number[name] for name in last})
+
+
+def _by_rows(
+    operator: Operator, walked: Window, made: int, reads: tuple[int, ...]
+) -> ByRows | None:
+    layer, rows = operator.layer, walked.size[0]
+    if layer.kind == "dense":
+        return None
+    if layer.kind == "avg_pool" and walked.out == (1, 1) and walked.kernel == walked.size:
+        return ByRows(
+            made, (Reads(reads[0], 0, rows),), rows, 1, operator.out_bytes, accumulates=True
+        )
+    out_rows = walked.out[0]
+    row = operator.out_bytes // out_rows
+    if layer.kind == "add":
+        both = tuple(Reads(t, i, rows, stride=int(rows > 1)) for i, t in enumerate(reads))
+        return ByRows(made, both, out_rows, out_rows, row, in_place=reads)
+    if layer.kind == "pad":
+        return ByRows(made, (Reads(reads[0], 0, rows),), out_rows, out_rows, row)
+    if walked.kernel[0] > MAX_TAPS:
+        return None
+    read = Reads(reads[0], 0, rows, walked.kernel[0], walked.stride[0], walked.before[0])
+    return ByRows(made, (read,), out_rows, out_rows, row)
+
+
+def _row_scratch(operator: Operator, walked: Window) -> int:
+    """Bytes that a call by rows needs besides its rows."""
+    layer = operator.layer
+    if layer.kind == "conv":
+        return kernels.conv_row_scratch(walked, layer.in_channels)
+    if layer.kind == "depthwise":
+        return kernels.depthwise_row_scratch(walked, layer.out_channels)
+    return 0
