@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
 from micronets_jax.compile import arithmetic, emit, kernels, operators, planner
+from micronets_jax.compile import compiler as inner
 from micronets_jax.kernels import Order, Spans, Steps
 
 # Arithmetic -------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def test_peaks_of_published_networks(reference):
     compared = 0
     for name, model, peak, rule in mcunets(reference):
         built = operators.build(model)
-        buffers, sharings, *_ = compiler.compiler.arena(built, kernels.lower(built))
+        buffers, sharings, *_ = inner.arena(built, kernels.lower(built))
         plan = planner.plan(buffers, sharings)
         if peak is not None:
             compared += 1
