@@ -352,7 +352,7 @@ def lay_out(
     )  # fmt: skip
 
 
-def arena(built: graph.Graph, steps: list[plans.Step]):
+def arena(built: graph.Graph, steps: Sequence[plans.Step]):
     """Buffers (tensors, then what is local to steps), what may share, and the tensors."""
     pushed = _is_pushed(steps)
     first: dict[int, int] = {} if pushed else dict.fromkeys(built.inputs, -1)
