@@ -114,6 +114,28 @@ def test_means_over_models(reference, core):
     assert math.exp(np.mean(np.log(ram))) <= 0.48
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_instructions_of_the_default_plan(reference, core, tmp_path):
+    """At most 0.42 of TFLM's in the mean of four models; of the fastest plan, depthwise at most
+    2.2 for each multiply-accumulate over two of them."""
+    rows, speed, spent = tflm(reference), [], np.zeros(2)
+
+    def ran(name, plan):
+        folder = tmp_path / f"{name}-{plan}"
+        compiler.write(compiler.compile_model(load(reference, name), name, plan=plan), folder)
+        return firmware.run(folder, core=core)
+
+    for name in CONVOLUTIONAL:
+        row = rows[name]
+        speed.append(ran(name, "balanced").instructions / row[2 if core == "cortex-m4" else 3])
+    assert math.exp(np.mean(np.log(speed))) <= 0.42
+    for name in ("mlperf_kws_dscnn", "mcunet_10fps_vww"):
+        for layer in ran(name, "speed").layers:
+            if layer["kind"] == "depthwise":
+                spent += layer["instructions"], layer["macs"]
+    assert spent[0] <= 2.2 * spent[1]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_predicted_sizes(reference, name):
     compiled = compiler.compile_model(load(reference, name), name)

@@ -124,7 +124,7 @@ def graph_of(model: bytes):
 def order_of(graph, kept=()):
     nodes = [n for node in graph.nodes if (n := by_rows(graph, node))]
     assert len(nodes) == len(graph.nodes)
-    sizes = {tensor: value.bytes for tensor, value in enumerate(graph.values)}
+    sizes = {tensor: value.bytes for tensor, value in graph.values.items()}
     return Order(sizes, nodes, {*graph.outputs, *kept})
 
 
@@ -400,6 +400,7 @@ def test_memory_and_instructions(reference, name, tmp_path):
     whole = emulated(model, tmp_path / "whole")
     balanced = emulated(model, tmp_path / "balanced", plan="balanced")
     assert balanced.instructions <= 1.03 * whole.instructions
+    fastest = emulated(model, tmp_path / "speed", plan="speed")
     for pushed, estimate in ((False, row[2]), (True, row[3])):
         compiled = compiler.compile_model(model, "model", plan="memory", rows=pushed)
         folder = tmp_path / f"memory-{pushed}"
@@ -407,6 +408,7 @@ def test_memory_and_instructions(reference, name, tmp_path):
         ran = firmware.run(folder)
         assert output is None or ran.outputs[0].reshape(-1).tolist() == output
         assert ran.arena_bytes + ran.stack_bytes <= 1.05 * estimate
+        assert ran.instructions <= 1.15 * fastest.instructions
         assert ran.code_bytes <= 24 * 1024
         assert abs(ran.code_bytes - compiled.code_bytes) <= 0.1 * ran.code_bytes
         assert ran.weights_bytes == sum(compiled.constant_bytes)

@@ -301,6 +301,18 @@ def depthwise_row_pairs(window: Window) -> int:
     return pairs if pairs > 1 else 0
 
 
+def takes_threes(window: Window) -> bool:
+    """Whether depthwise_row.h computes all of a short row for four channels at once: 3 x 3 at
+    stride 1, padded by a column on either side."""
+    columns = window.out[1]
+    return (
+        window.kernel == (3, 3)
+        and (window.stride[1], window.before[1], window.dilation) == (1, 1, (1, 1))
+        and columns == window.size[1]
+        and 2 <= columns <= 8
+    )
+
+
 def depthwise_row_scratch(window: Window, channels: int) -> int:
     """Bytes that a row of outputs needs: two offsets for every tap, where four channels at once are
     computed."""

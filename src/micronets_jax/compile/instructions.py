@@ -60,6 +60,8 @@ def _product(f: dict, lanes: int) -> float:
     if lanes == 4:
         step = 22.75 if f["wide"] else 24.75
         return pairs * (step * quads + 78 + 8 * (f["rounding"] != POSITIVE)) + wide
+    if lanes == 1:
+        return pairs * (8.0 * quads + 42) + wide
     return pairs * ((3.5 + 5.5 * lanes) * quads + 30 + 18 * lanes) + wide
 
 
@@ -102,6 +104,10 @@ def _depthwise_rows(node: RowNode) -> float:
     window = window_of(node.node, node.node.in_shapes[0][1:3])
     (kr, kc), step, groups = window.kernel, window.stride[1], -(-node.node.in_shapes[0][3] // 4)
     down, along = (kernels.taps_inside(window, axis) for axis in (0, 1))
+    if kernels.takes_threes(window):
+        columns = window.out[1]
+        taps = 8.0 * (3 * columns - 2)
+        return sum(60 + groups * (82 + 43 * columns + taps * k) for k in down)
     pairs = kernels.depthwise_row_pairs(window)
     total = 0.0
     if pairs:

@@ -24,6 +24,7 @@ from micronets_jax.kernels import (
     conv_row_scratch,
     depthwise_row_pairs,
     depthwise_row_scratch,
+    takes_threes,
 )
 from micronets_jax.kernels import Order as Access
 from micronets_jax.rows import Order
@@ -285,7 +286,10 @@ def _depthwise(graph: Graph, node: RowNode) -> Call:
     groups = np.stack([weights[:, :, c : c + 4] for c in starts])
     fast = depthwise_row_pairs(kernels.window_of(n, n.in_shapes[0][1:3])) > 0
     stride, name, macro = o["stride"][1], "depthwise_row", "MN_DEPTHWISE_ROW({})"
-    if fast:
+    if takes_threes(kernels.window_of(n, n.in_shapes[0][1:3])):
+        name += f"_threes_{rounding[3:].lower()}"
+        macro = f"MN_DEPTHWISE_ROW_THREES({{}}, {rounding})"
+    elif fast:
         name += f"_{kc}_s{stride}_{rounding[3:].lower()}"
         macro = f"MN_DEPTHWISE_ROW_FAST({{}}, {kc}, {stride}, {rounding})"
     fields = {

@@ -325,7 +325,7 @@ WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
 #define QUAD_OF_3 WORD_OF_3("w0") WORD_OF_3("w1")
 #define TWO_WEIGHTS "ldrd %[w0], %[w1], [%[w]], #8\n\t"
 #define SUMS(n) , [a##n] "+&r"(a##n), [b##n] "+&r"(b##n)
-#define QUADS(QUAD, LANES) /* an odd number of quads enters in the middle */                       \
+#define QUADS(QUAD, LANES) /* sums as operands; an odd number of quads enters in the middle */                       \
     __asm__ volatile("lsrs %[quads], %[quads], #1\n\t"                                             \
                      "itt cs\n\t"                                                                  \
                      "addcs %[quads], %[quads], #1\n\t"                                            \
@@ -334,7 +334,7 @@ WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
                      "subs %[quads], %[quads], #1\n\t"                                             \
                      "bne 1b\n\t"                                                                  \
                      : [x] "+&r"(word), [w] "+&r"(weights), [quads] "+&r"(quads), [t] "=&r"(t),    \
-                       [w0] "=&r"(w0), [w1] "=&r"(w1), [i0] "=&r"(i0), [i1] "=&r"(i1) LANES(SUMS)  \
+                       [w0] "=&r"(w0), [w1] "=&r"(w1), [i0] "=&r"(i0), [i1] "=&r"(i1) LANES        \
                      :                                                                             \
                      : "cc", "memory");
 #define START(n) int32_t a##n = channel[0].bias, b##n = c->wide ? 0 : a##n;
@@ -349,11 +349,12 @@ WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
             (int8_t)mn_requantize(b##n + channel[1].bias, &channel[1], MN_SIGNED);
 #define PRODUCT_FEW(name, count, QUAD, LANES)                                                      \
     static __attribute__((noinline)) void name(const int16_t *x, const struct mn_conv *c,          \
-                                               int8_t *out)                                        \
+                                               int first, int8_t *out)                             \
     {                                                                                              \
-        const int32_t *weights = c->weights;                                                       \
-        const struct mn_channel *channel = c->channels;                                            \
-        for (int left = c->out_channels; left > 0; left -= 2, channel += 2, out += 2) {            \
+        const int32_t *weights = (const int32_t *)c->weights + (first * c->quads << c->wide);      \
+        const struct mn_channel *channel = c->channels + first;                                    \
+        out += first;                                                                              \
+        for (int left = c->out_channels - first; left > 0; left -= 2, channel += 2, out += 2) {    \
             const int32_t *word = (const int32_t *)(const void *)x;                                \
             LANES(START)                                                                           \
             for (int words = c->wide ? 2 * c->quads : 0; words > 0; words--) {                     \
@@ -363,7 +364,7 @@ WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
             }                                                                                      \
             if (!c->wide) {                                                                        \
                 int32_t quads = c->quads, t, w0, w1, i0, i1;                                       \
-                QUADS(QUAD, LANES)                                                                 \
+                QUADS(QUAD, LANES(SUMS))                                                           \
             }                                                                                      \
             LANES(FINISH)                                                                          \
         }                                                                                          \
@@ -371,9 +372,38 @@ WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
 #define ONE(F) F(0)
 #define TWO(F) F(0) F(1)
 #define THREE(F) F(0) F(1) F(2)
-PRODUCT_FEW(product1, 1, QUAD_OF_1, ONE)
+PRODUCT_FEW(product_last, 1, QUAD_OF_1, ONE)
 PRODUCT_FEW(product2, 2, QUAD_OF_2, TWO)
 PRODUCT_FEW(product3, 3, QUAD_OF_3, THREE)
+
+/* One pixel, four output channels at a time: the sums of the second pair are those of another lane,
+ * the weights of the second pair at v. */
+#define TWO_CHANNELS(n)                                                                            \
+    UNPACKED("w0") SUM(n, "i0", "w0") UNPACKED("w1") SUM(n, "i1", "w1")
+#define QUAD_OF_4                                                                                  \
+    TWO_WORDS TWO_CHANNELS(0) "ldrd %[w0], %[w1], [%[v]], #8\n\t" TWO_CHANNELS(1)
+#define BOTH_SUMS(n) , [v] "+&r"(second) TWO(SUMS)
+static __attribute__((noinline)) void product1(const int16_t *x, const struct mn_conv *c,
+                                               int8_t *out)
+{
+    const int32_t *weights = c->weights;
+    const struct mn_channel *channel = c->channels;
+    int first = 0;
+    for (; first + 4 <= c->out_channels && !c->wide; first += 4, channel += 4) {
+        const int32_t *word = (const int32_t *)(const void *)x, *second = weights + 2 * c->quads;
+        int32_t a0 = channel[0].bias, b0 = a0, a1 = channel[2].bias, b1 = a1;
+        int32_t quads = c->quads, t, w0, w1, i0, i1;
+        QUADS(QUAD_OF_4, ONE(BOTH_SUMS))
+        weights = second;
+        b0 = (int32_t)((uint32_t)b0 - (uint32_t)a0) >> 8;
+        b1 = (int32_t)((uint32_t)b1 - (uint32_t)a1) >> 8;
+        out[first] = (int8_t)mn_requantize(a0, &channel[0], MN_SIGNED);
+        out[first + 1] = (int8_t)mn_requantize(b0 + channel[1].bias, &channel[1], MN_SIGNED);
+        out[first + 2] = (int8_t)mn_requantize(a1, &channel[2], MN_SIGNED);
+        out[first + 3] = (int8_t)mn_requantize(b1 + channel[3].bias, &channel[3], MN_SIGNED);
+    }
+    product_last(x, c, first, out);
+}
 #endif
 
 /* What the assembly leaves: wide channels, or all without it, and the activation's clamp. */
@@ -412,7 +442,7 @@ MN_INLINE void multiply(const int16_t *x, int lanes, const struct mn_conv *c, in
 MN_NOINLINE void multiply_few(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
 {
 #if MN_DSP
-    (lanes == 2 ? product2 : product3)(x, c, out);
+    (lanes == 2 ? product2 : product3)(x, c, 0, out);
 #endif
     if (!is_complete(c))
         complete(x, lanes, c, out);

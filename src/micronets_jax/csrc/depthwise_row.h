@@ -205,6 +205,103 @@ MN_AT(mn_pixel_pairs, start, 28);
         (void)pairs;                                                                               \
     }
 
+/* Three by three at stride 1 in short rows, padded by one column on either side: all outputs of four
+ * channels. Border columns leave out the taps that lie outside. */
+struct mn_threes {
+    const int8_t *weights;             /* of four channels */
+    const struct mn_channel *channels; /* of the first */
+    int32_t minus_zero;
+    int32_t step; /* bytes of a pixel */
+    int8_t *out;
+    int32_t columns;           /* two and more */
+    const int8_t *const *rows; /* a pointer for every row of the kernel, or 0 */
+    int32_t first;             /* channel */
+};
+MN_AT(mn_threes, weights, 0);
+MN_AT(mn_threes, channels, 4);
+MN_AT(mn_threes, minus_zero, 8);
+MN_AT(mn_threes, step, 12);
+MN_AT(mn_threes, out, 16);
+MN_AT(mn_threes, columns, 20);
+MN_AT(mn_threes, rows, 24);
+MN_AT(mn_threes, first, 28);
+
+/* Sums in r4-r7, the window in r12. The frame: weights 0, biases 72, pointers to rows 88, the offset
+ * of the last window 100. */
+#define MN_THREES_TAP(at, tap)                                                                     \
+    "ldr r1, [r12" at "]\n\t"                                                                      \
+    "ldrd r2, r3, [sp, #8 * (" tap ")]\n\t"                                                        \
+    "sxtab16 r0, r8, r1\n\t"                                                                       \
+    "sxtab16 r1, r8, r1, ror #8\n\t"                                                               \
+    "smlabb r4, r0, r2, r4\n\t"                                                                    \
+    "smlabb r5, r1, r3, r5\n\t"                                                                    \
+    "smlatt r6, r0, r2, r6\n\t"                                                                    \
+    "smlatt r7, r1, r3, r7\n\t"
+#define MN_THREES_LEFT(t) MN_THREES_TAP(", lr", t "+1") MN_THREES_TAP(", lr, lsl #1", t "+2")
+#define MN_THREES_RIGHT(t) MN_THREES_TAP("", t) MN_THREES_TAP(", lr", t "+1")
+#define MN_THREES_INNER(t)                                                                         \
+    MN_THREES_TAP("", t) MN_THREES_TAP(", lr", t "+1") MN_THREES_TAP(", lr, lsl #1", t "+2")
+#define MN_THREES_ROW(at, TAPS, t)                                                                 \
+    "ldr r0, [sp, #" at "]\n\t"                                                                    \
+    "cbz r0, 5f\n\t"                                                                               \
+    "add r12, r0, r11\n\t" TAPS(t) "5:\n\t"
+#define MN_THREES_STORE(ROUND, i, acc)                                                             \
+    "ldrd r0, r1, [r9, #16 * " i " + 4]\n\t"                                                       \
+    "ldr r2, [r9, #16 * " i " + 12]\n\t" ROUND(acc)                                                \
+    "asrs r3, r3, r2\n\t"                                                                          \
+    "ssat r3, #8, r3\n\t"                                                                          \
+    "strb r3, [r10, #" i "]\n\t"
+#define MN_THREES_PIXEL(TAPS, ROUND)                                                               \
+    "ldrd r4, r5, [sp, #72]\n\t"                                                                   \
+    "ldrd r6, r7, [sp, #80]\n\t" MN_THREES_ROW("88", TAPS, "0") MN_THREES_ROW("92", TAPS, "3")     \
+        MN_THREES_ROW("96", TAPS, "6") MN_THREES_STORE(ROUND, "0", "r4")                           \
+            MN_THREES_STORE(ROUND, "1", "r5") MN_THREES_STORE(ROUND, "2", "r6")                    \
+                MN_THREES_STORE(ROUND, "3", "r7")                                                  \
+    "add r10, r10, lr\n\t"                                                                         \
+    "add r11, r11, lr\n\t"
+#define MN_THREES_UNPACK                                                                           \
+    "ldr r9, [r1], #4\n\t"                                                                         \
+    "sxtb16 r10, r9\n\t"                                                                           \
+    "sxtb16 r11, r9, ror #8\n\t"                                                                   \
+    "strd r10, r11, [r2], #8\n\t"
+#define MN_THREES_UNPACK_3 MN_THREES_UNPACK MN_THREES_UNPACK MN_THREES_UNPACK
+#define MN_THREES(name, ROUND)                                                                     \
+    static __attribute__((naked, noinline)) void name(const struct mn_threes *threes)              \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "sub sp, sp, #108\n\t"                                                                 \
+            "ldrd r1, r12, [r0]\n\t"                                                               \
+            "mov r2, sp\n\t" MN_THREES_UNPACK_3 MN_THREES_UNPACK_3 MN_THREES_UNPACK_3              \
+            "ldr r4, [r12]\n\t"                                                                    \
+            "ldr r5, [r12, #16]\n\t"                                                               \
+            "ldr r6, [r12, #32]\n\t"                                                               \
+            "ldr r7, [r12, #48]\n\t"                                                               \
+            "strd r4, r5, [sp, #72]\n\t"                                                           \
+            "strd r6, r7, [sp, #80]\n\t"                                                           \
+            "ldrd r1, r11, [r0, #24]\n\t"                                                          \
+            "ldmia r1, {r4-r6}\n\t"                                                                \
+            "strd r4, r5, [sp, #88]\n\t"                                                           \
+            "str r6, [sp, #96]\n\t"                                                                \
+            "mov r9, r12\n\t"                                                                      \
+            "ldrd r8, lr, [r0, #8]\n\t"                                                            \
+            "ldrd r10, r1, [r0, #16]\n\t"                                                          \
+            "pkhbt r8, r8, r8, lsl #16\n\t"                                                        \
+            "sub r11, r11, lr\n\t"                                                                 \
+            "subs r1, r1, #1\n\t"                                                                  \
+            "mla r1, r1, lr, r11\n\t"                                                              \
+            "str r1, [sp, #100]\n\t" MN_THREES_PIXEL(MN_THREES_LEFT, ROUND)                        \
+            "b 2f\n"                                                                               \
+            "1:\n\t" MN_THREES_PIXEL(MN_THREES_INNER, ROUND)                                       \
+            "2:\n\t"                                                                               \
+            "ldr r0, [sp, #100]\n\t"                                                               \
+            "cmp r11, r0\n\t"                                                                      \
+            "bne 1b\n\t" MN_THREES_PIXEL(MN_THREES_RIGHT, ROUND)                                   \
+            "add sp, sp, #108\n\t"                                                                 \
+            "pop {r4-r11, pc}\n\t");                                                               \
+        (void)threes;                                                                              \
+    }
+
 /* One pixel, of all groups of four channels. */
 struct mn_pixel {
     const struct mn_channel *channels;
@@ -355,6 +452,13 @@ MN_NOINLINE void mn_depthwise_pixel(const struct mn_depthwise_row *d, const int8
 struct mn_pixel_pairs;
 #endif
 
+MN_NOINLINE void mn_clamp_row(const struct mn_depthwise_row *d, int8_t *out)
+{
+    if (d->min > -128 || d->max < 127)
+        for (int32_t i = 0; i < d->out_columns * d->num_channels; i++)
+            out[i] = mn_clamp(out[i], d->min, d->max);
+}
+
 /* One row: pairs of pixels where the window lies inside, as many as there are, if `pairs` computes
  * them (a single pair would not pay for unpacking weights), and single pixels elsewhere. A group of
  * channels that overlaps the one before ends a number that is no multiple of four. */
@@ -390,10 +494,32 @@ MN_NOINLINE void mn_depthwise_row(const struct mn_depthwise_row *d, const int8_t
         }
     }
     (void)pairs;
-    if (d->min > -128 || d->max < 127)
-        for (int32_t i = 0; i < d->out_columns * count; i++)
-            out[i] = mn_clamp(out[i], d->min, d->max);
+    mn_clamp_row(d, out);
 }
+
+#if MN_DSP
+/* One row by `threes`; of wide channels pixel by pixel. */
+MN_NOINLINE void mn_depthwise_row_threes(const struct mn_depthwise_row *d, const int8_t *const *in,
+                                         int8_t *out, void *scratch,
+                                         void (*threes)(const struct mn_threes *))
+{
+    const int32_t count = d->num_channels;
+    struct mn_threes state = {d->weights, 0, -d->zero_point, count, 0, d->out_columns, in, 0};
+    for (int32_t c = 0; c < count; c += 4, state.weights += 36) {
+        state.first = c + 4 > count ? count - 4 : c;
+        state.channels = d->channels + state.first;
+        state.out = out + state.first;
+        threes(&state);
+    }
+    for (int32_t x = 0; d->rounding == MN_MIXED && x < d->out_columns; x++) {
+        mn_depthwise_pixel(d, in, 0, count / 4, d->weights, x - 1, out + x * count, scratch, 1);
+        if (count % 4)
+            mn_depthwise_pixel(d, in, count - 4, 1, d->weights + count / 4 * 36, x - 1,
+                               out + x * count, scratch, 1);
+    }
+    mn_clamp_row(d, out);
+}
+#endif
 
 /* The kernel of any shape, and that of squares of 3, 5 and 7 at stride 1 and 2. */
 #define MN_DEPTHWISE_ROW_BODY(name, pairs)                                                         \
@@ -410,6 +536,20 @@ MN_NOINLINE void mn_depthwise_row(const struct mn_depthwise_row *d, const int8_t
     MN_DEPTHWISE_ROW_BODY(name, name##_pairs)
 #else
 #define MN_DEPTHWISE_ROW_FAST(name, k, stride, rounding) MN_DEPTHWISE_ROW(name)
+#endif
+
+/* 3 x 3 at stride 1 in rows of two to eight pixels. */
+#if MN_DSP
+#define MN_DEPTHWISE_ROW_THREES(name, rounding)                                                    \
+    MN_THREES(name##_threes, MN_ROUND_ONE_##rounding)                                              \
+    static void name(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,  \
+                     int32_t row)                                                                  \
+    {                                                                                              \
+        (void)row;                                                                                 \
+        mn_depthwise_row_threes(parameters, in, out, scratch, name##_threes);                      \
+    }
+#else
+#define MN_DEPTHWISE_ROW_THREES(name, rounding) MN_DEPTHWISE_ROW(name)
 #endif
 
 #endif
