@@ -387,12 +387,13 @@ class Steps:
         """The largest step of the choice whose largest step is smallest."""
         reached = [0]
         for end in range(1, len(self.operations) + 1):
-            reached.append(min(max(reached[s.begin], s.bytes) for s in self.ending[end]))
+            steps = (max(reached[s.begin], s.bytes) for s in self.ending[end])
+            reached.append(min(steps, default=_NEVER))  # no step ends where rows are pushed
         return reached[-1]
 
     def _fitting(self, arena: int) -> tuple[list[Step] | None, int]:
         """A choice of steps that fits, or None and the next larger arena in which more may."""
-        count, larger = len(self.operations), 1 << 40
+        count, larger = len(self.operations), _NEVER
         # by cut and what the next step reads there: floor, number of steps, the next step
         floors: list[dict[int, tuple[int, int, Step | None]]] = [{} for _ in range(count + 1)]
         floors[count] = {-1: (0, 0, None)}
@@ -435,6 +436,9 @@ class Steps:
                 key=lambda item: (item[1][0] if item[0] == output else 0, item[1][1]),
             )[1]
         return plan, arena
+
+
+_NEVER = 1 << 40
 
 
 def _padded(size: int) -> int:
