@@ -24,7 +24,7 @@ SMALL = {
 FOUR = Bits(weights=4, depthwise=4, activations=4)
 
 
-def compiled(network, rng, plan="whole"):
+def compiled(network, rng, plan="whole", rows=False):
     """With weights that are equally far from zero and biases that leave no channel at rest, for
     the compiler folds away what is constant."""
     folded, ranges = characterize.random_weights(rng, network)
@@ -33,7 +33,8 @@ def compiled(network, rng, plan="whole"):
         layer["kernel"] = np.copysign(kernel.std(), kernel)
         layer["bias"] = np.abs(layer["bias"]) + 0.5
         ranges["weight"][name] = np.full(kernel.shape[-1], kernel.std())
-    built = compiler.compile_model(export.assemble(network, folded, ranges), plan=plan)
+    model = export.assemble(network, folded, ranges)
+    built = compiler.compile_model(model, plan=plan, rows=rows)
     assert not any(f.constant or f.unread for f in built.graph.foldings)
     return built
 
@@ -88,7 +89,9 @@ def check_rows(space, count):
     for i in range(count):
         network = space.decode(decisions.uniform(rng, space.decisions()))
         assert least_arena_bytes(network) <= arena_bytes(network), i
-        assert least_arena_bytes(network) == compiled(network, rng, "memory").arena_bytes, i
+        for pushed in (False, True):
+            built = compiled(network, rng, "memory", pushed)
+            assert least_arena_bytes(network, pushed) == built.arena_bytes, (i, pushed)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -31,6 +31,9 @@ from micronets_jax.windows import Window
 ALIGNMENT = 4
 """Bytes: tensors and scratch start at a multiple of it, and take a multiple of it."""
 
+PROGRESS_BYTES = 12
+"""``struct mn_progress``: where a stretch stands between two pushes of rows."""
+
 LANES = 4
 """Pixels of a convolution whose patches are laid out side by side."""
 

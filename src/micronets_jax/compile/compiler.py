@@ -27,11 +27,8 @@ from micronets_jax.compile import (
     schedule,
     stream,
 )
-from micronets_jax.kernels import ALIGNMENT
+from micronets_jax.kernels import ALIGNMENT, PROGRESS_BYTES
 from micronets_jax.tflite import TFLiteError
-
-PROGRESS_BYTES = 12
-"""``struct mn_progress``: where a stretch stands between two pushes of rows."""
 
 
 @dataclasses.dataclass

@@ -16,21 +16,22 @@ from micronets_jax.targets.compiled.memory import access
 from micronets_jax.windows import Window
 
 
-def least_arena_bytes(network: Network) -> int:
+def least_arena_bytes(network: Network, pushed: bool = False) -> int:
     """Bytes of the arena of the plan that needs least.
 
     Args:
         network: decided: counts are ints, nothing is absent (``network.prune``).
+        pushed: the input comes row by row and is never whole.
 
     Raises:
         ValueError: the network is not decided.
     """
-    return steps(network).least()[0]
+    return steps(network, pushed).least()[0] + kernels.PROGRESS_BYTES * pushed
 
 
-def steps(network: Network) -> Steps:
+def steps(network: Network, pushed: bool = False) -> Steps:
     """All steps that a plan of the network may consist of; tensors are numbered as they are made,
-    the input is 0.
+    the input is 0, as is the operation that makes it where it is ``pushed``.
 
     Raises:
         ValueError: as :func:`least_arena_bytes`.
@@ -44,7 +45,7 @@ def steps(network: Network) -> Steps:
     sizes, listed = output_sizes(network), memory.operators(network, reshapes=False)
     number = {INPUT: 0} | {o.layer.name: i for i, o in enumerate(listed, 1)}
     count = {0: math.prod(network.input_shape)}
-    operations = []
+    operations = [_push(network)] if pushed else []
     for operator in listed:
         made, layer = number[operator.layer.name], operator.layer
         reads = tuple(number[name] for name in operator.reads)
@@ -61,6 +62,11 @@ def steps(network: Network) -> Steps:
         )  # fmt: skip
     last = memory.makers_of(network, set(number))[network.layers[-1].name]
     return Steps(operations, count, {number[name] for name in last})
+
+
+def _push(network: Network) -> Operation:
+    rows, columns, channels = network.input_shape
+    return Operation(0, (), (), ByRows(0, (), rows, rows, columns * channels))
 
 
 def _by_rows(
