@@ -9,47 +9,47 @@ against TFLM's arena; code is what is linked. The numbers are exact and do not d
 machine.
 
     core       model              instructions   of TFLM    RAM   of TFLM   code   weights
-    cortex-m4  mlperf_kws_dscnn        3479440     0.452   8924     0.389   7824     32452
-    cortex-m4  mlperf_ic_resnet8      14036880     0.470  34868     0.633   8056     84232
-    cortex-m4  micronet_kws_m         17350200     0.482  70208     0.695   7748    135880
-    cortex-m4  mcunet_10fps_vww        9908840     0.375  52132     0.315  12240    439491
-    cortex-m4  mlperf_vww              6944760     0.288  42276     0.419   8752     48551
+    cortex-m4  mlperf_kws_dscnn        3161360     0.411   8868     0.387   9440     32452
+    cortex-m4  mlperf_ic_resnet8      12744440     0.427  34812     0.632   9488     84232
+    cortex-m4  micronet_kws_m         15698680     0.436  70152     0.694   9364    135880
+    cortex-m4  mcunet_10fps_vww        9154680     0.346  52124     0.315  13788    439491
+    cortex-m4  mlperf_vww              6290440     0.261  42220     0.419  10352     48551
     cortex-m4  mlperf_ad                342640     0.588   1024     0.383   1564    291184
-    cortex-m4  geometric mean                     0.432            0.453
-    cortex-m7  mlperf_kws_dscnn        3480920     0.455   8924     0.389   7848     32452
-    cortex-m7  mlperf_ic_resnet8      14055960     0.468  34868     0.633   8036     84232
-    cortex-m7  micronet_kws_m         17354520     0.486  70208     0.695   7764    135880
-    cortex-m7  mcunet_10fps_vww        9917320     0.378  52132     0.315  12252    439491
-    cortex-m7  mlperf_vww              6949200     0.289  42276     0.419   8780     48551
+    cortex-m4  geometric mean                     0.399            0.452
+    cortex-m7  mlperf_kws_dscnn        3162160     0.414   8868     0.387   9420     32452
+    cortex-m7  mlperf_ic_resnet8      12762720     0.425  34812     0.632   9428     84232
+    cortex-m7  micronet_kws_m         15700440     0.439  70152     0.694   9312    135880
+    cortex-m7  mcunet_10fps_vww        9160320     0.349  52124     0.315  13736    439491
+    cortex-m7  mlperf_vww              6291840     0.262  42220     0.419  10332     48551
     cortex-m7  mlperf_ad                342200     0.587   1016     0.380   1548    291184
-    cortex-m7  geometric mean                     0.434            0.452
+    cortex-m7  geometric mean                     0.401            0.452
 
     layers on the Cortex-M4      instructions   per MAC
-    conv                             42496720      1.12
-    depthwise                         8521120      3.06
-    add                                728440         -
+    conv                             38704000      1.02
+    depthwise                         7643320      2.74
+    add                                728320         -
     average_pool                       297440         -
     table                               15680         -
-    softmax                              1960         -
+    softmax                              2000         -
 
 Cycles by the Cortex-M4's instruction timing (``benchmarks.cycles`` says how far to trust it),
 beside what engines were measured to take on a NUCLEO-L4R5ZI (MLPerf Tiny, ms times clock):
 
     million cycles       estimate  per instruction        ST  Plumerai
-    mlperf_kws_dscnn         4.90             1.41      5.18      5.73
-    mlperf_ic_resnet8       19.83             1.41     19.81     20.14
-    mlperf_vww               9.85             1.42     10.67     11.85
+    mlperf_kws_dscnn         4.44             1.40      5.18      5.73
+    mlperf_ic_resnet8       18.11             1.42     19.81     20.14
+    mlperf_vww               8.97             1.43     10.67     11.85
     mlperf_ad                0.47             1.38      0.63      0.49
 
     function                        instructions     cycles
-    product4_positive                   11055819   15561606
-    product4_signed                      6727968    9496448
-    lay                                  1701640    2492753
-    depthwise_3x3_s11_positive_rows      1744081    2481317
-    gather                                790872    1101721
-    mn_gather_plane                       657611     925320
-    mn_conv                               559423     813086
+    product4_positive                   10228520   14467832
+    product4_signed                      6113792    8703872
+    depthwise_3x3_s11_positive_fours_rows      1638106    2257575
+    widen                                1282368    1769769
+    lay                                   439970     730729
     mn_add                                545005     717193
+    mn_gather_plane                       484811     656752
+    copy_runs                             345995     521419
 
 Theirs are silicon with the wait states of flash, ours is not: no board has run this code.
 """
