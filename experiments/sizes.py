@@ -117,6 +117,8 @@ def variants() -> dict[str, list[str]]:
         for side, rows, columns in itertools.product(SIDES, STRIDES, STRIDES):
             name = sizes.depthwise(side, columns, rounding)
             shapes.append(("MN_DEPTHWISE_FAST", name, (side, side, rows, columns)))
+        name = sizes.depthwise_fours(rounding)
+        shapes += [("MN_DEPTHWISE_FOURS", name, (3, 3, rows, 1)) for rows in STRIDES]
         for macro, name, shape in shapes:
             text = f"{macro}({{}}, {', '.join(map(str, shape))}, {rounding}, {clamp})"
             found.setdefault(name, []).append(text)
@@ -124,6 +126,9 @@ def variants() -> dict[str, list[str]]:
         found[sizes.depthwise_row(side, stride)] = [
             f"MN_DEPTHWISE_ROW_FAST({{}}, {side}, {stride}, {rounding})" for rounding in ROUNDINGS
         ]
+    found[sizes.DEPTHWISE_ROW_THREES] = [
+        f"MN_DEPTHWISE_ROW_THREES({{}}, {rounding})" for rounding in ROUNDINGS
+    ]
     found[sizes.depthwise_row(0, 0)] = ["MN_DEPTHWISE_ROW({})"]
     return found
 
@@ -216,7 +221,10 @@ def _rows(
             own = {part: size for part, size in reached.items() if part.startswith("model ")}
             yield plain, code.function(name).frame - 4 * taps, own
         elif number.isdecimal() or key in known or (key.endswith("_row") and not number):
-            pairs = {"mn_depthwise_row": f"{plain}_pairs"}
+            pairs = {
+                "mn_depthwise_row": f"{plain}_pairs",
+                "mn_depthwise_row_threes": f"{plain}_threes",
+            }
             yield key, code.depth(name, pointers=pairs), reached
 
 

@@ -33,6 +33,15 @@ def depthwise(side: int, stride: int, rounding: str = "MN_MIXED") -> str:
     return f"{name}_mixed" if rounding == "MN_MIXED" else name
 
 
+def depthwise_fours(rounding: str) -> str:
+    """Likewise a kernel that takes four outputs at a time."""
+    return "depthwise_fours_mixed" if rounding == "MN_MIXED" else "depthwise_fours"
+
+
+DEPTHWISE_ROW_THREES = "depthwise_row_threes"
+"""A kernel of short rows, all of one at once."""
+
+
 def depthwise_row(side: int, stride: int) -> str:
     """Likewise a kernel of one row."""
     return f"depthwise_row_{side}_s{stride}" if side else "depthwise_row"

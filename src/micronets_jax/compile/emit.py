@@ -117,6 +117,10 @@ def size_name(call: Call) -> str:
     """The name of a call's kernel in the table of sizes."""
     if not call.template:
         return call.function
+    if call.template.startswith("MN_DEPTHWISE_FOURS"):
+        return sizes.depthwise_fours(call.fields["rounding"])
+    if call.template.startswith("MN_DEPTHWISE_ROW_THREES"):
+        return sizes.DEPTHWISE_ROW_THREES
     f, fast = call.fields, "FAST" in call.template
     side, stride = (f["kernel_columns"], f["stride_columns"]) if fast else (0, 0)
     if call.template.startswith("MN_DEPTHWISE_ROW"):

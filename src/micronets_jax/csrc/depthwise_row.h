@@ -452,7 +452,7 @@ MN_NOINLINE void mn_depthwise_pixel(const struct mn_depthwise_row *d, const int8
 struct mn_pixel_pairs;
 #endif
 
-MN_NOINLINE void mn_clamp_row(const struct mn_depthwise_row *d, int8_t *out)
+MN_NOINLINE void mn_clamp_line(const struct mn_depthwise_row *d, int8_t *out)
 {
     if (d->min > -128 || d->max < 127)
         for (int32_t i = 0; i < d->out_columns * d->num_channels; i++)
@@ -494,7 +494,7 @@ MN_NOINLINE void mn_depthwise_row(const struct mn_depthwise_row *d, const int8_t
         }
     }
     (void)pairs;
-    mn_clamp_row(d, out);
+    mn_clamp_line(d, out);
 }
 
 #if MN_DSP
@@ -517,7 +517,7 @@ MN_NOINLINE void mn_depthwise_row_threes(const struct mn_depthwise_row *d, const
             mn_depthwise_pixel(d, in, count - 4, 1, d->weights + count / 4 * 36, x - 1,
                                out + x * count, scratch, 1);
     }
-    mn_clamp_row(d, out);
+    mn_clamp_line(d, out);
 }
 #endif
 

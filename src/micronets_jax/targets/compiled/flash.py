@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from micronets_jax import kernels, memory, sizes
 from micronets_jax.counts import align, summed, total
-from micronets_jax.kernels import CHANNEL_BYTES, Depthwise, is_direct
+from micronets_jax.kernels import CHANNEL_BYTES, Depthwise, is_direct, takes_fours
 from micronets_jax.network import Count, Layer, Network, output_sizes, window
 from micronets_jax.windows import Window
 
@@ -83,6 +83,8 @@ def kernel(layer: Layer, walked: Window, mixed: bool = False) -> str:
         way = Depthwise.over(walked)
         side, stride = way.window.kernel[0], way.window.stride[1]
         rounding = "MN_MIXED" if mixed else "MN_SIGNED"
+        if takes_fours(way.window):
+            return sizes.depthwise_fours(rounding)
         return sizes.depthwise(side if way.fast else 0, stride, rounding)
     if layer.kind in ("conv", "dense"):
         return "mn_dense" if is_direct(walked) else "mn_conv"
