@@ -3,12 +3,14 @@
 import json
 import pathlib
 import subprocess
+from typing import Any
 
 import flatbuffer_models as fm
 import pytest
+import test_compile_state
 
 from micronets_jax import cli, devices, firmware, reserves, tflite
-from micronets_jax.firmware import arena, tflm
+from micronets_jax.firmware import arena, execute, tflm
 
 slow = pytest.mark.slow
 INTERFACE = pathlib.Path(__file__).parent / "tflm_interface"
@@ -122,6 +124,24 @@ def test_the_whole_path(device, tmp_path, capsys):
     assert ran.arena_used == 192
     assert "resolver.AddRelu();" in (tmp_path / "fw" / "operators.h").read_text()
     assert "#define FIRMWARE_OPERATORS 1\n" in (tmp_path / "fw" / "operators.h").read_text()
+
+
+@slow
+def test_state_is_forgotten_when_told_to(tmp_path):
+    """The interpreter's own state (SVDF, LSTM); its variables have no memory here."""
+    words: dict[str, Any] = {
+        "runtime": "tflm", "tflm_include": [str(INTERFACE)], "tflm_library": library(tmp_path),
+    }  # fmt: skip
+    firmware.write(relu(), "mps2-an386", tmp_path / "fw", **words)
+    config = tmp_path / "fw" / "config.h"
+    told = config.read_text().replace("FIRMWARE_REMEMBERS 0", "FIRMWARE_REMEMBERS 1")
+    config.write_text(told)
+    firmware.check(tmp_path / "fw")
+    elf = tmp_path / "fw" / "build" / "firmware.elf"
+    with execute.emulated(elf, devices.device("mps2-an386"), 60.0) as board:
+        board.forget()
+    with pytest.raises(firmware.FirmwareError, match="keeps variables"):
+        firmware.write(test_compile_state.streaming(False), "mps2-an386", tmp_path / "v", **words)
 
 
 @slow

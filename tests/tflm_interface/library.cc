@@ -44,6 +44,11 @@ TfLiteStatus MicroInterpreter::AllocateTensors()
   return kTfLiteOk;
 }
 
+TfLiteStatus MicroInterpreter::Reset()
+{
+  return kTfLiteOk;
+}
+
 TfLiteStatus MicroInterpreter::Invoke()
 {
   for (int i = 0; i < resolver_.count(); i++) {

@@ -165,10 +165,15 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
 
     Raises:
         TFLiteError: the file cannot be read.
-        FirmwareError: see :func:`check_library`.
+        FirmwareError: see :func:`check_library`; or the model keeps variables.
     """
     parsed = tflite.read(model)
     kinds = list(dict.fromkeys(operator.kind for operator in parsed.operators))
+    if "VAR_HANDLE" in kinds:
+        raise FirmwareError(
+            "the model keeps variables (VAR_HANDLE), for which the runtime tflm has no memory: "
+            "use --runtime compiled"
+        )
     symbols = _symbols(library)
     check_library(library, symbols, kinds, board)
     predicted = arena.predict(parsed)
@@ -196,7 +201,7 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
             "interpreter": reserves.tflm_state_bytes(len(kinds)),
         },
         stack_bytes=dict.fromkeys(sizes.KINDS, reserves.TFLM_STACK_BYTES),
-        remembers="VAR_HANDLE" in kinds or any(t.variable for t in parsed.tensors.values()),
+        remembers=any(t.variable for t in parsed.tensors.values()),
         makefile=_makefile(library, silent=bool(symbols) and PRINTS not in symbols),
         facts={
             "arena_predicted": {

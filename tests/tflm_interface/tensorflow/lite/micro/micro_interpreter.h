@@ -20,6 +20,7 @@ class MicroInterpreter {
                    MicroProfilerInterface *profiler = nullptr, bool preserve = false);
   TfLiteStatus AllocateTensors();
   TfLiteStatus Invoke();
+  TfLiteStatus Reset();
   TfLiteTensor *input(size_t index);
   TfLiteTensor *output(size_t index);
   size_t arena_used_bytes() const;
