@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import sys
 import time
 
@@ -26,7 +27,7 @@ class Options(experiment.Options):
     """Learn nothing."""
 
     fail: str = ""
-    """End with this sentence."""
+    """End with this sentence, or by this signal, as SIGKILL."""
 
 
 PRESETS = {
@@ -49,6 +50,8 @@ def run(options: Options) -> None:
     folder = options.workdir or pathlib.Path("runs/nothing")
     if (folder / files.CONFIGURATION).exists() and not options.resume:
         sys.exit("error: the folder holds another run; add --resume")
+    if options.fail in signal.Signals.__members__:
+        os.kill(os.getpid(), signal.Signals[options.fail])
     if options.fail:
         print(f"error: {options.fail}", file=sys.stderr)
         sys.exit(2)

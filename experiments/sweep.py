@@ -364,8 +364,9 @@ def _teller(folder: Folder, count: int) -> Any:
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
             name = trial.config["trial"]["name"]
-            times = trial.num_failures
-            folder.end(name, "failed", f"its process, worker or node died {times} times")
+            lines = str(trial.get_error() or "").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason")
+            folder.end(name, "failed", f"died {trial.num_failures} times, at last: {last}")
             self._tell(name)
 
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:

@@ -200,7 +200,8 @@ def test_two_processes_never_write_to_one_trial(tmp_path):
         with pytest.raises(sweep.WorkerError, match="is held by a process that does not end"):
             sweep.supervise(folder, "seed=0", ["true"], print, patience=0.3)
         threading.Timer(0.5, sleeper.kill).start()
-        assert sweep.supervise(folder, "seed=0", ["true"], print, patience=60.0) == "finished"
+        assert sweep.supervise(folder, "seed=0", ["true"], print, patience=60.0) == "failed"
+        assert folder.ended("seed=0") == ("failed", "status 0: it said nothing")
     finally:
         sleeper.kill()
         sleeper.wait()
@@ -254,6 +255,7 @@ def test_table_front_and_curves_are_those_of_the_folders(tmp_path):
     assert text.index(">seed=1,teacher=2<") < text.index(">seed=0,teacher=1.5<")
     assert "trials/seed%3D1%2Cteacher%3D2/report.html" in text
     assert "85.0%" in text and "±\u00a04.0\u00a0%" in text  # mean and error of 81 and 89
+    assert "100%</text>" in text and "110%</text>" not in text
     assert text.count('class="other"') == 8  # four finished trials by two costs
     assert "Validation accuracy while training" in text and "Accuracy while searching" not in text
     assert "http" not in text.replace("http-equiv", "")
@@ -405,19 +407,20 @@ def test_workers_a_node_and_the_head_die_and_nothing_is_lost(tmp_path):
 @pytest.mark.slow
 def test_asha_stops_the_worse_and_failures_are_said(tmp_path):
     """Later trials are worse: their accuracy at each epoch is below that of those before."""
-    words = ["--grid", "seed=30,20,10,0", "--asha", "--asha-factor", "2", "--cpus", "2"]
+    words = ["--grid", "seed=30,20,10,0", "--asha", "--asha-factor", "2", "--cpus", os.cpu_count()]
     words += ["--workdir", tmp_path / "sweep", "--", "--train.epochs=4"]
     done = swept(STUB, *words)
     assert done.returncode == 0, done.stderr + done.stdout
     table = {row["trial"]: row for row in sweep.rows(Folder(tmp_path / "sweep"))}
     assert table["seed=30"]["status"] == "finished" and table["seed=0"]["status"] == "stopped"
     assert len(table["seed=0"]["epochs"]) < 5 and "int8" not in table["seed=0"]
-    folder = tmp_path / "failing"
-    done = swept(STUB, "--grid", "fail=,no-data", "--workdir", folder)
-    assert done.returncode == 2 and "a value is empty" in done.stderr
-    done = swept(STUB, "--grid", "fail=no-data", "--workdir", folder)
-    assert done.returncode == 1 and "1 trials did not finish" in done.stderr
+    words = ["--grid", "fail=no-data,SIGKILL", "--retries", "1", "--workdir", tmp_path / "failing"]
+    done = swept(STUB, *words)
+    assert done.returncode == 1 and "2 trials did not finish" in done.stderr
     assert "fail=no-data: status 2: error: no-data" in done.stdout
+    assert "fail=SIGKILL: died, will be continued" in done.stdout
+    assert "fail=SIGKILL: died 2 times, at last: " in done.stdout
+    assert "ended by SIGKILL" in done.stdout
     done = swept(STUB, "--gpus", "64", "--workdir", tmp_path / "none")
     assert done.returncode == 2 and "a trial takes CPU=1 GPU=64, and this machine" in done.stderr
     assert not (tmp_path / "none").exists()

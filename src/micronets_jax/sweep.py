@@ -414,7 +414,8 @@ def supervise(
         patience: seconds to wait for a former process.
 
     Returns:
-        ``finished``, or ``failed`` where the run itself said no; the folder knows what it said.
+        ``finished``, or ``failed`` where the run ended by itself with a mistake or without results;
+        the folder knows what it said.
 
     Raises:
         WorkerError: the process was killed, or a former one does not end; worth another attempt.
@@ -442,12 +443,12 @@ def supervise(
                 process.wait()
     if process.returncode < 0:
         raise WorkerError(f"{name}: ended by {signal.Signals(-process.returncode).name}")
-    if process.returncode:
-        lines = folder.log(name).read_text(errors="replace").splitlines()
-        said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        folder.end(name, "failed", f"status {process.returncode}: {said}")
-        return "failed"
-    return "finished"
+    if folder.ended(name)[0] == "finished" and not process.returncode:
+        return "finished"
+    lines = folder.log(name).read_text(errors="replace").splitlines()
+    said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    folder.end(name, "failed", f"status {process.returncode}: {said}")
+    return "failed"
 
 
 def _lock(log: IO[bytes], patience: float) -> None:

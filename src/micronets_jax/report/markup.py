@@ -149,8 +149,10 @@ def chart(
     xs = [x for x, _ in spots]
     ys = [y for _, y in spots] + ([line] if line is not None else [])
     levels = ticks(min(ys), max(ys), 5)
-    low, high, first, last = levels[0], levels[-1], min(xs), max(max(xs), min(xs) + 1)
     counted = across == "epoch"
+    low, high, first, last = levels[0], levels[-1], min(xs), max(xs)
+    if counted or decades or first == last:
+        last = max(last, first + 1)
 
     def at(x: Number, y: Number) -> tuple[Number, Number]:
         across = _LEFT + (x - first) / (last - first) * (_WIDTH - _LEFT - 6)
