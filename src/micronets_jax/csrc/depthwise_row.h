@@ -402,6 +402,9 @@ MN_PIXEL(mn_pixel_signed, MN_ROUND_ONE_MN_SIGNED)
 /* Channels first..first + 4 * groups - 1 of the pixel whose window begins at column `start`.
  * `offsets` has room for two numbers for every tap. Of a pixel that was `paired` only wide channels
  * are left. */
+#if MN_DSP && !defined(__clang__)
+__attribute__((noipa)) /* else a program of short rows alone takes less than its size is known to be */
+#endif
 MN_NOINLINE void mn_depthwise_pixel(const struct mn_depthwise_row *d, const int8_t *const *in,
                                     int32_t first, int32_t groups, const int8_t *weights,
                                     int32_t start, int8_t *out, int32_t *offsets, int paired)

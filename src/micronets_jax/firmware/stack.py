@@ -21,6 +21,7 @@ POINTERS = {
     "core_prepare": r"_GLOBAL_\w+",
     "mn_stream": r"mn_\w+_row|depthwise\w*_row\w*",
     "mn_depthwise_row": r"\w+_pairs",
+    "mn_depthwise_row_threes": r"depthwise_row_threes\w+_threes",
 }
 """What functions call through pointers that are handed to them, or lie in tables."""
 
