@@ -95,7 +95,8 @@ def test_what_kernels_share_is_counted_once():
     own = {k: n for k, n in table["depthwise_3_s1"]["flash"].items() if "depthwise_3" in k}
     assert two - one == sum(own.values()) < one
     assert sizes.code_bytes([("depthwise_3_s1", "a", 1)] * 2) == one
-    assert sizes.code_bytes([("depthwise_3_s1", "a", 0), ("mn_add", "mn_add", 1)]) == 812
+    only = sizes.code_bytes([("depthwise_3_s1", "a", 0), ("mn_add", "mn_add", 1)])
+    assert only == sum(table["mn_add"]["flash"].values()) > 0
     assert sizes.stack_bytes([("mn_conv", 1), ("mn_add", 1)]) == table["mn_conv"]["stack"]
     assert sizes.stack_bytes([("mn_conv", 0), ("mn_add", 1)]) == table["mn_add"]["stack"]
 

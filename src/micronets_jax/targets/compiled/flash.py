@@ -33,7 +33,7 @@ def constant_bytes(network: Network) -> Count:
         )
 
     def held(
-        presence: Count, struct: int, pair: int, single: int, inputs: Count, outputs: Count
+        presence: Count, struct: Count, pair: Count, single: Count, inputs: Count, outputs: Count
     ) -> Count:
         even = align(outputs, 2)
         weights = even * align(pair * inputs, 4) + single * outputs
