@@ -102,7 +102,7 @@ def test_the_least_arena_over_plans_is_known_to_the_byte(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_the_least_arena_over_plans_of_every_space_is_known_to_the_byte(name):
-    check_rows(SPACES[name], 300 if isinstance(SPACES[name], DSCNN) else 60)
+    check_rows(SPACES[name], 10 if isinstance(SPACES[name], DSCNN) else 4)
 
 
 def test_rows_are_counted_of_decided_networks():
