@@ -61,8 +61,11 @@ def code_bytes(network: Network) -> Count:
         walked = window(layer, sizes_of)
         name = function = kernel(layer, walked)
         if layer.kind == "depthwise":  # one for each shape and rounding
-            function = f"{walked.kernel} {walked.stride} {layer.activation == 'linear'}"
+            shape = f"{walked.kernel} {walked.stride} {layer.activation == 'linear'}"
+            function = f"{name} {shape}"
         kernels_of.append((name, function, layer.presence))
+        if layer.kind == "pad":
+            kernels_of.append(("mn_fill", "mn_fill", layer.presence))
     return sizes.run_bytes(calls) + sizes.code_bytes(kernels_of)
 
 
