@@ -203,11 +203,7 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
         stack_bytes=dict.fromkeys(sizes.KINDS, reserves.TFLM_STACK_BYTES),
         remembers=any(t.variable for t in parsed.tensors.values()),
         makefile=_makefile(library, silent=bool(symbols) and PRINTS not in symbols),
-        facts={
-            "arena_predicted": {
-                "activations": predicted.activations, "persistent": predicted.persistent,
-            },
-        },
+        facts={"arena_predicted": predicted._asdict()},
     )  # fmt: skip
 
 
