@@ -14,8 +14,8 @@ from micronets_jax import tflite
 
 
 class Arena(NamedTuple):
-    """Bytes: tensors and scratch where the planner puts them, the interpreter's structures, and what
-    the planner itself works with, before the model runs, where activations lie later."""
+    """Bytes: tensors and scratch where the planner puts them; the interpreter's structures; and
+    what the planner works with before the model runs, where activations lie later."""
 
     activations: int
     persistent: int
@@ -36,8 +36,8 @@ _STRUCTURES = {
 }  # fmt: skip
 _UNKNOWN = 64
 
-# On a 32-bit core: AllocationInfo of every tensor and scratch, and what GreedyMemoryPlanner keeps of
-# each that it places: its requirements, three places in sorted lists, an offset.
+# On a 32-bit core: AllocationInfo of every tensor and scratch; and what GreedyMemoryPlanner keeps
+# of each that it places: its requirements, three places in sorted lists, an offset.
 _LIFETIME = 24
 _PLACEMENT = 40
 
