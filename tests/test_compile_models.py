@@ -183,6 +183,19 @@ def test_kernels_of_the_dsp_extension(kind, kernel, stride, activation, core, tm
 
 
 @pytest.mark.parametrize("core", CORES)
+def test_sums_of_very_many_products_are_as_fast(core, tmp_path):
+    """Magnitudes of 2,304 weights add up to more than what two channels can sum at once."""
+    model = fm.convolution(np.random.default_rng(0), (1, 4, 4, 256), 6, (3, 3))
+    compiler.write(compiler.compile_model(model, "many"), tmp_path / "many")
+    case = noise(16 * 256, 0).view(np.int8).reshape(1, 4, 4, 256)
+    np.save(tmp_path / "x.npy", case)
+    ran = firmware.run(tmp_path / "many", str(tmp_path / "x.npy"), core=core)
+    want = verify.Reference(model).run([[case]], compiler.compile_model(model).interface())
+    np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+    assert ran.instructions < 1.5 * 16 * 2304 * 6
+
+
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL", "MEAN", "SUM", "SOFTMAX", "LOGISTIC"])
 def test_other_kernels_on_cores(kind, core, tmp_path):
     """Whatever has no assembly still uses single instructions of the extension."""

@@ -203,7 +203,8 @@ def pack_dense(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 MOST_SUM = 1 << 16
-"""Of the magnitudes of a channel's weights: beyond, a sum b times 256 may not fit into 32 bits."""
+"""Of the magnitudes of a channel's weights: beyond, a sum b times 256 may not fit into 32 bits, and
+weights are stored as int16."""
 
 
 def widen_weights(calls: list[Call], budget: int) -> None:
@@ -212,13 +213,16 @@ def widen_weights(calls: list[Call], budget: int) -> None:
     convolutions = [call for call in calls if call.function in ("mn_conv", "mn_conv_row")]
     for call in sorted(convolutions, key=lambda call: -call.fields["pixels"]):
         narrow = call.fields["weights"]
-        if call.fields["pixels"] >= 4 and narrow.nbytes <= budget:
+        if call.fields["pixels"] >= 4 and not call.fields["wide"] and narrow.nbytes <= budget:
             budget -= narrow.nbytes
-            pairs = narrow.reshape(-1, 2, 2).transpose(0, 2, 1)  # a0 B0 a2 B2 -> a0 a2 B0 B2
-            first, second = pairs[:, 0], pairs[:, 1] + (pairs[:, 0] < 0).astype(np.int8)
-            both = np.stack([first, second], axis=1)
-            call.fields["weights"] = both.reshape(-1).astype(np.int16)
-            call.fields["wide"] = 1
+            call.fields |= {"weights": _widened(narrow), "wide": 1}
+
+
+def _widened(packed: np.ndarray) -> np.ndarray:
+    """What :func:`pack_pairs` packed, as int16: a0 a2 b0 b2 a1 a3 b1 b3."""
+    pairs = packed.reshape(-1, 2, 2).transpose(0, 2, 1)
+    first, second = pairs[:, 0], pairs[:, 1] + (pairs[:, 0] < 0).astype(np.int8)
+    return np.stack([first, second], axis=1).reshape(-1).astype(np.int16)
 
 
 def _conv(graph: Graph, node: Node) -> list[Call]:
@@ -247,7 +251,9 @@ def patches(graph: Graph, node: Node) -> Call:
     window = _conv_window(node)
     flat = weights.reshape(count, -1)
     packed, odd = pack_pairs(flat)
-    odd[1::2] |= np.abs(flat[1::2].astype(np.int32)).sum(axis=1) >= MOST_SUM
+    wide = bool((np.abs(flat[1::2].astype(np.int32)).sum(axis=1) >= MOST_SUM).any())
+    if wide:
+        packed, odd = _widened(packed), None
     table, rounding = channel_table(graph, node, odd=odd)
     quads = kernels.conv_quads(window, depth)
     fields = {
@@ -263,7 +269,7 @@ def patches(graph: Graph, node: Node) -> Call:
             dilation_columns=o["dilation"][1],
         ),
         "pad_value": value.zero_point, "min": o["min"], "max": o["max"], "rounding": rounding,
-        "wide": 0,
+        "wide": int(wide),
     }  # fmt: skip
     call = _call(
         node, "mn_conv", "conv.c", struct="mn_conv", fields=fields,
