@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_draws_are_decided_by_seed_and_index(space):
 
 
 def test_members_are_drawn_uniformly():
-    space = characterize.SPACES["kws"]
+    space: Any = characterize.SPACES["kws"]
     stems = [characterize.draw("kws", 0, i)["stem"].out_channels for i in range(300)]
     counts = [stems.count(width) for width in space.widths]
     # 30 each; the chance of one outside is below 1 in 10,000.

@@ -263,11 +263,11 @@ def test_an_overflow_is_named(small, tmp_path, capsys):
     """The linker has the last word: here the board's memory shrinks after the prediction."""
     firmware.write(small, "STM32F446RE", tmp_path)
     script = (tmp_path / "link.ld").read_text()
-    (tmp_path / "link.ld").write_text(script.replace("LENGTH = 131072", "LENGTH = 3000"))
+    (tmp_path / "link.ld").write_text(script.replace("LENGTH = 131072", "LENGTH = 1000"))
     used = json.loads((tmp_path / "manifest.json").read_text())["predicted"]["ram"]
     with pytest.raises(firmware.FirmwareError) as caught:
         firmware.check(tmp_path)
-    assert f"RAM overflows by {sum(used.values()) - 3000} bytes" in str(caught.value)
+    assert f"RAM overflows by {sum(used.values()) - 1000} bytes" in str(caught.value)
 
 
 @slow
