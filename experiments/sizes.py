@@ -322,7 +322,7 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         folder = place / f"{board.name}-{kind}"
         firmware.write(model, board.name, folder, **kinds[kind])
         linked = link.build(folder)
-        apart = (engine.OBJECTS, "tables.o", "compiled.o")
+        apart = (engine.OBJECTS, "tables.o", "hearing.o", "compiled.o")
         own = [n for name, n in linked.flash.items() if name.startswith(apart)]
         engines[kind] = max(engines.get(kind, 0), linked.flash["compiled.o"])
         known = flash.setdefault(kind, {}).setdefault(board.startup.source, {})
