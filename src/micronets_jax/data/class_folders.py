@@ -165,7 +165,7 @@ def _kept_together(
     }
     placed = splits.together(drawn, {path: near[path] for path in drawn}, seed)
     kept = _moved(parts, placed)
-    if not _lacking(kept, found):
+    if not (lacking := _lacking(kept, found)):
         return kept
     labels = {path: label for part in parts.values() for path, label in part}
     if len(drawn) == len(labels):  # nobody said what tests
@@ -173,7 +173,7 @@ def _kept_together(
         if units is not None:
             return _moved(parts, dict(zip(drawn, units, strict=True)))
     warn(
-        f"{_lacking(kept, found)} of {folder} if near-duplicates stay together: images are divided "
+        f"{lacking} of {folder} if near-duplicates stay together: images are divided "
         "one by one, and a device may do less well than the test says; add images of other scenes"
     )
     return parts

@@ -50,6 +50,13 @@ def _axes(b: Builder, operator: Operator, value: Value) -> list[int]:
     return sorted({axis_of(operator, axis, rank) for axis in b.integers(operator, 1, "axes")})
 
 
+def _axis(b: Builder, operator: Operator, value: Value) -> int:
+    axes = _axes(b, operator, value)
+    if len(axes) != 1:
+        raise TFLiteError(f"axes {axes}; one is supported")
+    return axes[0]
+
+
 def _reduced(
     b: Builder, operator: Operator, value: Value, axes: list[int], dtype: str = "int8"
 ) -> Value:
@@ -139,20 +146,16 @@ def reduce_extreme(b: Builder, operator: Operator) -> None:
 @reads("ARG_MIN", "axis constant; output int32", inputs=2)
 def arg_extreme(b: Builder, operator: Operator) -> None:
     value = b.input(operator)
-    axes = _axes(b, operator, value)
-    if len(axes) != 1:
-        raise TFLiteError(f"axes {axes}; one is supported")
-    output = _reduced(b, operator, value, axes, "int32")
+    axis = _axis(b, operator, value)
+    output = _reduced(b, operator, value, [axis], "int32")
     sign = 1 if operator.kind == "ARG_MAX" else -1
-    b.add(operator, "arg", [value], output, axis=axes[0], sign=sign)
+    b.add(operator, "arg", [value], output, axis=axis, sign=sign)
 
 
 @reads("CUMSUM", "axis constant", inputs=2)
 def cumsum(b: Builder, operator: Operator) -> None:
     value = b.input(operator)
-    axes = _axes(b, operator, value)
-    if len(axes) != 1:
-        raise TFLiteError(f"axes {axes}; one is supported")
+    axis = _axis(b, operator, value)
     output = b.output(operator, value.shape)
     multiplier, exponent = arithmetic.quantize_multiplier(
         2 * value.scale / ((1 << 20) * output.scale)
@@ -161,7 +164,7 @@ def cumsum(b: Builder, operator: Operator) -> None:
         raise TFLiteError("its scales are out of proportion")
     exclusive, reverse = (bool(operator.options[name]) for name in ("exclusive", "reverse"))
     b.add(
-        operator, "cumsum", [value], output, axis=axes[0], multiplier=multiplier,
+        operator, "cumsum", [value], output, axis=axis, multiplier=multiplier,
         exponent=exponent, exclusive=exclusive, reverse=reverse,
     )  # fmt: skip
 
