@@ -18,8 +18,10 @@
 #define MN_INLINE static inline
 #endif
 
-/* Small code: what is called from many places is not copied there. */
-#if defined(__GNUC__)
+/* Small code: what is called from many places is not copied there, nor for one of them alone. */
+#if defined(__clang__)
+#define MN_NOINLINE static __attribute__((noinline, unused))
+#elif defined(__GNUC__)
 #define MN_NOINLINE static __attribute__((noinline, noclone, unused))
 #else
 #define MN_NOINLINE static
