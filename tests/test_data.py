@@ -221,8 +221,11 @@ def as_24_bits(samples: np.ndarray, rate: int = 16_000) -> bytes:
     return b"RIFF" + struct.pack("<I", len(chunks) + len(body)) + chunks + body
 
 
+@pytest.mark.parametrize("long", [False, True])
 @pytest.mark.parametrize("kind", ["int16", "uint8", "int32", "float32", "float64", "24 bits"])
-def test_every_sample_format_gives_the_same_clip(tmp_path, kind):
+def test_every_sample_format_gives_the_same_clip(tmp_path, kind, long, monkeypatch):
+    if long:  # mapped, or read by libsndfile
+        monkeypatch.setattr(recordings, "LONG_BYTES", 1000)
     samples = tone(0) // 256 * 256  # what eight bits can hold
     path = tmp_path / "x.wav"
     if kind == "24 bits":

@@ -4,8 +4,9 @@ Invariant: whatever comes back was read whole; a file that is damaged, cut off o
 that names it, never silence. Memory is bounded by the int16 samples that come back: what has to be
 converted is converted block by block, and :func:`blocks` keeps one block only.
 
-SciPy reads WAV files of integers and floats. All else (MP3, Ogg, FLAC, WAV in A-law or mu-law) is
-read by libsndfile, which the extra ``phone`` brings.
+SciPy reads WAV files of integers and floats. All else (MP3, Ogg, FLAC, WAV in A-law or mu-law, long
+WAV files of samples that cannot be mapped into memory) is read by libsndfile, which the extra
+``phone`` brings.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.io.wavfile
@@ -36,6 +38,9 @@ LOWEST_RATE, HIGHEST_RATE = 2_000, 384_000  # Hz; anything else is a damaged hea
 
 BLOCK_SECONDS = 30
 """Seconds of a recording that are converted at once."""
+
+LONG_BYTES = 2**22
+"""Of a file from which on it is not read as a whole."""
 
 MARGIN_SECONDS = 0.05
 """Seconds beyond both ends of a block that a resampling filter may look at."""
@@ -102,11 +107,14 @@ def _opened(path: pathlib.Path) -> tuple[Iterator[np.ndarray], bool]:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
     reason = "it is no WAV file"
+    mapped = _can_be_mapped(path)
+    if _is_long(path) and not mapped and _libsndfile():
+        return _from_libsndfile(path, reason)  # SciPy would hold it whole
     if path.name.lower().endswith(".wav"):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)  # unknown chunks
-                rate, raw = scipy.io.wavfile.read(path, mmap=_can_be_mapped(path))
+                rate, raw = scipy.io.wavfile.read(path, mmap=mapped)
         except Exception as error:  # scipy raises many kinds on damaged headers
             reason = str(error)
             if "Unknown wave file format" not in reason:
@@ -118,9 +126,13 @@ def _opened(path: pathlib.Path) -> tuple[Iterator[np.ndarray], bool]:
     return _from_libsndfile(path, reason)
 
 
+def _is_long(path: pathlib.Path) -> bool:
+    return path.stat().st_size >= LONG_BYTES
+
+
 def _can_be_mapped(path: pathlib.Path) -> bool:
     """Whether a file is long enough for it to matter, and of samples of 16 or 32 bits."""
-    if path.stat().st_size < 2**22:
+    if not _is_long(path):
         return False
     with open(path, "rb") as file:
         head = file.read(36)
@@ -143,21 +155,29 @@ def _from_wav(path: pathlib.Path, rate: int, raw: np.ndarray) -> tuple[Iterator[
     return _samples(path, rate, floats()), raw.ndim > 1 or rate != SAMPLE_RATE
 
 
+def _libsndfile() -> Any:
+    """The module ``soundfile``, or None where it or its library is not installed."""
+    try:
+        import soundfile
+    except (ImportError, OSError):
+        return None
+    return soundfile
+
+
 def _from_libsndfile(path: pathlib.Path, reason: str) -> tuple[Iterator[np.ndarray], bool]:
     if path.suffix.lower() in AAC:
         raise DataError(
             f"{path} is in the format AAC, which cannot be read here; convert it, for example with "
             f"ffmpeg -i {path.name} {path.stem}.wav"
         )
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
+    soundfile = _libsndfile()
+    if soundfile is None:
         raise DataError(
             f"{path} cannot be read ({reason}): install soundfile, which the extra phone brings "
             "(pip install 'micronets_jax[phone]'), or convert it to WAV"
-        ) from error
+        )
 
-    def unreadable(error: soundfile.LibsndfileError) -> DataError:
+    def unreadable(error: Any) -> DataError:
         return DataError(f"{path} cannot be read ({error.error_string}); remove it")
 
     try:
