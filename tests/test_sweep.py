@@ -186,7 +186,7 @@ def test_a_trial_says_why_it_failed_and_a_killed_one_is_worth_another_attempt(tm
     dying = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
     with pytest.raises(sweep.WorkerError, match="ended by SIGKILL"):
         sweep.supervise(folder, "seed=1", dying, print)
-    assert folder.ended("seed=1") == ("waiting", "")
+    assert folder.ended("seed=1") == ("failed", "ended by SIGKILL")
 
 
 def test_two_processes_never_write_to_one_trial(tmp_path):

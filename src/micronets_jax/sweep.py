@@ -442,7 +442,9 @@ def supervise(
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     if process.returncode < 0:
-        raise WorkerError(f"{name}: ended by {signal.Signals(-process.returncode).name}")
+        said = f"ended by {signal.Signals(-process.returncode).name}"
+        folder.end(name, "failed", said)  # until it is continued, if it is
+        raise WorkerError(f"{name}: {said}")
     if folder.ended(name)[0] == "finished" and not process.returncode:
         return "finished"
     lines = folder.log(name).read_text(errors="replace").splitlines()
