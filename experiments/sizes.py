@@ -85,6 +85,9 @@ def measure() -> dict[str, Any]:
                 for part, size in parts.items():
                     known["flash"][part] = max(known["flash"].get(part, 0), size)
         sizes.table()["kernels"] = kernels  # a firmware is planned by the table
+        for known in (sizes.table()["firmware"][part] for part in ("flash", "engine", "stack")):
+            for kind in sizes.KINDS:
+                known.setdefault(kind, known["plain"])  # one that is new, until it is measured
         firmware = _firmware(pathlib.Path(folder) / "firmware")
     made = f"python -m experiments.sizes; {compiler}"
     return {"made": made, "kernels": dict(sorted(kernels.items())), "firmware": firmware}
@@ -310,6 +313,7 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         "plain": {},
         "rows": {"plan": "memory", "rows": True},
         "audio": {"frontend": hearing},
+        "audio rows": {"plan": "memory", "rows": True, "frontend": hearing},
         "listening": {"frontend": hearing, "listening": listening.most(classes, 200)},
     }
     flash: dict[str, dict[str, dict[str, int]]] = {}
@@ -328,7 +332,7 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         known = flash.setdefault(kind, {}).setdefault(board.startup.source, {})
         known[board.core] = max(known.get(board.core, 0), linked.flash_bytes - sum(own))
         code = stack.read(linked.elf)
-        run = "model_push" if kind == "rows" else "model_run"
+        run = "model_push" if kinds[kind].get("rows") else "model_run"
         known = depths.setdefault(kind, {"above the model": 0, "besides the model": 0})
         above = code.held("core_prepare", run)
         assert above is not None

@@ -9,11 +9,11 @@ import flatbuffer_models as fm
 import numpy as np
 import pytest
 
-from micronets_jax import cli, data, firmware
+from micronets_jax import cli, data, devices, firmware
 from micronets_jax.compile import verify
 from micronets_jax.data import frontends
 from micronets_jax.data.frontends import log_mel, mfcc
-from micronets_jax.firmware import frontend
+from micronets_jax.firmware import execute, frontend
 
 slow = pytest.mark.slow
 
@@ -207,6 +207,40 @@ def test_a_spoken_word_on_a_core(reference, device, tmp_path, capsys):
         assert share.max() == pytest.approx(probability, abs=0.005)
     assert cli.main(["run", out, "--input", wav]) == 0
     assert "steps of the one in Python" in capsys.readouterr().out
+
+
+@slow
+@pytest.mark.parametrize("device", ["mps2-an386", "mps2-an500"])
+def test_frames_go_to_the_model_as_they_are_made(reference, device, tmp_path):
+    """The input is never whole, features and outputs are those of a firmware that holds it."""
+    model = (reference / "models" / "micronet_kws_m.tflite").read_bytes()
+    wav = str(reference / "data" / "speech" / "yes.wav")
+    text, ran, built_in = frontends.to_json(data.MFCC()), {}, {}
+    for rows in (False, True):
+        folder = tmp_path / f"rows-{rows}"
+        firmware.write(model, device, folder, frontend=text, plan="memory", rows=rows)
+        fit = firmware.check(folder)
+        assert fit.ram_predicted - fit.ram_linked in (0, 8)  # a row with its alignment
+        assert fit.flash_linked <= fit.flash_predicted <= 1.01 * fit.flash_linked
+        ran[rows] = firmware.run(folder, wav)
+        assert ran[rows].differing_outputs == 0 and ran[rows].feature_steps <= 1
+        assert ran[rows].stack_bytes <= ran[rows].stack_reserved
+        plain = firmware.run(folder, "lcg:1")  # features are taken as well
+        assert (plain.frontend_instructions, plain.differing_outputs) == (0, 0)
+        elf = folder / "build" / "firmware.elf"
+        with execute.emulated(elf, devices.device(device), 60.0) as board:
+            built_in[rows] = board.run()
+            assert built_in[rows].frontend_ticks > 0
+    assert ran[True].arena_bytes < ran[False].arena_bytes
+    np.testing.assert_array_equal(ran[True].outputs[0], ran[False].outputs[0])
+    assert built_in[True].output == built_in[False].output
+
+
+def test_frames_that_are_columns_cannot_be_pushed():
+    record = frontends.LogMelPatches()
+    model, text = spectator(record.shape, 0.5, 3), frontends.to_json(record)
+    with pytest.raises(firmware.FirmwareError, match="a frame of this front end is a column"):
+        firmware.write(model, "mps2-an386", "nowhere", frontend=text, plan="memory", rows=True)
 
 
 @slow

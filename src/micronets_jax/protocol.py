@@ -327,8 +327,8 @@ class Board:
             self.hello()
         features = b""
         if audio is not None:
-            self._send_parts(AUDIO, audio, 2, heard)
-            features = self._read_all(READ_INPUT, int(self.info["input_bytes"]))
+            features = self._send_parts(AUDIO, audio, 2, heard)
+            features = features or self._read_all(READ_INPUT, int(self.info["input_bytes"]))
         elif data is not None:
             self._send_parts(LOAD, data, 1)
         built_in = data is None and audio is None
@@ -435,9 +435,12 @@ class Board:
             yield from self._decoder.feed(data)
         self._decoder.drop()
 
-    def _send_parts(self, kind: int, data: bytes, unit: int, first: int = 0) -> None:
-        for start in range(0, len(data), PART):
-            self.ask(kind, first + start // unit, data[start : start + PART])
+    def _send_parts(self, kind: int, data: bytes, unit: int, first: int = 0) -> bytes:
+        """All answers, one behind the other."""
+        return b"".join(
+            self.ask(kind, first + start // unit, data[start : start + PART]).payload
+            for start in range(0, len(data), PART)
+        )
 
     def _read_all(self, kind: int, size: int) -> bytes:
         data = b""

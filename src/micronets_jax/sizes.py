@@ -81,9 +81,13 @@ CALL_BYTES, RUN_BYTES = 26, 24
 """Of ``model_run``: for each call, its mark and the address of its parameters; and besides."""
 
 
-def run_bytes(calls: Count) -> Count:
-    """Flash of ``model_run``, which calls the kernels."""
-    return RUN_BYTES + CALL_BYTES * calls
+PUSH_BYTES = 272
+"""Of ``model_begin`` and ``model_push`` more than of ``model_run``: 256 to 272 in four models."""
+
+
+def run_bytes(calls: Count, pushed: bool = False) -> Count:
+    """Flash of ``model_run``, which calls the kernels, or of what takes rows in its place."""
+    return RUN_BYTES + CALL_BYTES * calls + PUSH_BYTES * pushed
 
 
 def stack_bytes(kernels: Iterable[tuple[str, Count]]) -> Count:
@@ -116,9 +120,9 @@ _LIBRARY = ("memcpy", "memmove", "memset")  # which a firmware has anyway
 # ---------------------------------------------------------------- the firmware around
 
 
-KINDS = ("plain", "rows", "audio", "listening")
-"""Firmware that gets the model's input whole, or row by row; that has a front end; and that tells
-words out of a stream."""
+KINDS = ("plain", "rows", "audio", "audio rows", "listening")
+"""Firmware that gets the model's input whole, or row by row; that has a front end, whose frames are
+rows or not; and that tells words out of a stream."""
 
 
 def base_flash(startup: str, core: str, kind: str = "plain") -> int:

@@ -78,10 +78,11 @@ def stretch_bytes(stretch: Stretch) -> int:
 def code_bytes(steps: Iterable[Call | Stretch], calls: Iterable[Call]) -> int:
     """Predicted bytes of code, with the tables of stretches (see ``sizes``)."""
     steps, calls = list(steps), list(calls)
-    total = sizes.run_bytes(len(steps))
-    total += sum(stretch_bytes(step) for step in steps if isinstance(step, Stretch))
+    stretches = [step for step in steps if isinstance(step, Stretch)]
+    total = sizes.run_bytes(len(steps), any(stretch.pushed for stretch in stretches))
+    total += sum(stretch_bytes(stretch) for stretch in stretches)
     kernels = [(size_name(call), call.function, 1) for call in calls]
-    if any(isinstance(step, Stretch) for step in steps):
+    if stretches:
         kernels.append(("mn_stream", "mn_stream", 1))
     return total + sizes.code_bytes(kernels)
 

@@ -123,14 +123,19 @@ def write(
     on = devices.device(device)
     if runtime not in RUNTIMES:
         raise FirmwareError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
-    if rows and (runtime == "tflm" or frontend is not None):
-        what = "the runtime tflm" if runtime == "tflm" else "a front end"
+    if rows and (runtime == "tflm" or listening):
+        what = "the runtime tflm" if runtime == "tflm" else "a listener, which reads frames again,"
         raise FirmwareError(f"--input rows: {what} needs the input whole")
     if runtime == "tflm":
         made = tflm.engine(model, on, tflm.find(tflm_include, tflm_library))
     else:
         made = engine.compiled(model, title, flash_budget, plan, rows)
     hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
+    if rows and hearing and not hearing.part_bytes:
+        raise FirmwareError(
+            "--input rows: a frame of this front end is a column of the input, which is complete "
+            "when the last frame has come; leave --input out"
+        )
     if listening and made.remembers:
         raise FirmwareError(
             "a listener gives the model a second of sound every hop, and this one remembers what "

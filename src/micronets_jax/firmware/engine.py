@@ -66,8 +66,8 @@ def source(name: str) -> str:
 OBJECTS = "model_"
 """What the names of a compiled model's object files begin with."""
 
-_ROWS_BYTES = 24
-"""Counters of an engine that takes rows."""
+_ROWS_BYTES = 16
+"""Counters of an engine that takes rows, besides the row."""
 
 
 def compiled(
@@ -132,7 +132,7 @@ def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
         ram={
             "arena": -(-arena // 8) * 8,
             **({"state": -(-state // 8) * 8} if state else {}),
-            **({"a row of the input": row + _ROWS_BYTES} if row else {}),
+            **({"a row of the input": -(-row // 8) * 8 + _ROWS_BYTES} if row else {}),
             "layer times": reserves.LAYER_BYTES * (1 + len(layers)),
         },
         stack_bytes={kind: sizes.thread_stack_bytes(stack, kind) for kind in sizes.KINDS},

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int8, Int16
 
+from micronets_jax import protocol
 from micronets_jax.firmware.boards import FirmwareError
 from micronets_jax.firmware.engine import source
 
@@ -32,6 +33,8 @@ class FrontEnd:
         files: name -> text.
         tables_bytes: of constants.
         ram_bytes: of buffers.
+        part_bytes: of buffers that are added where each frame goes to the model as it is made; 0
+            where a frame is not a row of the model's input.
     """
 
     record: Any
@@ -40,6 +43,7 @@ class FrontEnd:
     files: Mapping[str, str]
     tables_bytes: int
     ram_bytes: int
+    part_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +90,10 @@ def build(text: str, interface: list[dict[str, Any]]) -> FrontEnd:
     ram = 2 * shape.frame + 4 * shape.fft + 4 * shape.triangles.shape[1] + _STATE_BYTES
     files |= {name: source(name) for name in ("frontend.c", "frontend.h")}
     samples = shape.frame + (shape.frames - 1) * shape.hop
-    return FrontEnd(record, samples, shape.frames * shape.hop, files, tables_bytes, ram)
+    part = 0
+    if shape.frame_step == math.prod(record.shape[1:]):
+        part = (protocol.CHUNK // 2 // shape.hop + 1) * shape.frame_step + 4
+    return FrontEnd(record, samples, shape.frames * shape.hop, files, tables_bytes, ram, part)
 
 
 def can_hear(text: str) -> bool:

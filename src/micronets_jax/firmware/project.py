@@ -130,7 +130,9 @@ def _kind(engine: Engine, hearing: FrontEnd | None, listener: Listener | None) -
     """What kind of firmware it is, as ``sizes`` names them."""
     if listener:
         return "listening"
-    return "audio" if hearing else "rows" if engine.rows else "plain"
+    if hearing:
+        return "audio rows" if engine.rows else "audio"
+    return "rows" if engine.rows else "plain"
 
 
 def predict(
@@ -153,6 +155,8 @@ def predict(
         if part:
             flash[f"tables of the {name}"] = part.tables_bytes
             ram[name] = part.ram_bytes
+    if hearing and engine.rows:
+        ram["front end"] += hearing.part_bytes
     ram["alignment"] = -sum(ram.values()) % 8
     ram["clock"] = reserves.CLOCK_BYTES[boards.startup(board).source]
     return Prediction(flash, ram)

@@ -10,6 +10,7 @@
 
 #if FIRMWARE_AUDIO
 #include "frontend.h"
+#include "tables.h"
 #endif
 #if FIRMWARE_LISTENING
 #include "hearing.h"
@@ -35,6 +36,11 @@ static struct {
 static const char *trouble; /* why there is no model, or 0 */
 static uint32_t loaded;     /* bytes of all inputs that have come */
 static uint8_t last_run;    /* sequence of the last run */
+#if FIRMWARE_AUDIO && FIRMWARE_ROWS
+#define MOST_FRAMES (PROTOCOL_CHUNK / 2 / TABLES_HOP + 1) /* that one payload completes */
+static int8_t features[MOST_FRAMES * TABLES_FRAME_STEP];  /* of the last samples that came */
+static uint32_t made;                                     /* bytes of these */
+#endif
 
 static uint32_t total(const uint32_t *bytes, int count)
 {
@@ -83,6 +89,34 @@ static void take(uint32_t offset, uint8_t *bytes, uint32_t length)
 #endif
 }
 
+#if FIRMWARE_AUDIO
+/* The next samples. With rows, the model computes on each frame as soon as it is made. */
+static void hear(const void *samples, uint32_t count)
+{
+#if FIRMWARE_ROWS
+    const char *from = samples;
+    made = 0;
+    while (count > 0 && loaded < total(input_bytes, INPUTS)) {
+        const uint32_t taken = frontend_take(from, count);
+        from += 2 * taken;
+        count -= taken;
+        if (frontend_has_frame()) {
+            int8_t *const row = features + made;
+            frontend_frame(row);
+            take(loaded, (uint8_t *)row, TABLES_FRAME_STEP);
+            loaded += TABLES_FRAME_STEP;
+            made += TABLES_FRAME_STEP;
+        }
+    }
+    frontend_samples += count; /* what comes after the last frame is not looked at */
+#else
+    frontend_feed(samples, count, engine_input(0));
+    loaded = frontend_full() ? total(input_bytes, INPUTS) : 0;
+#endif
+    done.frontend_ticks = frontend_ticks;
+}
+#endif
+
 /* How often a second it looks whether a microphone has put something into the ring. */
 #define POLLS (FIRMWARE_LISTENING ? 100 : 1)
 
@@ -119,13 +153,13 @@ static void built_in(void)
     listening_restart();
 #endif
     frontend_restart();
+    loaded = 0;
     for (uint32_t at = 0; at < FIRMWARE_AUDIO_SAMPLES; at++) {
         int16_t sample;
         state = state * 1664525u + 1013904223u;
         sample = (int16_t)(state >> 16);
-        frontend_feed(&sample, 1, engine_input(0));
+        hear(&sample, 1);
     }
-    done.frontend_ticks = frontend_ticks;
 #else
     for (uint32_t i = 0, offset = 0; i < INPUTS; offset += input_bytes[i++])
         for (uint32_t at = 0; at < input_bytes[i];) {
@@ -259,8 +293,10 @@ static void load(void)
 static void audio(void)
 {
 #if FIRMWARE_AUDIO
-    if (frame.argument == 0)
+    if (frame.argument == 0) {
         frontend_restart();
+        loaded = 0;
+    }
 #if FIRMWARE_LISTENING
     listening_steps = 0;
 #endif
@@ -268,12 +304,13 @@ static void audio(void)
         refuse("part of the audio is missing");
         return;
     }
-    if (frame.argument == frontend_samples) { /* not one that came before */
-        frontend_feed(frame.payload, frame.length / 2, engine_input(0));
-        done.frontend_ticks = frontend_ticks;
-        loaded = frontend_full() ? total(input_bytes, INPUTS) : 0;
-    }
+    if (frame.argument == frontend_samples) /* not one that came before */
+        hear(frame.payload, frame.length / 2);
+#if FIRMWARE_ROWS
+    reply(features, made); /* they cannot be read later */
+#else
     reply(0, 0);
+#endif
 #else
     refuse("this firmware has no front end for audio");
 #endif

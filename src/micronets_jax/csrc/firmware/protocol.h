@@ -17,7 +17,8 @@
 enum protocol_kind {
     PROTOCOL_HELLO = 1,        /* -> text, a "name value" per line */
     PROTOCOL_LOAD = 2,         /* argument: offset in all inputs; payload: bytes */
-    PROTOCOL_AUDIO = 3,        /* argument: index of the first sample; payload: int16 samples */
+    PROTOCOL_AUDIO = 3,        /* argument: index of the first sample; payload: int16 samples -> where
+                                  the model takes rows, features of the frames that they complete */
     PROTOCOL_RUN = 4,          /* argument: 0 what was loaded, 1 the built-in input -> struct done */
     PROTOCOL_READ_OUTPUT = 5,  /* argument: offset in all outputs -> bytes */
     PROTOCOL_READ_INPUT = 6,   /* the same of inputs, before a run */
