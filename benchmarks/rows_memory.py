@@ -58,9 +58,10 @@ from micronets_jax import cost, tinyengine, zoo
 from micronets_jax.network import Network
 from micronets_jax.targets.compiled.memory import arena_bytes
 from micronets_jax.targets.compiled.rows import least_arena_bytes
+from micronets_jax.targets.tflm import arena as tflm
 
 ARENAS: dict[str, Callable[[Network], int]] = {
-    "TFLM": cost.sram_bytes,
+    "TFLM": tflm.arena_bytes,
     "TinyEngine": tinyengine.sram_bytes,
     "whole": arena_bytes,
     "rows": least_arena_bytes,

@@ -57,6 +57,7 @@ from micronets_jax import budgets, devices, tinyengine
 from micronets_jax.network import Network
 from micronets_jax.recipes import Family
 from micronets_jax.spaces.survey import SAMPLES, Survey, best, family, survey, table
+from micronets_jax.targets import Runtime
 
 SRAM_BYTES, FLASH_BYTES = 320 * 1024, 1024 * 1024
 
@@ -67,7 +68,7 @@ class Options:
 
     board: str | None = None
     """Use this board's limits and our runtime; TinyEngine's rule and 320 KiB / 1 MiB otherwise."""
-    runtime: str = "tflm_cortex_m"
+    runtime: Runtime = "tflm"
     """Of the board."""
     classes: int = 100
     """Of the task; the paper's survey is of 100 classes of ImageNet."""

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from micronets_jax.targets import Runtime
+
 if TYPE_CHECKING:
     from micronets_jax.characterize import Sample
     from micronets_jax.devices import Device
@@ -47,7 +49,7 @@ class Options:
     """Where networks are drawn; layers fits the per-layer model instead of a line."""
     device: str = "mps2-an386"
     """The board: mps2-an386 is an emulated Cortex-M4, mps2-an500 a Cortex-M7."""
-    runtime: Literal["compiled", "tflm"] = "compiled"
+    runtime: Runtime = "compiled"
     """What runs the networks; tflm links the library that TFLM_INCLUDE and TFLM_LIBRARY name."""
     samples: int = 200
     """Networks to draw."""
@@ -84,8 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(options: Options) -> dict[str, Any]:
     """Measure what is not measured yet, fit, print, write ``result.json`` and the plot."""
-    from micronets_jax import devices, firmware, protocol
-    from micronets_jax.firmware import tflm
+    from micronets_jax import devices, firmware, protocol, targets
     from micronets_jax.workdir import Workdir
 
     for name in ("samples", "jobs"):
@@ -105,8 +106,8 @@ def run(options: Options) -> dict[str, Any]:
             )
         with protocol.open_port(options.calibrate):
             pass  # absent or busy: said before anything is written
-    if options.runtime == "tflm":
-        tflm.find()  # named and there, or a sentence that says what is missing
+    if lacks := targets.engine(options.runtime).missing(on):
+        raise ValueError(f"runtime {options.runtime}: {lacks}")
     made = " and ".join(firmware.versions())
     name = f"characterize-{options.space}-{on.name}-{options.runtime}"
     identity = {k: getattr(options, k) for k in ("space", "runtime", "seed", "calibrate")}

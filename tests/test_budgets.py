@@ -10,6 +10,7 @@ import pytest
 from micronets_jax import budgets, cost, decisions, devices, latency, sizes, zoo
 from micronets_jax.budgets import Budget, Limits
 from micronets_jax.spaces import DSCNN
+from micronets_jax.targets.tflm import arena as tflm
 
 SPACE = DSCNN(max_width=60, strides=(2, 1, 2))
 BOARD = devices.device("STM32F446RE")
@@ -71,7 +72,7 @@ def test_used_by_hand():
     compiled = Budget.of(BOARD, limits, runtime="compiled").used(NETWORK)
     assert compiled["latency_ms"] == pytest.approx(latency.latency_ms(NETWORK, BOARD, "compiled"))
     assert compiled["latency_ms"] < used["latency_ms"]
-    assert used["sram_bytes"] == cost.sram_bytes(NETWORK, "tflm_paper") + 12_096
+    assert used["sram_bytes"] == tflm.published(NETWORK).total + 12_096
     assert budget.usage(NETWORK)["mops"] == pytest.approx(0.8326752)
 
 
@@ -147,10 +148,11 @@ class TwoMembers:
 def test_limits_that_only_together_cannot_be_met():
     space = TwoMembers()
     narrow, short = map(space.decode, space.lightest())
-    assert cost.sram_bytes(narrow) > cost.sram_bytes(short)
+    arenas = [tflm.arena_bytes(network, tflm.HOST) for network in (narrow, short)]
+    assert arenas[0] > arenas[1]
     assert cost.flash_bytes(narrow) < cost.flash_bytes(short)
-    limits = Limits(sram_bytes=cost.sram_bytes(short), flash_bytes=cost.flash_bytes(narrow))
-    budget = Budget(limits.sram_bytes, limits.flash_bytes, runtime="tflm_cortex_m")
+    limits = Limits(sram_bytes=arenas[1], flash_bytes=cost.flash_bytes(narrow))
+    budget = Budget(limits.sram_bytes, limits.flash_bytes, runtime="tflm_host")
     with pytest.raises(ValueError, match="together, though each alone can be met"):
         budgets.feasible(space, budget)
     roomy = budgets.feasible(space, Budget(sram_bytes=10**6))

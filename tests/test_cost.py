@@ -14,6 +14,7 @@ from micronets_jax import cost, decisions, zoo
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from micronets_jax.targets.tflm import arena as tflm
 
 SPACE = DSCNN()
 SMALL = DSCNN(max_width=40, strides=(2, 1, 2, 1))
@@ -22,12 +23,16 @@ RESIDUAL = MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4,
 
 def all_costs(network):
     """Every cost there is, by name."""
-    runtimes = {name: cost.sram_bytes(network, name) for name in cost.RUNTIMES}
+    memory = {
+        "cortex_m": tflm.arena_bytes(network),
+        "host": tflm.arena_bytes(network, tflm.HOST),
+        "published": tflm.published(network).total,
+    }
     return {
         "macs": cost.macs(network),
         "weights": cost.weights(network),
         "flash": cost.flash_bytes(network),
-        **runtimes,
+        **memory,
     }
 
 
@@ -65,7 +70,7 @@ def test_operations_as_listed_with_true_sizes(paper):
 def test_memory_as_in_the_paper(name, paper):
     published = {row[1]: row[4] for row in paper["results"]}[name]
     network = zoo.network(name, num_classes=8 if "AD" in name else None)
-    arena = cost.arena(network, "tflm_paper")
+    arena = tflm.published(network)
     by_the_rule = {  # where the published figure is another one
         "MicroNet-KWS-S": 64_200,  # it is without the persistent part, says the rule
         "MicroNet-VWW-2": 70_100,
@@ -81,7 +86,7 @@ def test_memory_as_in_the_paper(name, paper):
 @pytest.mark.parametrize("name", zoo.names())
 def test_memory_as_measured_on_a_cortex_m(name, measured):
     row = {row[0]: row for row in measured["published"]}[name]
-    arena = cost.arena(zoo.network(name, num_classes=8 if "AD" in name else None))
+    arena = tflm.arena(zoo.network(name, num_classes=8 if "AD" in name else None))
     assert arena.activations == row[5]
     if "VWW" in name:  # measured with a convolution as classifier
         assert arena.total == pytest.approx(row[4], rel=0.001)
@@ -91,7 +96,7 @@ def test_memory_as_measured_on_a_cortex_m(name, measured):
 
 def test_memory_of_models_by_others(measured):
     rows = {row[0]: row for row in measured["rows"]}
-    assert cost.sram_bytes(zoo.network("MicroNet-KWS-M")) == pytest.approx(
+    assert tflm.arena_bytes(zoo.network("MicroNet-KWS-M")) == pytest.approx(
         rows["micronet_kws_m"][4], rel=0.01
     )
     # MLPerf Tiny's DS-CNN: its stem has stride 2, its blocks have none.
@@ -100,7 +105,7 @@ def test_memory_of_models_by_others(measured):
     pool = dataclasses.replace(network["pool"], kernel=(25, 5), stride=(25, 5))
     layers = [{"stem": stem, "pool": pool}.get(layer.name, layer) for layer in network]
     network = Network(network.input_shape, tuple(layers))
-    arena, row = cost.arena(network), rows["mlperf_kws_dscnn"]
+    arena, row = tflm.arena(network), rows["mlperf_kws_dscnn"]
     assert cost.macs(network) == pytest.approx(row[1], rel=1e-3)
     assert arena.activations == row[5]
     assert arena.total == pytest.approx(row[4], rel=0.01)
@@ -133,7 +138,7 @@ SEEN = {
 def test_files_and_arenas_as_seen(name):
     network, file_bytes, activations, persistent = SEEN[name]
     assert cost.flash_bytes(network) == pytest.approx(file_bytes, rel=0.02)
-    arena = cost.arena(network, "tflm_host")
+    arena = tflm.arena(network, tflm.HOST)
     assert arena.activations == activations
     assert arena.persistent == pytest.approx(persistent, rel=0.05)
 
@@ -162,7 +167,7 @@ def test_files_and_arenas_of_the_exporter(network):
     with jax.numpy_rank_promotion("allow"):  # quantisation meets channels by the last axis
         data = export.to_tflite(network, *trained(network, seed=0))
     assert cost.flash_bytes(network) == pytest.approx(len(data), rel=0.02)
-    seen, predicted = runtimes.TFLM(data).arena(), cost.arena(network, "tflm_host")
+    seen, predicted = runtimes.TFLM(data).arena(), tflm.arena(network, tflm.HOST)
     assert predicted.activations == seen.activation_bytes
     assert predicted.persistent == pytest.approx(seen.persistent_bytes, rel=0.05)
 
@@ -269,7 +274,7 @@ def test_gradients_are_slopes():
     for measure in (cost.macs, cost.weights):
         slope = jax.grad(lambda x, f=measure: f(with_stem(x)) * 1.0)(64.0)
         assert slope == (measure(with_stem(80)) - measure(with_stem(48))) / 32
-    for measure in (cost.flash_bytes, cost.sram_bytes):
+    for measure in (cost.flash_bytes, tflm.arena_bytes):
         slope = jax.grad(lambda x, f=measure: f(with_stem(x)))(64.0)
         assert slope == pytest.approx((measure(with_stem(80)) - measure(with_stem(48))) / 32)
 
@@ -284,12 +289,12 @@ def test_sampled_memory_is_exact_and_has_a_gradient(space, largest):
 
     def used(logits, key):
         choice = decisions.straight_through(decisions.gumbel_softmax(key, logits, 1.0))
-        return cost.sram_bytes(space.network(choice)), choice
+        return tflm.arena_bytes(space.network(choice)), choice
 
     (value, choice), gradient = jax.jit(jax.value_and_grad(used, has_aux=True))(
         logits, jax.random.key(3)
     )
-    assert float(value) == pytest.approx(cost.sram_bytes(space.decode(choice)), rel=1e-5)
+    assert float(value) == pytest.approx(tflm.arena_bytes(space.decode(choice)), rel=1e-5)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     decision, i = largest  # whose tensor is
     assert float(jnp.abs(gradient[decision][i]).max()) > 0
@@ -301,10 +306,5 @@ def test_the_mean_network_costs_less_memory_than_the_mean():
     logits = decisions.undecided(space.decisions())
     mean_network = space.network(decisions.expected(logits))
     choices = random_choices(space, 2000)
-    sampled = jax.jit(jax.vmap(lambda c: cost.arena(space.network(c)).activations))(choices)
-    assert float(cost.arena(mean_network).activations) < 0.98 * float(sampled.mean())
-
-
-def test_unknown_runtime_is_refused():
-    with pytest.raises(ValueError, match="'tflm' is unknown; use one of tflm_cortex_m"):
-        cost.sram_bytes(zoo.network("DSCNN-S"), "tflm")
+    sampled = jax.jit(jax.vmap(lambda c: tflm.arena(space.network(c)).activations))(choices)
+    assert float(tflm.arena(mean_network).activations) < 0.98 * float(sampled.mean())

@@ -16,6 +16,7 @@ from micronets_jax import cost, decisions, recipes, search
 from micronets_jax.budgets import Budget
 from micronets_jax.search import Batch, base, dnas
 from micronets_jax.spaces.only import Only
+from micronets_jax.targets.tflm import arena as tflm
 
 SETTINGS = ALL["dnas"]
 STEPS = base.num_steps(SETTINGS, problem())
@@ -145,7 +146,7 @@ def test_sampled_memory_agrees_with_monte_carlo_where_the_mean_network_does_not(
 
     @jax.jit
     def memory(choice):
-        return cost.sram_bytes(SPACE.network(choice)).astype(jnp.float32)
+        return tflm.arena_bytes(SPACE.network(choice)).astype(jnp.float32)
 
     def straight(key):
         return decisions.straight_through(decisions.gumbel_softmax(key, logits, 1.0))

@@ -10,6 +10,7 @@ from test_quantize import RESIDUAL, RESIDUAL_SPACE, SPACE, inputs, trained
 
 from micronets_jax import cost, export, memory, quantize, runtimes
 from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.targets.tflm import arena as tflm
 
 DSCNN_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "FULLY_CONNECTED"}
 
@@ -89,7 +90,7 @@ def random_inputs(network, n=20):
 @pytest.mark.parametrize("exported", ["residual", "sums"], indirect=True)
 def test_the_arena_is_the_predicted_one(exported):
     network, _, data = exported
-    seen, predicted = runtimes.TFLM(data).arena(), cost.arena(network, "tflm_host")
+    seen, predicted = runtimes.TFLM(data).arena(), tflm.arena(network, tflm.HOST)
     assert seen.activation_bytes == predicted.activations
     assert predicted.persistent == pytest.approx(seen.persistent_bytes, rel=0.05)
     assert cost.flash_bytes(network) == pytest.approx(len(data), rel=0.02)

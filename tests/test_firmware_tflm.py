@@ -9,8 +9,11 @@ import flatbuffer_models as fm
 import pytest
 import test_compile_state
 
-from micronets_jax import cli, devices, firmware, reserves, tflite
-from micronets_jax.firmware import arena, execute, tflm
+from micronets_jax import cli, devices, firmware, tflite
+from micronets_jax.firmware import execute
+from micronets_jax.targets.tflm import arena as tflm
+from micronets_jax.targets.tflm import engine, interpreter
+from micronets_jax.targets.tflm.engine import files
 
 slow = pytest.mark.slow
 INTERFACE = pathlib.Path(__file__).parent / "tflm_interface"
@@ -31,7 +34,7 @@ def test_arenas_of_published_models(reference, name):
     """The head exactly, all within 0.2 % (the interpreter of the reference takes 96 for itself)."""
     rows = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
     used, head = next(row[4:6] for row in rows if row[0] == name)
-    predicted = arena.predict(tflite.read(reference / "models" / f"{name}.tflite"))
+    predicted = files.predict(tflite.read(reference / "models" / f"{name}.tflite"))
     assert predicted.activations == head
     assert predicted.total == pytest.approx(used - 96, rel=0.002)
 
@@ -39,7 +42,7 @@ def test_arenas_of_published_models(reference, name):
 def test_a_planner_that_works_with_more_than_the_model_is_counted(reference):
     """On the emulated M4 the interpreter starts with 3,024 bytes and not with 2,992 (TFLM of August
     2026)."""
-    predicted = arena.predict(tflite.read(reference / "models" / "mlperf_ad.tflite"))
+    predicted = files.predict(tflite.read(reference / "models" / "mlperf_ad.tflite"))
     assert predicted.planning > predicted.activations
     assert 2992 < predicted.total <= 3024
 
@@ -49,20 +52,20 @@ def test_arenas_agree_with_the_costs_of_networks():
     from test_export import NETWORKS
     from test_quantize import trained
 
-    from micronets_jax import cost, export, network
+    from micronets_jax import export, network
 
     for name in ("all blocks", "convolutional"):
         decided = NETWORKS[name]
         model = export.to_tflite(decided, *trained(decided, seed=1))
-        from_file = arena.predict(tflite.read(model))
-        from_layers = cost.arena(network.prune(decided), "tflm_cortex_m")
+        from_file = files.predict(tflite.read(model))
+        from_layers = tflm.arena(network.prune(decided))
         assert from_file.activations == from_layers.activations
         assert abs(from_file.persistent + 96 - from_layers.persistent) < 16  # alignment
 
 
 def test_the_margin():
-    assert reserves.tflm_arena_bytes(100_000) == 101_264  # 1 % and 256, in sixteens
-    assert reserves.tflm_arena_bytes(0) == 256
+    assert interpreter.arena_reserved(100_000) == 101_264  # 1 % and 256, in sixteens
+    assert interpreter.arena_reserved(0) == 256
 
 
 def test_names_of_operators():
@@ -73,7 +76,7 @@ def test_names_of_operators():
         ("RESIZE_NEAREST_NEIGHBOR", "AddResizeNearestNeighbor"), ("RELU6", "AddRelu6"),
         ("HARD_SWISH", "AddHardSwish"),
     ):  # fmt: skip
-        assert tflm.method(kind) == method
+        assert engine.method(kind) == method
 
 
 @pytest.mark.parametrize(
@@ -220,9 +223,9 @@ def test_a_library_that_is_named_must_be_for_the_board(tmp_path, monkeypatch):
     monkeypatch.setenv("TFLM_INCLUDE", str(INTERFACE))
     flags = ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16")
     monkeypatch.setenv("TFLM_LIBRARY", library(tmp_path, *flags))
-    tflm.check_named(devices.device("STM32F746ZG"))
+    assert not engine.missing(devices.device("STM32F746ZG"))
     with pytest.raises(firmware.FirmwareError, match="built for a cortex-m7; STM32F446RE has a"):
-        tflm.check_named(devices.device("STM32F446RE"))
+        engine.missing(devices.device("STM32F446RE"))
 
 
 @slow

@@ -15,6 +15,7 @@ from micronets_jax import memory, zoo
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from micronets_jax.targets.tflm import layout, planner
 
 SMALL = DSCNN(input_shape=(9, 2, 1), max_width=60, strides=(1, 2, 1, 2))
 PAPER = DSCNN()
@@ -22,7 +23,7 @@ RESIDUAL = MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4,
 
 
 def greedy(buffers):
-    """TFLM's greedy planner in plain words: the twin of ``memory.place``."""
+    """TFLM's greedy planner in plain words: the twin of ``planner.place``."""
     order = sorted(range(len(buffers)), key=lambda i: (-buffers[i].bytes, -i))
     start = {}
     for i in order:
@@ -45,7 +46,7 @@ def head(buffers, starts):
 
 
 def test_by_hand():
-    steps = memory.timeline(zoo.network("DSCNN-S"))
+    steps = layout.timeline(zoo.network("DSCNN-S"))
     assert [step.name for step in steps][:3] == ["stem", "block1_depthwise", "block1_pointwise"]
     assert (steps[0].kind, steps[1].kind) == ("CONV_2D", "DEPTHWISE_CONV_2D")
     assert steps[1].live_bytes == 49 * 10 * 64 + 25 * 5 * 64 == 39360
@@ -67,7 +68,7 @@ def test_by_hand():
     ],
 )
 def test_heads_as_the_interpreter_reported_them(widths, strides, head_bytes):
-    assert memory.head_bytes(zoo.dscnn(widths, strides), scratch=False) == head_bytes
+    assert planner.head_bytes(zoo.dscnn(widths, strides), scratch=False) == head_bytes
 
 
 @pytest.mark.parametrize("space", [SMALL, PAPER, DSCNN(strides=(1, 2))], ids=lambda s: s.strides)
@@ -75,10 +76,10 @@ def test_heads_as_the_interpreter_reported_them(widths, strides, head_bytes):
 @given(st.data(), st.booleans())
 def test_chain_formula_planner_and_twin_agree(space, data, scratch):
     network = space.member(*data.draw(decisions_of(space)))
-    buffers = memory.buffers(network, scratch)
-    starts = memory.place(buffers)
+    buffers = planner.buffers(network, scratch)
+    starts = planner.place(buffers)
     assert starts == greedy(buffers)
-    assert memory.head_bytes(network, scratch) == head(buffers, starts)
+    assert planner.head_bytes(network, scratch) == head(buffers, starts)
 
 
 @pytest.mark.parametrize("scratch", [True, False])
@@ -86,18 +87,18 @@ def test_chain_formula_planner_and_twin_agree(space, data, scratch):
 def test_spaces_of_chains_are_planned_by_the_formula(space, scratch):
     """Whatever is decided; sorting would cost some six hundred times as much."""
     network = space.supernetwork()
-    assert memory.is_chain(network) and memory._scratch_is_small(network, scratch)
+    assert memory.is_chain(network) and planner._scratch_is_small(network, scratch)
 
 
 def test_scratch_larger_than_its_neighbours_is_left_to_the_planner():
     """Two columns of a stem of 10 x 4 are more than a channel of 9 x 2."""
-    assert not memory._scratch_is_small(SMALL.supernetwork(), True)
-    assert memory._scratch_is_small(SMALL.supernetwork(), False)
+    assert not planner._scratch_is_small(SMALL.supernetwork(), True)
+    assert planner._scratch_is_small(SMALL.supernetwork(), False)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def traced_head(choice, scratch):
-    return memory.head_bytes(RESIDUAL.network(choice), scratch)
+    return planner.head_bytes(RESIDUAL.network(choice), scratch)
 
 
 @settings(max_examples=12, deadline=None)
@@ -105,14 +106,14 @@ def traced_head(choice, scratch):
 def test_residuals_are_placed_as_the_twin_places_them(choice, scratch):
     """Traced and known: a shortcut waits for its sum, and a pad comes and goes."""
     network = RESIDUAL.decode(choice)
-    buffers = memory.buffers(network, scratch)
-    assert memory.place(buffers) == greedy(buffers)
-    bound = memory.head_bytes(network, scratch)
+    buffers = planner.buffers(network, scratch)
+    assert planner.place(buffers) == greedy(buffers)
+    bound = planner.head_bytes(network, scratch)
     assert bound == head(buffers, greedy(buffers))
     assert traced_head(choice, scratch) == bound
-    peak = memory.peak_bytes(network, lambda o: scratch * memory.scratch_bytes(o))
+    peak = memory.peak_bytes(network, lambda o: scratch * planner.scratch_bytes(o))
     assert peak <= bound
-    assert peak == max(step.live_bytes for step in memory.timeline(network, scratch))
+    assert peak == max(step.live_bytes for step in layout.timeline(network, scratch))
 
 
 def test_a_residual_by_hand():
@@ -127,19 +128,19 @@ def test_a_residual_by_hand():
             Layer("add", "add", ("pad", "project"), 8, 8),
         ),
     )
-    live = {step.name: step.live_bytes // 64 for step in memory.timeline(network)}
+    live = {step.name: step.live_bytes // 64 for step in layout.timeline(network)}
     assert live == {
         "expand": 4 + 24, "depthwise": 4 + 24 + 24, "project": 4 + 24 + 8, "pad": 4 + 8 + 8,
         "add": 8 + 8 + 8,
     }  # fmt: skip
-    assert memory.head_bytes(network, scratch=False) == 64 * 52
+    assert planner.head_bytes(network, scratch=False) == 64 * 52
 
 
 @settings(max_examples=10, deadline=None)
 @given(decisions_of(PAPER))
 def test_blocks_of_a_moment_do_not_overlap(decisions):
     network = PAPER.member(*decisions)
-    for step in memory.timeline(network):
+    for step in layout.timeline(network):
         blocks = sorted(step.live, key=lambda block: block.start)
         for below, above in itertools.pairwise(blocks):
             assert below.start + below.bytes <= above.start
@@ -158,24 +159,24 @@ TWO_READERS = Network(
 
 
 def test_a_tensor_waits_for_its_last_reader():
-    live = [{block.name for block in step.live} for step in memory.timeline(TWO_READERS)]
+    live = [{block.name for block in step.live} for step in layout.timeline(TWO_READERS)]
     assert live[2] == {"stem", "one", "two"}
     assert live[3] == {"stem", "again"}
-    assert memory.head_bytes(TWO_READERS, scratch=True) == 64 * (16 + 16 + 32)
+    assert planner.head_bytes(TWO_READERS, scratch=True) == 64 * (16 + 16 + 32)
 
 
 def test_the_lowest_gap_may_lie_above_all_the_bytes_beside_it():
     # The stem (144 bytes) meets 160 bytes of scratch from 0 on and block1_depthwise from 224 on.
-    listed = memory.buffers(
+    listed = planner.buffers(
         SMALL.member([8, 12, 60, 36, 24], [True, False, True, True]), scratch=True
     )
-    places = dict(zip((b.name for b in listed), memory.place(listed), strict=True))
+    places = dict(zip((b.name for b in listed), planner.place(listed), strict=True))
     assert places["stem"] == 368 and list(places.values()) == greedy(listed)
 
 
 def test_any_wiring_inside_jit():
     traced = jax.tree.map(jnp.int32, TWO_READERS)
-    assert jax.jit(lambda n: memory.head_bytes(n, scratch=True))(traced) == 4096
+    assert jax.jit(lambda n: planner.head_bytes(n, scratch=True))(traced) == 4096
     # The general planner on a traced space, where blocks come and go.
     choices = [
         SMALL.choice([8, 12, 60, 36, 24], [True, False, True, True]),
@@ -183,12 +184,12 @@ def test_any_wiring_inside_jit():
     ]
 
     def planned(choice):
-        buffers = memory.buffers(SMALL.network(choice), scratch=True)
-        ends = [s + b.bytes for s, b in zip(memory.place(buffers), buffers, strict=True)]
+        buffers = planner.buffers(SMALL.network(choice), scratch=True)
+        ends = [s + b.bytes for s, b in zip(planner.place(buffers), buffers, strict=True)]
         return jnp.stack([e * b.presence for e, b in zip(ends, buffers, strict=True)]).max()
 
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *choices)
-    expected = [memory.head_bytes(SMALL.decode(choice), scratch=True) for choice in choices]
+    expected = [planner.head_bytes(SMALL.decode(choice), scratch=True) for choice in choices]
     assert jax.jit(jax.vmap(planned))(stacked).tolist() == expected
 
 

@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from micronets_jax import characterize, decisions, devices, export
+from micronets_jax import characterize, decisions, devices, export, targets
 from micronets_jax.budgets import Budget, Limits
-from micronets_jax.firmware import engine, link, project
+from micronets_jax.firmware import link, project
+from micronets_jax.firmware.engine import Options
 from micronets_jax.network import Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
@@ -56,7 +57,7 @@ def test_what_fits_links_and_what_does_not_is_refused(core, tmp_path):
     started = [on for on in devices.DEVICES.values() if on.startup and on.core == core]
     rng = np.random.default_rng(3)
     for i, (network, model) in enumerate(drawn()):
-        built = engine.compiled(model, "model")
+        built = targets.engine("compiled").build(model, started[0], Options())
         folder = tmp_path / str(i)
         for on in started:
             used = Budget.of(on, runtime="compiled").used(network)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from micronets_jax import memory, network, report
+from micronets_jax import memory, network, report, targets
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.report import markup, sections
 
@@ -40,7 +40,7 @@ SUMMARY = {
         "sram_bytes": 131072,
         "flash_bytes": 524288,
     },
-    "runtime": "tflm_cortex_m",
+    "runtime": "tflm",
     "limits": {
         "sram_bytes": {"limit": 2048, "used": 1024, "largest": 8192},
         "latency_ms": {"limit": 100.0, "used": 80.0, "largest": 300.0},
@@ -175,7 +175,7 @@ def test_shows_every_part_and_its_numbers(page: Page) -> None:
 
 def test_memory_rows_are_the_planner_s(page: Page) -> None:
     # By hand: the input's 16 bytes and the stem's 128 while the stem runs.
-    steps = memory.timeline(NET)
+    steps = targets.timeline(NET, "tflm")
     labels = [label for label in page.labels() if "bytes at" in label]
     assert len(labels) == len(steps)
     assert "reads input, 16 bytes at" in labels[0]
@@ -433,10 +433,10 @@ def test_what_the_interpreter_saw_is_compared_with_int8_on_the_same_examples():
 
 def test_compiled_memory_is_the_compilers_plan_with_shared_bytes_shown():
     """Layers write over what they read."""
-    from micronets_jax.report import plan, sections
+    from micronets_jax.report import sections
     from micronets_jax.targets.compiled.memory import arena_bytes
 
-    steps = plan.timeline(NET, "compiled")
+    steps = targets.timeline(NET, "compiled")
     blocks = {block for step in steps for block in step.live}
     assert max(b.start + b.bytes for b in blocks) == arena_bytes(NET)
     assert any(sections._shared(step.live) for step in steps)

@@ -17,11 +17,12 @@ from micronets_jax import budgets, cost, recipes, search, supernet, training
 from micronets_jax.budgets import Budget
 from micronets_jax.search import Problem, base, contest, random
 from micronets_jax.spaces import DSCNN
+from micronets_jax.targets.tflm import arena as tflm
 
 SPACE = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2, 1))
 LARGEST = SPACE.largest()
 BUDGET = Budget(
-    sram_bytes=cost.sram_bytes(LARGEST) // 2,
+    sram_bytes=tflm.arena_bytes(LARGEST) // 2,
     flash_bytes=cost.flash_bytes(LARGEST),
     mops=cost.ops(LARGEST) * 0.4e-6,
 )

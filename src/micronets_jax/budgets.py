@@ -18,7 +18,7 @@ from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
 from micronets_jax.network import Count, Network, prune
 from micronets_jax.recipes import Limits
-from micronets_jax.targets import Target
+from micronets_jax.targets.base import Target
 
 _MEMORY = ("sram_bytes", "flash_bytes")
 _TIMED = ("latency_ms", "energy_mj")  # limits that are decided on instructions
@@ -37,7 +37,7 @@ class Budget(Limits):
     """
 
     device: Device | None = None
-    runtime: str = "tflm_cortex_m"
+    runtime: str = "compiled"
     besides: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Budget(Limits):
     def of(
         device: Device,
         limits: Limits | None = None,
-        runtime: str = "tflm_cortex_m",
+        runtime: str = "compiled",
         besides: tuple[int, int] = (0, 0),
     ) -> Budget:
         """All of the device's memory, except where ``limits`` says otherwise."""

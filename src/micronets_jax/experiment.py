@@ -25,6 +25,7 @@ from micronets_jax.recipes import (
     TinyNAS,
     Training,
 )
+from micronets_jax.targets import Runtime
 
 if TYPE_CHECKING:
     from micronets_jax.budgets import Budget
@@ -41,7 +42,7 @@ class Options:
     """embedded, or what else the experiment reads."""
     device: str = "STM32F446RE"
     """The board; its memory is the limit, of the network and the rest of the firmware."""
-    runtime: Literal["compiled", "tflm"] = "compiled"
+    runtime: Runtime = "compiled"
     """What runs the model on the board: its memory, code and instructions are counted. tflm's
     firmware needs a library, named by TFLM_INCLUDE and TFLM_LIBRARY; without one the firmware is
     compiled C."""
@@ -145,7 +146,16 @@ class Experiment(Generic[Given]):
         Raises:
             ValueError: options, data or limits that cannot be; the message says which.
         """
-        from micronets_jax import accelerators, budgets, data, devices, firmware, pipeline, workdir
+        from micronets_jax import (
+            accelerators,
+            budgets,
+            data,
+            devices,
+            firmware,
+            pipeline,
+            targets,
+            workdir,
+        )
         from micronets_jax.spaces.bits import WithBits
 
         workdir.check(self.folder(options), resume=options.resume)
@@ -165,13 +175,8 @@ class Experiment(Generic[Given]):
         device = limits.device
         if options.firmware and device.startup is None:
             print(f"{device.name}: {devices.NO_STARTUP}")
-        elif options.firmware and options.runtime == "tflm":
-            if firmware.names_tflm():
-                firmware.tflm.check_named(device)
-            else:
-                print(
-                    "TFLM_INCLUDE and TFLM_LIBRARY name no library: the firmware will be compiled C"
-                )
+        elif options.firmware and (lacks := targets.engine(options.runtime).missing(device)):
+            print(f"{lacks}: the firmware will be compiled C")
         print(f"computing on {accelerators.select(options.accelerator)}")
         task = self.task(options)
         if options.bits != Bits():

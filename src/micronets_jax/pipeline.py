@@ -43,6 +43,7 @@ from micronets_jax import (
     search,
     spotting,
     supernet,
+    targets,
     training,
     zoo,
 )
@@ -53,6 +54,7 @@ from micronets_jax.devices import Device
 from micronets_jax.files import SUMMARY
 from micronets_jax.network import Network
 from micronets_jax.spaces import Space, survey
+from micronets_jax.targets.tflm import arena as tflm
 from micronets_jax.workdir import Workdir, WorkdirError
 
 NUM_SAMPLES = 64
@@ -547,7 +549,7 @@ def _measure(
         "tflm": plan.metric(micro_logits, test.part(few)),
         "int8_there": plan.metric(logits[few], test.part(few)),
     }
-    arena, expected = micro.arena(), cost.arena(found, "tflm_host")
+    arena, expected = micro.arena(), tflm.arena(found, tflm.HOST)
     largest = network.prune(plan.space.supernetwork())
     used, most = plan.budget.used(found), plan.budget.used(largest)
     instructions = _instructions(plan, found, model, made)
@@ -600,7 +602,7 @@ def _instructions(
     Args:
         made: what is known of the firmware, if there is one; it counts if the runtime is its.
     """
-    runtime, core = plan.budget.target.steps, plan.device.core
+    runtime, core = plan.budget.runtime, plan.device.core
     counted = {"predicted": latency.instructions(found, runtime, core), "measured": None}
     if made.get("runtime") == runtime:
         return counted | {"measured": made.get("instructions", {}).get("emulated")}
@@ -617,7 +619,7 @@ def _instructions(
 
 def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
     """Estimated milliseconds and millijoules on the board, from both counts of instructions."""
-    runtime, on = plan.budget.target.steps, plan.device
+    runtime, on = plan.budget.runtime, plan.device
     ms = latency.latency_ms(found, on, runtime)
     counted = instructions["measured"]
     share = counted / instructions["predicted"] if counted and instructions["predicted"] else None
@@ -635,8 +637,8 @@ def _firmware(
     """The model as a program for the device, linked and emulated where tools are here."""
     folder, device = workdir.path / FIRMWARE, plan.device
     text = data.frontends.to_json(plan.frontend)
-    runtime = plan.budget.target.steps if firmware.names_tflm() else "compiled"
-    if device.startup is None:
+    runtime = plan.budget.runtime
+    if device.startup is None or targets.engine(runtime).missing(device):
         runtime = "compiled"
     title = str(plan.facts.get("experiment", "model"))
     predicted = latency.instructions(found, runtime, device.core)

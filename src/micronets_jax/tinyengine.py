@@ -8,15 +8,14 @@ tinyengine), so that their search can be repeated.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from micronets_jax import cost
 from micronets_jax.counts import align, maximum, stacked, total
-from micronets_jax.memory import Buffer, Operator, buffers, operators
+from micronets_jax.memory import Operator, greedy, neighbours, operators, tensors_of
 from micronets_jax.network import INPUT, Count, Network, consumers, output_sizes
 
 ALIGNMENT = 4
@@ -94,7 +93,7 @@ def _weighted(operator: Operator) -> bool:
 
 def _rectangles(network: Network) -> list[_Rectangle]:
     readers, ran = consumers(network), operators(network)
-    lives: dict[str, Buffer] = {b.name: b for b in buffers(network, scratch=False)}
+    lives = {tensor.name: tensor for tensor in tensors_of(network, ran)}
     made: dict[str, Count] = {INPUT: math.prod(network.input_shape)}
     made |= {operator.layer.name: align(operator.out_bytes, ALIGNMENT) for operator in ran}
     found = {
@@ -128,44 +127,8 @@ def _placed(listed: list[_Rectangle]) -> Count:
         np.asarray(column) if known or all(isinstance(v, int) for v in column) else stacked(column)
         for column in zip(*listed, strict=True)
     )
-    beside = (first[:, None] <= latest[None]) & (first[None] <= latest[:, None])
-    near = _table(beside & ~np.eye(len(listed), dtype=bool))
-    size, tail, first, halved, last, near = map(xp.asarray, (size, tail, first, halved, last, near))
+    near = neighbours(first, latest)
+    size, tail, first, halved, last = map(xp.asarray, (size, tail, first, halved, last))
     order = xp.argsort(-size, stable=True)
-
-    def step(turn: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
-        start, placed = state
-        mine = order[turn]
-        others = near[mine]
-        begin, met = start[others], xp.maximum(first[mine], first[others])
-        # Both only shrink, so they are closest where their lives begin to overlap.
-        own = xp.where(met > halved[mine], tail[mine], size[mine])
-        length = xp.where(met > halved[others], tail[others], size[others])
-        together = (met <= last[mine]) & (met <= last[others])
-        taken = placed[others] & together & (length > 0) & (own > 0) & (others != mine)
-        end = xp.where(taken, begin + length, 0)
-        at = xp.append(end, 0)
-        below, above = at[:, None] + own[None] <= begin[None], at[:, None] >= end[None]
-        clear = xp.all(below | above | ~taken[None], axis=1)
-        lowest = xp.min(xp.where(clear, at, xp.sum(size)))
-        if xp is jnp:
-            return start.at[mine].set(lowest), placed.at[mine].set(True)
-        start[mine], placed[mine] = lowest, True
-        return start, placed
-
-    state = xp.zeros_like(size), xp.zeros(len(listed), bool)
-    if xp is jnp:
-        start = jax.lax.fori_loop(0, len(listed), step, state)[0]
-        return jnp.max(start + size)
-    for turn in range(len(listed)):
-        state = step(turn, state)
-    return int((state[0] + size).max())
-
-
-def _table(beside: np.ndarray) -> np.ndarray:
-    """For each row the columns that hold, [rows, most]; the row itself where there are fewer."""
-    rows = [np.flatnonzero(row) for row in beside]
-    table = np.repeat(np.arange(len(rows))[:, None], max(1, *map(len, rows)), axis=1)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return table
+    start = greedy(size, first, last, order, near, tail, halved)
+    return int((start + size).max()) if known else jnp.max(start + size)

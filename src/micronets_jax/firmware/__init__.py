@@ -12,20 +12,19 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from micronets_jax import devices, sizes
-from micronets_jax.firmware import engine, execute, link, project, tflm
+from micronets_jax import devices, sizes, targets
+from micronets_jax.firmware import execute, link, project
 from micronets_jax.firmware import frontend as front_ends
 from micronets_jax.firmware import listening as listeners
 from micronets_jax.firmware.boards import FirmwareError
+from micronets_jax.firmware.engine import Options
 from micronets_jax.firmware.execute import Heard, Run, is_firmware, listen, listens, run
 from micronets_jax.firmware.flash import Flashing, flash
 from micronets_jax.firmware.frontend import can_hear
-from micronets_jax.firmware.project import RUNTIMES, Prediction
-from micronets_jax.firmware.tflm import names_tflm
+from micronets_jax.firmware.project import Prediction
 from micronets_jax.firmware.tools import has_compiler, has_emulator, versions
 
 __all__ = [
-    "RUNTIMES",
     "FirmwareError",
     "Fit",
     "Flashing",
@@ -41,7 +40,6 @@ __all__ = [
     "is_firmware",
     "listen",
     "listens",
-    "names_tflm",
     "run",
     "versions",
     "write",
@@ -105,14 +103,13 @@ def write(
         model: an int8 TFLite file.
         device: of ``devices.DEVICES``.
         folder: a new or empty one, or one that was written here before.
-        runtime: of :data:`RUNTIMES`.
+        runtime: of ``targets.TARGETS``.
         title: names the model on the line and in the README.
         frontend: text of the model's ``frontend.json``; with it the firmware takes audio as well
             as features.
         listening: text of the model's ``listening.json``; with it the firmware listens to a stream
             and tells words.
-        flash_budget, plan, rows: of the compiled runtime, see :func:`compile.compile_model`.
-        tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
+        flash_budget, plan, rows, tflm_include, tflm_library: see ``engine.Options``.
 
     Raises:
         DeviceError: no such board.
@@ -121,15 +118,14 @@ def write(
         TFLiteError: the model is not supported, or the folder holds something else.
     """
     on = devices.device(device)
-    if runtime not in RUNTIMES:
-        raise FirmwareError(f"unknown runtime {runtime!r}; there are: {', '.join(RUNTIMES)}")
-    if rows and (runtime == "tflm" or listening):
-        what = "the runtime tflm" if runtime == "tflm" else "a listener, which reads frames again,"
-        raise FirmwareError(f"--input rows: {what} needs the input whole")
-    if runtime == "tflm":
-        made = tflm.engine(model, on, tflm.find(tflm_include, tflm_library))
-    else:
-        made = engine.compiled(model, title, flash_budget, plan, rows)
+    if runtime not in targets.TARGETS:
+        raise FirmwareError(f"unknown runtime {runtime!r}; there are: {', '.join(targets.TARGETS)}")
+    if rows and listening:
+        raise FirmwareError(
+            "--input rows: a listener, which reads frames again, needs the input whole"
+        )
+    options = Options(title, flash_budget, plan, rows, tflm_include, tflm_library)
+    made = targets.engine(runtime).build(model, on, options)
     hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
     if rows and hearing and not hearing.part_bytes:
         raise FirmwareError(

@@ -6,16 +6,18 @@ Invariant: an engine's sources do not depend on the board, only on its core and 
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from micronets_jax import compile as compiler
-from micronets_jax import reserves, sizes
+from micronets_jax.devices import Device
 from micronets_jax.firmware.boards import FirmwareError
 
 CSRC = pathlib.Path(__file__).parent.parent / "csrc" / "firmware"
+
+
+OBJECTS = "model_"
+"""What the names of a compiled model's object files begin with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Engine:
     """A model ready to be linked.
 
     Attributes:
-        runtime: ``compiled`` or ``tflm``.
+        runtime: a name in ``targets.TARGETS``.
         files: path in the folder -> content.
         interface: inputs, then outputs, as in the manifest of a compiled folder.
         layers: name, kind and MACs of each layer, in the order in which they run.
@@ -63,80 +65,40 @@ def source(name: str) -> str:
         raise FirmwareError(f"the firmware's sources are not installed: {error}") from error
 
 
-OBJECTS = "model_"
-"""What the names of a compiled model's object files begin with."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a person may say of an engine; each makes use of its own.
 
-_ROWS_BYTES = 16
-"""Counters of an engine that takes rows, besides the row."""
-
-
-def compiled(
-    model: bytes, title: str, flash_budget: int = 0, plan: str = "whole", rows: bool = False
-) -> Engine:
-    """The model compiled to C, see :func:`compile.compile_model`.
-
-    Raises:
-        TFLiteError: the model is not supported.
+    Attributes:
+        title: names the model.
+        flash_budget, plan, rows: of the compiled runtime, see :func:`compile.compile_model`.
+        tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
     """
-    built = compiler.compile_model(model, title, flash_budget, plan=plan, rows=rows)
-    return _of_c(built.files(), built.manifest())
+
+    title: str = "model"
+    flash_budget: int = 0
+    plan: str = "whole"
+    rows: bool = False
+    tflm_include: Sequence[str] = ()
+    tflm_library: str | None = None
 
 
-def written(folder: str | pathlib.Path) -> Engine:
-    """The C of a folder that ``micronets compile`` wrote, as it is there now.
+class Maker(Protocol):
+    """The upper half of a runtime: the module ``engine`` of its folder in ``targets``."""
 
-    Raises:
-        FirmwareError: the folder holds no compiled model, or its manifest is damaged.
-    """
-    path = pathlib.Path(folder) / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-        if manifest["format"] != 1:
-            raise KeyError(f"format {manifest['format']}, not 1")
-        sources = {p.name: p.read_text() for p in path.parent.iterdir() if p.suffix in (".c", ".h")}
-        return _of_c(sources, manifest)
-    except OSError as error:
-        raise FirmwareError(
-            f"{folder} is not a compiled model: cannot read {path.name} ({error.strerror})"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise FirmwareError(f"{path} is damaged: {error}; compile the model again") from error
+    def build(self, model: bytes, board: Device, options: Options) -> Engine:
+        """The model, ready to be linked.
 
+        Raises:
+            TFLiteError: the file cannot be read, or the model is not supported.
+            FirmwareError: it cannot be built so for this board.
+        """
+        ...
 
-def _of_c(sources: Mapping[str, str], manifest: Mapping[str, Any]) -> Engine:
-    """An engine of compiled sources by name, the rest of the folder left out, and its manifest."""
-    files = {
-        f"model/{name}": text
-        for name, text in sources.items()
-        if name.endswith((".c", ".h")) and not name.startswith("example/")
-    }
-    files |= {"compiled.c": source("compiled.c"), "marks.h": source("marks.h")}
-    arena, layers = manifest["arena_bytes"], manifest["layers"]
-    state, row = manifest.get("state_bytes", 0), manifest.get("input_row_bytes", 0)
-    stack = manifest["stack_bytes_predicted"]
-    constants = manifest["weights_bytes"] + manifest["tables_bytes"]
-    objects = [
-        name.replace("/", "_").removesuffix(".c") + ".o" for name in files if name.endswith(".c")
-    ]
-    return Engine(
-        runtime="compiled",
-        files=files,
-        interface=manifest["interface"],
-        layers=layers,
-        arena_bytes=arena,
-        flash={
-            "engine": sizes.engine_bytes("rows" if row else "plain"),
-            "kernels": manifest["code_bytes_predicted"],
-            "weights and tables": constants,
-        },
-        ram={
-            "arena": -(-arena // 8) * 8,
-            **({"state": -(-state // 8) * 8} if state else {}),
-            **({"a row of the input": -(-row // 8) * 8 + _ROWS_BYTES} if row else {}),
-            "layer times": reserves.LAYER_BYTES * (1 + len(layers)),
-        },
-        stack_bytes={kind: sizes.thread_stack_bytes(stack, kind) for kind in sizes.KINDS},
-        makefile=f"ENGINE = {' '.join(sorted(objects))}\n",
-        rows=row > 0,
-        remembers=state > 0,
-    )
+    def missing(self, board: Device) -> str:
+        """What this machine lacks to build it, in words; nothing if it lacks nothing.
+
+        Raises:
+            FirmwareError: what the environment names does not serve.
+        """
+        ...

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int16
 
-from micronets_jax import devices, protocol, spotting
+from micronets_jax import devices, protocol, spotting, targets
 from micronets_jax.devices import Device
 from micronets_jax.firmware import boards, engine, frontend, inputs, link, project, tools
 from micronets_jax.firmware.boards import FirmwareError
@@ -372,7 +372,9 @@ def _prepared(folder: pathlib.Path, core: str | None, place: pathlib.Path) -> pa
     """A firmware folder for an emulated board: the one that was given, or one made at ``place``."""
     if not is_firmware(folder):
         on = devices.emulated(core or USUAL_CORE)
-        project.write(project.plan(engine.written(folder), None, on, folder.name), place)
+        project.write(
+            project.plan(targets.engine("compiled").written(folder), None, on, folder.name), place
+        )
         return place
     if core is not None:
         raise FirmwareError("--core is for compiled folders; a firmware has its board's")

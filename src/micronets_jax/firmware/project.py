@@ -21,8 +21,6 @@ from micronets_jax.firmware.engine import Engine, source
 from micronets_jax.firmware.frontend import FrontEnd
 from micronets_jax.firmware.listening import Listener
 
-RUNTIMES = ("compiled", "tflm")
-
 LISTENING = "listening.json"
 """The file of a firmware's listener, under the name that runs give it."""
 

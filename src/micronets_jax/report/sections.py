@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from micronets_jax import cost, memory, network
+from micronets_jax import cost, memory, network, targets
 from micronets_jax.memory import Block
 from micronets_jax.network import INPUT, Network
-from micronets_jax.report import markup, plan
+from micronets_jax.report import markup
 from micronets_jax.report.markup import Html, Number, tag
 
 Summary = Mapping[str, Any]
@@ -444,9 +444,8 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
     """Which tensors are alive, layer by layer, and where the planner puts them."""
     if found is None:
         return None
-    name = summary.get("runtime", "tflm_cortex_m")
-    runtime = cost.RUNTIMES.get(name)
-    steps = plan.timeline(found, name)
+    name = summary.get("runtime", "compiled")
+    steps = targets.timeline(found, name)
     end = max(block.start + block.bytes for step in steps for block in step.live)
     held = [_held(step.live) for step in steps]
     peak = max(held)
@@ -482,9 +481,9 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
             )
         )
     note = f"What is alive while each layer runs, where it lies in the arena's {_kib(end)}."
-    if runtime:
-        arena = cost.arena(found, name)
-        note += f" With {_kib(arena.persistent)} of the runtime's own: {_kib(arena.total)} of SRAM."
+    if name in targets.TARGETS:
+        needed = targets.target(name).sram(found)
+        note += f" With {_kib(needed - end)} of the runtime's own: {_kib(needed)} of SRAM."
     texts = {
         "reads": "read", "makes": "made", "shares": "read, then made", "waits": "kept for later",
         "scratch": "scratch",

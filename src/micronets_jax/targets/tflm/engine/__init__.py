@@ -19,9 +19,10 @@ import numpy as np
 
 from micronets_jax import reserves, sizes, tflite
 from micronets_jax.devices import Device
-from micronets_jax.firmware import arena, tflm_sizes
 from micronets_jax.firmware.boards import FirmwareError
-from micronets_jax.firmware.engine import Engine, source
+from micronets_jax.firmware.engine import Engine, Options, source
+from micronets_jax.targets.tflm import interpreter
+from micronets_jax.targets.tflm.engine import files, linked
 
 DOCUMENTED = (
     "tensorflow/lite/micro/cortex_m_generic/README.md in github.com/tensorflow/tflite-micro"
@@ -43,11 +44,6 @@ class Library:
 
     include: tuple[pathlib.Path, ...]
     archive: pathlib.Path
-
-
-def names_tflm() -> bool:
-    """Whether TFLM_INCLUDE and TFLM_LIBRARY name a library; it need not be there."""
-    return all(os.environ.get(name) for name in ("TFLM_INCLUDE", "TFLM_LIBRARY"))
 
 
 def find(include: Sequence[str] = (), library: str | None = None) -> Library:
@@ -113,14 +109,17 @@ def check_library(
         )
 
 
-def check_named(board: Device) -> None:
-    """Whether the library that the environment names is there and for the board's core.
+def missing(board: Device) -> str:
+    """What to say if TFLM_INCLUDE and TFLM_LIBRARY name no library; one that they name is checked.
 
     Raises:
         FirmwareError: see :func:`find` and :func:`check_library`.
     """
+    if not all(os.environ.get(name) for name in ("TFLM_INCLUDE", "TFLM_LIBRARY")):
+        return "TFLM_INCLUDE and TFLM_LIBRARY name no library"
     library = find()
     check_library(library, _symbols(library), (), board)
+    return ""
 
 
 def _symbols(library: Library) -> frozenset[str]:
@@ -151,8 +150,8 @@ def _code_bytes(library: Library, symbols: Collection[str], kinds: Sequence[str]
             [_register(kind), *(name for name in symbols if name.startswith(_parse(kind)))]
             for kind in kinds
         ]
-        kept = tflm_sizes.kept_bytes(library.archive, symbols, operators, core)
-    return reserves.tflm_code_bytes(kinds, core) if kept is None else kept
+        kept = linked.kept_bytes(library.archive, symbols, operators, core)
+    return interpreter.code_bytes(kinds, core) if kept is None else kept
 
 
 def _run(*command: str) -> str:
@@ -160,13 +159,17 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
-def engine(model: bytes, board: Device, library: Library) -> Engine:
+def build(model: bytes, board: Device, options: Options) -> Engine:
     """The model in TFLM's interpreter.
 
     Raises:
         TFLiteError: the file cannot be read.
-        FirmwareError: see :func:`check_library`; or the model keeps variables.
+        FirmwareError: see :func:`find` and :func:`check_library`; the model keeps variables; or its
+            input shall come row by row.
     """
+    if options.rows:
+        raise FirmwareError("--input rows: the runtime tflm needs the input whole")
+    library = find(options.tflm_include, options.tflm_library)
     parsed = tflite.read(model)
     kinds = list(dict.fromkeys(operator.kind for operator in parsed.operators))
     if "VAR_HANDLE" in kinds:
@@ -176,18 +179,18 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
         )
     symbols = _symbols(library)
     check_library(library, symbols, kinds, board)
-    predicted = arena.predict(parsed)
-    reserved = reserves.tflm_arena_bytes(predicted.total)
+    predicted = files.predict(parsed)
+    reserved = interpreter.arena_reserved(predicted.total)
     layers = [
         {"name": _name(parsed, operator), "kind": operator.kind, "operator": operator.index,
          "macs": _macs(parsed, operator)}
         for operator in parsed.operators
     ]  # fmt: skip
-    files: dict[str, str | bytes] = {name: source(name) for name in ("tflm.cc", "model_data.c")}
-    files["operators.h"] = _operators(kinds)
+    written: dict[str, str | bytes] = {name: source(name) for name in ("tflm.cc", "model_data.c")}
+    written["operators.h"] = _operators(kinds)
     return Engine(
         runtime="tflm",
-        files=files,
+        files=written,
         interface=_interface(parsed),
         layers=layers,
         arena_bytes=reserved,
@@ -198,9 +201,9 @@ def engine(model: bytes, board: Device, library: Library) -> Engine:
         ram={
             "arena": reserved,
             "layer times": reserves.LAYER_BYTES * len(layers),
-            "interpreter": reserves.tflm_state_bytes(len(kinds)),
+            "interpreter": interpreter.state_bytes(len(kinds)),
         },
-        stack_bytes=dict.fromkeys(sizes.KINDS, reserves.TFLM_STACK_BYTES),
+        stack_bytes=dict.fromkeys(sizes.KINDS, interpreter.STACK_BYTES),
         remembers=any(t.variable for t in parsed.tensors.values()),
         makefile=_makefile(library, silent=bool(symbols) and PRINTS not in symbols),
         facts={"arena_predicted": predicted._asdict()},

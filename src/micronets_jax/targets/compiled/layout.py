@@ -1,27 +1,17 @@
-"""The memory of a network over time, as its runtime lays it out.
-
-Invariant: addresses are those of the planner whose program is delivered: the compiler's, or TFLM's.
-"""
+"""The memory of a network over time, as the compiler's planner lays it out."""
 
 from __future__ import annotations
 
-from micronets_jax import cost, memory
+from micronets_jax import memory
 from micronets_jax.compile import planner
 from micronets_jax.memory import Block, Step
 from micronets_jax.network import Network, output_sizes, prune, window
 from micronets_jax.targets.compiled.memory import access
 
 
-def timeline(network: Network, runtime: str) -> tuple[Step, ...]:
-    """What lies where while each call of a decided network runs; ``runtime`` names a target, or a
-    reference."""
-    if runtime == "compiled":
-        return _compiled(prune(network))
-    rule = cost.RUNTIMES.get(runtime)
-    return memory.timeline(network, rule.scratch if rule else True)
-
-
-def _compiled(network: Network) -> tuple[Step, ...]:
+def timeline(network: Network) -> tuple[Step, ...]:
+    """What lies where while each call of a decided network runs."""
+    network = prune(network)
     sizes, listed = output_sizes(network), memory.operators(network, reshapes=False)
     tensors = memory.tensors_of(network, listed)
     place = {tensor.name: i for i, tensor in enumerate(tensors)}

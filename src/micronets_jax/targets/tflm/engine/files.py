@@ -1,16 +1,16 @@
 """The arena that TensorFlow Lite Micro needs for a file on a 32-bit core with CMSIS-NN's kernels.
 
-Invariant: one planner (``memory.place``) and one table of structures (``cost.RUNTIMES``) serve
-networks that were searched and files of anybody; here is only what foreign files hold besides.
+Invariant: one planner (``planner.place``), one rule of scratch and one table of structures
+(``arena.CORTEX_M``) serve networks that were searched and files of anybody; here is only what
+foreign files hold besides.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from micronets_jax import tflite
+from micronets_jax.targets.tflm import scratch
 
 
 class Arena(NamedTuple):
@@ -26,9 +26,9 @@ class Arena(NamedTuple):
         return max(self.activations, self.planning) + self.persistent
 
 
-# Structures of operators that ``cost`` does not know: node, registration, parameters and a kernel's
-# own data. Read from the interpreter on the emulated core, one operator at a time (TFLM of August
-# 2026), where alignment moves each by up to 15.
+# Structures of operators that ``arena`` does not know: node, registration, parameters and what
+# a kernel keeps. Read from the interpreter on the emulated core, one operator at a time (TFLM of
+# August 2026), where alignment moves each by up to 15.
 _STRUCTURES = {
     "MAX_POOL_2D": 120, "SUB": 92, "MUL": 76, "MEAN": 80, "SUM": 80, "SOFTMAX": 104, "LOGISTIC": 56,
     "RELU": 72, "RELU6": 56, "HARD_SWISH": 56, "QUANTIZE": 56, "DEQUANTIZE": 52, "TRANSPOSE": 28,
@@ -41,31 +41,31 @@ _UNKNOWN = 64
 _LIFETIME = 24
 _PLACEMENT = 40
 
-_RECORDING = 96  # what the recording interpreter, with which ``cost`` was fitted, takes for itself
+_RECORDING = 96  # what the recording interpreter, with which ``arena`` was fitted, takes for itself
 
 
 def predict(model: tflite.Model) -> Arena:
     """What the interpreter will take for a model."""
-    from micronets_jax import cost, memory
+    from micronets_jax import memory
+    from micronets_jax.targets.tflm.arena import CORTEX_M
+    from micronets_jax.targets.tflm.planner import place
 
-    tensors, scratch = _tensors(model), _scratch(model)
+    tensors, working = _tensors(model), _scratch(model)
     buffers = [
         memory.Buffer(name, memory.padded(size), first, last, last, 1)
-        for name, size, first, last in [*tensors, *scratch]
+        for name, size, first, last in [*tensors, *working]
     ]
-    ends = [at + b.bytes for at, b in zip(memory.place(buffers), buffers, strict=True)]
-    runtime = cost.RUNTIMES["tflm_cortex_m"]
-    assert runtime is not None
-    persistent = runtime.fixed - _RECORDING + runtime.tensor * model.tensors_in_file
+    ends = [at + b.bytes for at, b in zip(place(buffers), buffers, strict=True)]
+    persistent = CORTEX_M.fixed - _RECORDING + CORTEX_M.tensor * model.tensors_in_file
     for operator in model.operators:
         kind = operator.kind
-        if kind in runtime.operator:
-            persistent += runtime.operator[kind] + runtime.kernel[kind]
+        if kind in CORTEX_M.operator:
+            persistent += CORTEX_M.operator[kind] + CORTEX_M.kernel[kind]
         else:
             persistent += _STRUCTURES.get(kind, _UNKNOWN)
-        persistent += 4 * len(_scratch_bytes(model, operator))
+        persistent += CORTEX_M.pointer * len(_scratch_bytes(model, operator))
         persistent += _per_channel(model, operator)
-    planning = _LIFETIME * (model.tensors_in_file + len(scratch)) + _PLACEMENT * len(buffers)
+    planning = _LIFETIME * (model.tensors_in_file + len(working)) + _PLACEMENT * len(buffers)
     return Arena(int(max(ends, default=0)), int(persistent), planning)
 
 
@@ -112,19 +112,23 @@ def _scratch(model: tflite.Model) -> list[tuple[str, int, int, int]]:
 
 
 def _scratch_bytes(model: tflite.Model, operator: tflite.Operator) -> list[int]:
-    """What CMSIS-NN's kernels ask for; see ``memory.scratch_bytes``."""
-    out = model.tensors[operator.outputs[0]]
-    if operator.kind == "AVERAGE_POOL_2D":
-        return [4 * out.shape[-1]]
-    if operator.kind in ("MEAN", "SUM"):
+    """What CMSIS-NN's kernels ask for, and those that the reference has for reductions."""
+    out, kind = model.tensors[operator.outputs[0]], operator.kind
+    if kind in ("MEAN", "SUM"):
         source, axes = (model.tensors[t] for t in operator.inputs[:2])
         return [4 * len(source.shape), 4 * max(1, axes.size), 4 * out.size]
-    if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        source, weights = (model.tensors[t] for t in operator.inputs[:2])
-        rows, columns = weights.shape[1:3]
-        elements = int(np.prod(weights.shape[1:]))
-        if operator.kind == "CONV_2D":
-            return [] if (rows, columns) == (1, 1) else [4 * (-(-elements // 4) * 4)]
-        if source.shape[-1] == out.shape[-1] and (rows, columns) != (3, 3):
-            return [2 * rows * columns * source.shape[-1]]
-    return []
+    rows, columns, regular, bits, options = 1, 1, True, 8, operator.options
+    channels = model.tensors[operator.inputs[0]].shape[-1:]
+    if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        weights = model.tensors[operator.inputs[1]]
+        (rows, columns), bits = weights.shape[1:3], 4 if weights.dtype == "int4" else 8
+        regular = channels == (weights.shape[-1:] if kind == "CONV_2D" else out.shape[-1:])
+    asked = scratch.cmsis_nn(
+        kind,
+        (rows, columns),
+        channels[0] if channels else 0,
+        weight_bits=bits,
+        dilated=max(options.get("dilation_h", 1), options.get("dilation_w", 1)) > 1,
+        regular=regular,
+    )
+    return [asked] if asked else []

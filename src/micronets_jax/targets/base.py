@@ -1,0 +1,60 @@
+"""The record of a runtime: what a network takes of a board under it, as it is delivered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from micronets_jax import reserves, sizes
+from micronets_jax.devices import Device
+from micronets_jax.network import Count, Network
+
+Parts = dict[str, Count]
+"""Bytes by what takes them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reserve:
+    """What a firmware takes of each memory besides the network."""
+
+    sram: Parts
+    flash: Parts
+
+    def of(self, limit: str) -> Parts:
+        """The parts that count under a limit, ``sram_bytes`` or ``flash_bytes``."""
+        return self.sram if limit == "sram_bytes" else self.flash
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A runtime. Ints give exact ints, int32 exact int32 inside ``jit`` (but see
+    ``compiled.memory``), floats expectations.
+
+    Attributes:
+        name: as a person chooses it.
+        title: what it is, in words.
+        steps: whose instructions it takes, one of ``latency.RUNTIMES``.
+        sram: memory that the network takes: arena and stack.
+        flash: storage that it takes, model and kernels.
+        reserve: of a firmware for a device, which may depend on the network's operators.
+    """
+
+    name: str
+    title: str
+    steps: str
+    sram: Callable[[Network], Count]
+    flash: Callable[[Network], Count]
+    reserve: Callable[[Network, Device], Reserve]
+
+
+def everywhere(on: Device) -> Reserve:
+    """What every firmware takes besides its engine."""
+    # A board for which nobody has written a start-up is counted as an STM32.
+    source = "stm32.c" if on.startup is None else on.startup.source
+    return Reserve(
+        {
+            "handlers' stack": reserves.HANDLER_STACK_BYTES,
+            "start-up, protocol, main": reserves.STATE_BYTES + reserves.CLOCK_BYTES[source],
+        },
+        {"start-up, protocol, main": sizes.base_flash(source, on.core)},
+    )

@@ -1,0 +1,1 @@
+"""TensorFlow Lite Micro (TFLM) with CMSIS-NN's kernels, as a runtime."""

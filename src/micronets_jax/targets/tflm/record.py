@@ -1,0 +1,78 @@
+"""What a network takes of a board under TFLM, and rules of it that checks compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from micronets_jax import cost, memory, reserves
+from micronets_jax.counts import is_float, maximum, straight, total
+from micronets_jax.devices import Device
+from micronets_jax.network import Count, Network
+from micronets_jax.targets.base import Reserve, Target, everywhere
+from micronets_jax.targets.tflm import interpreter
+from micronets_jax.targets.tflm.arena import HOST, arena_bytes, published
+
+
+def _sram(network: Network) -> Count:
+    needed = arena_bytes(network)
+    if is_float(needed):
+        reserved = (needed * 1.01 + 256 + 15) // 16 * 16
+        return straight(needed, reserved) + interpreter.STACK_BYTES
+    return interpreter.arena_reserved(needed) + interpreter.STACK_BYTES
+
+
+def _reserve(network: Network, on: Device) -> Reserve:
+    listed = memory.operators(network)
+    kinds: dict[str, list[Count]] = {}
+    for operator in listed:
+        kinds.setdefault(operator.kind, []).append(operator.layer.presence)
+    present = {kind: maximum([0, *there]) for kind, there in kinds.items()}
+    times = reserves.LAYER_BYTES * total(o.layer.presence for o in listed) + 7
+    both = everywhere(on)
+    return Reserve(
+        {
+            **both.sram,
+            "interpreter": interpreter.state_bytes(total(present.values())),
+            "layer times, alignment": times,
+        },
+        {
+            **both.flash,
+            "interpreter and kernels": interpreter.code_bytes(present, on.core),
+            "alignment": 64,
+        },
+    )
+
+
+TARGET = Target("tflm", "TensorFlow Lite Micro", "tflm", _sram, cost.flash_bytes, _reserve)
+
+
+# ---------------------------------------------------------------- references
+
+
+def _paper_reserve(network: Network, on: Device) -> Reserve:
+    """TFLM besides its arena and the model, the rest of the firmware, as MicroNets (Banbury et al.,
+    2021) measured; then a stack, which the paper does not list apart."""
+    return Reserve(
+        {"runtime": 4_000, "other firmware": 4_000, "stack": 4_096},
+        {"runtime": 37_000, "other firmware": 38_000},
+    )
+
+
+REFERENCES: Mapping[str, Target] = {
+    each.name: each
+    for each in (
+        Target(
+            "tflm_host", "the wheel's interpreter", "tflm", lambda n: arena_bytes(n, HOST),
+            cost.flash_bytes, _paper_reserve,
+        ),
+        Target(
+            "tflm_paper", "the rule of MicroNets' tables", "tflm", lambda n: published(n).total,
+            cost.flash_bytes, _paper_reserve,
+        ),
+        Target(
+            "tflm_2020", "TFLM and CMSIS-NN of October 2020", "tflm_2020",
+            lambda n: published(n).total, cost.flash_bytes, _paper_reserve,
+        ),
+    )
+}  # fmt: skip
+"""What checks compare with and nobody chooses, with the paper's firmware."""
