@@ -26,7 +26,7 @@ MODELS = [*CONVOLUTIONAL, "mlperf_vww", "mlperf_ad"]
 AT_MOST = {
     "mlperf_kws_dscnn": (0.415, 0.389), "mlperf_ic_resnet8": (0.428, 0.634),
     "micronet_kws_m": (0.442, 0.696), "mcunet_10fps_vww": (0.352, 0.316),
-    "mlperf_vww": (0.264, 0.421), "mlperf_ad": (0.590, 0.393),
+    "mlperf_vww": (0.264, 0.421), "mlperf_ad": (0.535, 0.393),
 }  # fmt: skip
 CORES = ["cortex-m4", "cortex-m7"]
 
@@ -90,12 +90,13 @@ def test_core_computes_the_same_faster(reference, name, core):
 
 @pytest.mark.parametrize("core", CORES)
 def test_dense_layers_of_one_pixel(reference, core):
-    """At most 1.5 instructions for each multiply-accumulate, of the network and of wide layers."""
+    """At most 1.5 instructions for each multiply-accumulate, of the network and of all layers but
+    one that has eight inputs and so little to multiply for each output."""
     ran = emulated(reference, "mlperf_ad", core)
-    assert ran.instructions <= 1.3 * 264192
+    assert ran.instructions <= 1.18 * 264192
     for layer in ran.layers:
-        if layer["macs"] > 10_000:
-            assert layer["instructions"] <= 1.36 * layer["macs"], layer["name"]
+        short = layer["name"] == "functional_1/activation_5/Relu"
+        assert layer["instructions"] <= (3.4 if short else 1.34) * layer["macs"], layer["name"]
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -69,7 +69,7 @@ def _dense(f: dict) -> float:
     """Pixels as they lie, four output channels at a time."""
     groups, quads = -(-f["out_channels"] // 4), -(-f["inputs"] // 4)
     wide = int(f["channels"]["wide"].sum()) * (12.0 * f["inputs"] + 60)
-    return f["pixels"] * (groups * (17.0 * quads + 145) + wide + 60)
+    return f["pixels"] * (groups * (17.0 * quads + 72) + wide + 110)
 
 
 def _lay(f: dict) -> float:

@@ -21,11 +21,30 @@ MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel
 }
 
 #if MN_DSP
-/* So few quads that the sum of b stays below 2^23 and survives being multiplied by 256. */
-#define MOST_QUADS 126
+/* So few bytes, with a quad behind them, that the sum of b stays below 2^23 and survives being
+ * multiplied by 256; the sums of longer rows are set aside in between. */
+#define MOST_BYTES 500
 
-/* Adds `quads` quads of inputs times weights to the sums of one or two pairs of channels. An odd
- * number of quads enters in the middle. */
+struct row {
+    const int8_t *in, *stop; /* of full quads, as many as are summed at once */
+    const int8_t *end;       /* of all full quads */
+    int32_t tail;            /* whether inputs are left */
+    int8_t *out;
+    const struct mn_channel *channels;
+    uint32_t min, max; /* four times the byte */
+    int32_t high[2];   /* sums of b that were set aside */
+    const struct mn_channel *last;
+    int32_t rest; /* the inputs that are left, filled up with zeros */
+};
+MN_AT(row, in, 0);
+MN_AT(row, end, 8);
+MN_AT(row, out, 16);
+MN_AT(row, min, 24);
+MN_AT(row, high, 32);
+MN_AT(row, last, 40);
+MN_AT(row, rest, 44);
+
+/* Adds a quad of inputs times weights to the sums of a pair of channels. */
 #define PAIR(first, second, both, a)                                                               \
     "smlad " both ", " first ", r8, " both "\n\t"                                                  \
     "sxtb16 r3, " first "\n\t"                                                                     \
@@ -33,94 +52,137 @@ MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel
     "smlad " both ", " second ", r9, " both "\n\t"                                                 \
     "sxtb16 r3, " second "\n\t"                                                                    \
     "smlad " a ", r3, r9, " a "\n\t"
-#define INPUTS                                                                                     \
-    "ldr r9, [r0], #4\n\t"                                                                         \
+#define UNPACK                                                                                     \
     "sxtb16 r8, r9\n\t"                                                                            \
     "sxtb16 r9, r9, ror #8\n\t"
-#define QUAD_1 INPUTS "ldrd r10, r11, [r1], #8\n\t" PAIR("r10", "r11", "r4", "r5")
-#define QUAD_2                                                                                     \
-    INPUTS "ldmia r1!, {r10-r12, lr}\n\t" PAIR("r10", "r11", "r4", "r5")                           \
+#define QUAD_2 UNPACK "ldrd r10, r11, [r1], #8\n\t" PAIR("r10", "r11", "r4", "r5")
+#define QUAD_4                                                                                     \
+    UNPACK "ldmia r1!, {r10-r12, lr}\n\t" PAIR("r10", "r11", "r4", "r5")                           \
         PAIR("r12", "lr", "r6", "r7")
-#define ACCUMULATE(name, QUAD)                                                                     \
-    static __attribute__((naked, noinline)) void name(const int8_t *in, const int8_t *weights,     \
-                                                      int32_t quads, int32_t *sums)                \
+
+/* The output of the next channel, of its sum without the bias, in r8; mn_requantize in short. */
+#define ROUND(sum)                                                                                 \
+    "ldmia r2!, {r8-r11}\n\t"                                                                      \
+    "add " sum ", " sum ", r8\n\t"                                                                 \
+    "lsl r8, " sum ", #1\n\t"                                                                      \
+    "smmlar r8, r8, r9, r10\n\t"                                                                   \
+    "add r8, r8, " sum ", asr #31\n\t"                                                             \
+    "asr r8, r8, r11\n\t"                                                                          \
+    "ssat r8, #8, r8\n\t"
+#define OUTPUTS_2 ROUND("r5") "mov r12, r8\n\t" LAST_OR ROUND("r4") "bfi r12, r8, #8, #8\n"
+#define OUTPUTS_4                                                                                  \
+    ROUND("r5")                                                                                    \
+    "mov r12, r8\n\t" ROUND("r4") "bfi r12, r8, #8, #8\n\t" ROUND("r7")                            \
+        "bfi r12, r8, #16, #8\n\t" LAST_OR ROUND("r6") "bfi r12, r8, #24, #8\n"
+/* The last channel of an odd number has none beside it. */
+#define LAST_OR                                                                                    \
+    "cmp r2, lr\n\t"                                                                               \
+    "beq 9f\n\t"
+
+/* Channels of a row up to the last; an odd number of quads enters in the middle. */
+#define CHANNELS(name, QUAD, OUTPUTS, STORE)                                                       \
+    MN_NAKED name(MN_REGISTER struct row *row, MN_REGISTER const int8_t *weights)                  \
     {                                                                                              \
-        __asm__ volatile("push {r3-r11, lr}\n\t"                                                   \
+        __asm__ volatile("push {r0, r4-r11, lr}\n"                                                 \
+                         "1:\n\t"                                                                  \
+                         "ldr r3, [sp]\n\t"                                                        \
+                         "ldrd r0, r2, [r3]\n\t"                                                   \
                          "movs r4, #0\n\t"                                                         \
                          "movs r5, #0\n\t"                                                         \
                          "movs r6, #0\n\t"                                                         \
                          "movs r7, #0\n\t"                                                         \
-                         "lsrs r3, r2, #1\n\t"                                                     \
-                         "add r2, r0, r2, lsl #2\n\t"                                              \
-                         "bcs 2f\n"                                                                \
-                         "1:\n\t" QUAD "2:\n\t" QUAD                                               \
+                         "strd r4, r5, [r3, #32]\n"                                                \
+                         "2:\n\t"                                                                  \
+                         "eor r3, r0, r2\n\t"                                                      \
+                         "lsls r3, r3, #29\n\t"                                                    \
+                         "bpl 5f\n\t"                                                              \
+                         "b 4f\n"                                                                  \
+                         "3:\n\t"                                                                  \
+                         "ldr r9, [r0], #4\n\t" QUAD "4:\n\t"                                      \
+                         "ldr r9, [r0], #4\n\t" QUAD "5:\n\t"                                      \
                          "cmp r0, r2\n\t"                                                          \
-                         "bne 1b\n\t"                                                              \
-                         "pop {r3}\n\t"                                                            \
-                         "ldmia r3, {r8-r11}\n\t"                                                  \
+                         "bne 3b\n\t"                                                              \
+                         "ldr r3, [sp]\n\t"                                                        \
+                         "ldrd r8, r9, [r3, #8]\n\t"                                               \
+                         "cmp r0, r8\n\t"                                                          \
+                         "bne 8f\n\t"                                                              \
+                         "cmp r9, #0\n\t"                                                          \
+                         "bne 7f\n"                                                                \
+                         "6:\n\t"                                                                  \
+                         "ldrd r8, r9, [r3, #32]\n\t"                                              \
                          "subs r4, r4, r5\n\t"                                                     \
                          "subs r6, r6, r7\n\t"                                                     \
-                         "add r8, r8, r5\n\t"                                                      \
-                         "add r9, r9, r4, asr #8\n\t"                                              \
-                         "add r10, r10, r7\n\t"                                                    \
+                         "add r4, r8, r4, asr #8\n\t"                                              \
+                         "add r6, r9, r6, asr #8\n\t"                                              \
+                         "ldr lr, [r3, #40]\n\t"                                                   \
+                         "ldrd r0, r2, [r3, #16]\n\t" OUTPUTS "9:\n\t"                             \
+                         "ldrd r8, r9, [r3, #24]\n\t"                                              \
+                         "ssub8 r10, r12, r8\n\t"                                                  \
+                         "sel r12, r12, r8\n\t"                                                    \
+                         "ssub8 r10, r9, r12\n\t"                                                  \
+                         "sel r12, r12, r9\n\t" STORE "strd r0, r2, [r3, #16]\n\t"                 \
+                         "cmp r2, lr\n\t"                                                          \
+                         "bne 1b\n\t"                                                              \
+                         "pop {r0, r4-r11, pc}\n"                                                  \
+                         "7:\n\t" /* the inputs that are left */                                   \
+                         "ldr r9, [r3, #44]\n\t" QUAD "ldr r3, [sp]\n\t"                           \
+                         "b 6b\n"                                                                  \
+                         "8:\n\t" /* more than can be summed at once */                            \
+                         "ldrd r10, r11, [r3, #32]\n\t"                                            \
+                         "subs r4, r4, r5\n\t"                                                     \
+                         "subs r6, r6, r7\n\t"                                                     \
+                         "add r10, r10, r4, asr #8\n\t"                                            \
                          "add r11, r11, r6, asr #8\n\t"                                            \
-                         "stmia r3, {r8-r11}\n\t"                                                  \
-                         "pop {r4-r11, pc}\n\t");                                                  \
-        (void)in, (void)weights, (void)quads, (void)sums;                                          \
+                         "strd r10, r11, [r3, #32]\n\t"                                            \
+                         "mov r4, r5\n\t"                                                          \
+                         "mov r6, r7\n\t"                                                          \
+                         "add r2, r0, #500\n\t"                                                    \
+                         "cmp r2, r8\n\t"                                                          \
+                         "it hi\n\t"                                                               \
+                         "movhi r2, r8\n\t"                                                        \
+                         "b 2b\n\t");                                                              \
     }
-ACCUMULATE(accumulate2, QUAD_1)
-ACCUMULATE(accumulate4, QUAD_2)
+CHANNELS(channels2, QUAD_2, OUTPUTS_2, "strh r12, [r0], #2\n\t")
+CHANNELS(channels4, QUAD_4, OUTPUTS_4, "str r12, [r0], #4\n\t")
 
-MN_INLINE void finish(const int32_t *sums, const struct mn_channel *channel, int count, int8_t *out)
+MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
-    for (int i = 0; i < count; i++)
-        out[i] = (int8_t)mn_requantize(sums[i] + channel[i].bias, &channel[i], MN_SIGNED);
-}
-
-/* `count` channels of one pixel: four, or what is left. */
-MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, const int8_t *w, int first,
-                       int count, int8_t *out)
-{
-    const struct mn_channel *const channel = d->channels + first;
-    const int8_t *x = in;
-    int32_t sums[4] = {0, 0, 0, 0}, last = 0;
-    for (int32_t left = d->inputs / 4, quads; left > 0; left -= quads) {
-        quads = left < MOST_QUADS ? left : MOST_QUADS;
-        (count > 2 ? accumulate4 : accumulate2)(x, w, quads, sums);
-        x += 4 * quads;
-        w += (count > 2 ? 16 : 8) * quads;
+    const int32_t full = d->inputs & ~3, grouped = d->out_channels & ~3;
+    struct row row = {.in = in, .end = in + full, .tail = d->inputs - full, .out = out};
+    const int8_t *weights = d->weights;
+    row.stop = full < MOST_BYTES ? row.end : in + MOST_BYTES;
+    row.min = (uint8_t)d->min * 0x01010101u;
+    row.max = (uint8_t)d->max * 0x01010101u;
+    for (int i = 0; i < row.tail; i++)
+        row.rest |= mn_shl((uint8_t)row.end[i], 8 * i);
+    row.channels = d->channels;
+    row.last = d->channels + grouped;
+    if (grouped > 0)
+        channels4(&row, weights);
+    if (d->out_channels > grouped) { /* not all that the assembly writes is wanted */
+        int8_t *const at = row.out;
+        int8_t made[4];
+        row.out = made;
+        row.last = d->channels + d->out_channels;
+        weights += grouped * 4 * ((d->inputs + 3) / 4);
+        (d->out_channels - grouped > 2 ? channels4 : channels2)(&row, weights);
+        for (int i = grouped; i < d->out_channels; i++)
+            at[i - grouped] = made[i - grouped];
     }
-    if (d->inputs % 4) { /* what is left of a quad, filled up */
-        memcpy(&last, x, (size_t)(d->inputs % 4));
-        (count > 2 ? accumulate4 : accumulate2)((const int8_t *)&last, w, 1, sums);
-    }
-    if (count == 4)
-        finish(sums, channel, 4, out);
-    else
-        finish(sums, channel, count, out);
-    for (int i = 0; d->rounding == MN_MIXED && i < count; i++)
-        if (channel[i].wide)
-            out[i] = plain(d, in, first + i);
+    for (int i = 0; d->rounding == MN_MIXED && i < d->out_channels; i++)
+        if (d->channels[i].wide)
+            out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
 }
 #else
-MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, const int8_t *w, int first,
-                       int count, int8_t *out)
+MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
-    (void)w;
-    for (int i = 0; i < count; i++)
-        out[i] = plain(d, in, first + i);
+    for (int i = 0; i < d->out_channels; i++)
+        out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
 }
 #endif
 
 void mn_dense(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
-    const int32_t count = d->out_channels, group = (d->inputs + 3) / 4 * 16;
-    for (int32_t pixel = 0; pixel < d->pixels; pixel++, in += d->inputs, out += count) {
-        const int8_t *w = d->weights;
-        for (int32_t first = 0; first < count; first += 4, w += group)
-            outputs(d, in, w, first, count - first < 4 ? count - first : 4, out + first);
-        if (d->min > -128 || d->max < 127)
-            for (int i = 0; i < count; i++)
-                out[i] = mn_clamp(out[i], d->min, d->max);
-    }
+    for (int32_t pixel = 0; pixel < d->pixels; pixel++, in += d->inputs, out += d->out_channels)
+        outputs(d, in, out);
 }

@@ -13,6 +13,9 @@
 #if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__)
 #define MN_DSP 1
 #define MN_INLINE static inline __attribute__((always_inline))
+/* A function that is assembly and nothing else, and its arguments, which it finds in registers. */
+#define MN_NAKED static __attribute__((naked, noinline, unused)) void
+#define MN_REGISTER __attribute__((unused))
 #else
 #define MN_DSP 0
 #define MN_INLINE static inline
