@@ -1,1 +1,63 @@
-"""Search neural networks for microcontrollers and deliver them as firmware."""
+"""Search neural networks for microcontrollers and deliver them as firmware.
+
+Invariant: importing the package loads nothing heavy; ``mn.spaces`` and the like load a room when it
+is first named. ``docs/library.md`` shows them at work.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from micronets_jax import (
+        budgets,
+        compile,
+        cost,
+        data,
+        decisions,
+        devices,
+        export,
+        firmware,
+        latency,
+        network,
+        pipeline,
+        quantize,
+        recipes,
+        runtimes,
+        search,
+        spaces,
+        supernet,
+        targets,
+        training,
+        zoo,
+    )
+
+__all__ = [
+    "budgets",
+    "compile",
+    "cost",
+    "data",
+    "decisions",
+    "devices",
+    "export",
+    "firmware",
+    "latency",
+    "network",
+    "pipeline",
+    "quantize",
+    "recipes",
+    "runtimes",
+    "search",
+    "spaces",
+    "supernet",
+    "targets",
+    "training",
+    "zoo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")
