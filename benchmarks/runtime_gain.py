@@ -1,0 +1,215 @@
+"""What does it bring to search for the program that is delivered? One limit, two runtimes.
+
+    python -m benchmarks.runtime_gain                                 # embedded data, three seeds
+    python -m benchmarks.runtime_gain --cells words-16 --data SPEECH_COMMANDS --seeds 0
+    python -m benchmarks.runtime_gain --largest                       # no training, a minute
+
+A cell is a task and a limit on memory, of which all that the firmware takes counts; nothing
+limits operations. For each seed the search of the task's preset quick runs once under TensorFlow
+Lite Micro (``tflm``) and once for compiled C (``compiled``), and what each finds is trained from
+scratch by the same recipe on the same examples in the same order. Scores are of the network in
+float, on validation and test examples, none of which anything was chosen by.
+
+Finished measurements are kept in the folder, and a second call goes on from there. ``--steps`` and
+``--epochs`` shorten trainings and searches alike under both.
+
+``--largest`` says, of pictures of 144 x 144 pixels in 64 KiB, how many multiply-accumulates the
+largest of the layouts that nobody learned has under each runtime, and with compiled rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+
+from benchmarks import search_quality
+from experiments import kws, vww
+from micronets_jax import accelerators, budgets, cost, devices, files, network, pipeline, targets
+from micronets_jax.experiment import Experiment
+from micronets_jax.experiment import Options as Settings
+from micronets_jax.network import Network
+from micronets_jax.recipes import Limits
+from micronets_jax.search import proposals
+from micronets_jax.spaces import MobileNetV2
+
+KIB = 1024
+
+
+class Cell(NamedTuple):
+    """A task and a limit on its memory.
+
+    Attributes:
+        experiment: its command line.
+        settings: the preset quick with a space in which memory binds.
+        sram_bytes: the limit.
+    """
+
+    experiment: Experiment
+    settings: Settings
+    sram_bytes: int
+
+
+# Wide enough that late layers, which memory hardly limits, are not what limits a network.
+WORDS = dataclasses.replace(kws.PRESETS["quick"], space=kws.Space(max_width=96))
+PICTURES = dataclasses.replace(
+    vww.PRESETS["quick"],
+    input=vww.Input(size=(96, 96)),
+    space=dataclasses.replace(vww.PRESETS["quick"].space, width=1.0),
+)
+CELLS = {
+    "words-16": Cell(kws.KWS, WORDS, 16 * KIB),
+    "words-32": Cell(kws.KWS, WORDS, 32 * KIB),
+    "pictures-64": Cell(vww.VWW, PICTURES, 64 * KIB),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Search at the same limit of memory under each runtime."""
+
+    cells: tuple[str, ...] = ("words-16", "words-32", "pictures-64")
+    """Of CELLS: a task, and its limit in KiB."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of data order, initial weights and search."""
+    data: str = "embedded"
+    """As the experiment of the task has it."""
+    steps: int | None = None
+    """Of each training; the preset's if not given."""
+    epochs: int | None = None
+    """Of each search, warm-up included; the preset's if not given."""
+    largest: bool = False
+    """Count the largest networks, and train none."""
+    folder: pathlib.Path = pathlib.Path("runs/runtime_gain")
+    """Where finished measurements are kept."""
+
+
+def main() -> None:
+    """Measure what is missing, then print the table."""
+    options = tyro.cli(Options, description=__doc__)
+    if options.largest:
+        return largest()
+    accelerators.keep_memory()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for cell, seed in itertools.product(options.cells, options.seeds):
+        # Of a task, all runtimes train on the same examples.
+        examples = functools.cache(
+            lambda cell=cell, seed=seed: search_quality.prepare(
+                plan(options, cell, seed, "compiled")
+            )
+        )
+        for runtime in targets.TARGETS:
+            measure(options, cell, seed, runtime, examples)
+    table(options)
+    return None
+
+
+def plan(options: Options, cell: str, seed: int, runtime: str) -> pipeline.Plan:
+    """What the task's preset does at the cell's limit."""
+    experiment, settings, sram_bytes = CELLS[cell]
+    train, search = settings.train, settings.search
+    if options.steps is not None:
+        train = dataclasses.replace(train, steps=options.steps)
+    if options.epochs is not None:
+        search = dataclasses.replace(search, epochs=options.epochs)
+    return experiment.prepare(
+        dataclasses.replace(
+            settings, data=options.data, seed=seed, runtime=runtime, train=train, search=search,
+            budget=Limits(sram_bytes=sram_bytes), firmware=False, workdir=options.folder / "none",
+        )
+    )  # fmt: skip
+
+
+def path(options: Options, cell: str, seed: int, runtime: str) -> pathlib.Path:
+    """Where a measurement is kept."""
+    short = [f"{v}" for v in (options.steps, options.epochs) if v is not None]
+    parts = (cell, pathlib.Path(options.data).name, *short, str(seed), runtime)
+    return options.folder / f"{'-'.join(parts)}.json"
+
+
+def measure(
+    options: Options, cell: str, seed: int, runtime: str, examples: Callable[[], tuple[Any, float]]
+) -> None:
+    """Searches and trains, unless that is known."""
+    kept = path(options, cell, seed, runtime)
+    if kept.exists():
+        return
+    this, started = plan(options, cell, seed, runtime), time.process_time()
+    found, _ = search_quality.search(this)
+    score = search_quality.train(this, found, examples()[0], ("validation", "test"))
+    used = {name: int(count) for name, count in this.budget.used(found).items()}
+    row = {
+        "ops": cost.ops(found),
+        **used,
+        "score": score,
+        "seconds": time.process_time() - started,
+        "network": json.loads(network.to_json(found)),
+    }
+    files.write(kept, json.dumps(row))
+    print(
+        f"{cell}, seed {seed}, {runtime}: {row['ops'] / 1e6:.2f} Mops, {used}, {score:.1%}, "
+        f"{row['seconds']:.0f} s of processor",
+        flush=True,
+    )
+
+
+def table(options: Options) -> None:
+    """Means over the seeds that are known, and what compiled C has more of."""
+    gaps = []
+    print(
+        f"{'cell':<12} {'seeds':>5} {'runtime':<9} {'Mops':>6} {'SRAM':>7} {'flash':>8} {'score':>7}"
+    )
+    for cell in options.cells:
+        rows = [
+            {r: json.loads(path(options, cell, seed, r).read_text()) for r in targets.TARGETS}
+            for seed in options.seeds
+            if all(path(options, cell, seed, r).exists() for r in targets.TARGETS)
+        ]
+        for runtime in targets.TARGETS if rows else ():
+            ops, sram, flash, score = (
+                float(np.mean([row[runtime][key] for row in rows]))
+                for key in ("ops", "sram_bytes", "flash_bytes", "score")
+            )
+            print(
+                f"{cell:<12} {len(rows):>5} {runtime:<9} {ops / 1e6:>6.2f} {sram:>7.0f} "
+                f"{flash:>8.0f} {score:>7.1%}"
+            )
+        gaps += [100 * (row["compiled"]["score"] - row["tflm"]["score"]) for row in rows]
+    if gaps:
+        error = np.std(gaps, ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.nan
+        print(
+            f"compiled less tflm: {np.mean(gaps):+.2f} points, standard error {error:.2f}, "
+            f"{len(gaps)} pairs"
+        )
+
+
+# ---------------------------------------------------------------- without training
+
+
+def largest() -> None:
+    """Prints the multiply-accumulates of the largest layout that fits under each runtime."""
+    space = MobileNetV2((144, 144, 1), 2)
+    board = devices.device("STM32F446RE")
+    for runtime in targets.TARGETS:
+        budget = budgets.Budget.of(board, Limits(sram_bytes=64 * KIB), runtime)
+        budgets.feasible(space, budget)
+        fitting = proposals.fitting(space, budget, proposals.unlearned(space, budget))
+        best = most(space.decode(proposal.choice) for proposal in fitting)
+        print(f"{runtime:<9} {cost.macs(best) / 1e6:8.2f} million, {budget.used(best)}")
+
+
+def most(members: Iterable[Network]) -> Network:
+    """Of networks, the one with most multiply-accumulates."""
+    return max(members, key=cost.macs)
+
+
+if __name__ == "__main__":
+    main()
