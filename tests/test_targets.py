@@ -83,8 +83,8 @@ def test_the_compiled_arena_of_every_space_is_known_to_the_byte(name):
 def test_the_compiled_arena_of_the_zoo_is_known_to_the_byte(name):
     network = zoo.network(name)
     planned = compiled(network, np.random.default_rng(0)).arena_bytes
-    # The rule goes by the network's order; of this one the compiler lays out the zeros of a shortcut
-    # before the branch, which may then lie over its input.
+    # The rule goes by the network's order; of this one the compiler lays out the zeros of a
+    # shortcut before the branch, which may then lie over its input.
     found = {"MicroNet-VWW-4": 41_348}.get(name, arena_bytes(network))
     assert planned == found <= arena_bytes(network)
 
