@@ -39,6 +39,10 @@ def steps_of(layer, shape, runtime):
 POINTWISE = Layer("", "conv", (), 8, 3, activation="relu")
 # 4 x 5 with padding of 1: rows inside per window row 2 3 3 2, columns 2 3 3 3 2, so 10 * 13 taps.
 DEPTHWISE = Layer("", "depthwise", (), 6, 6, (3, 3), activation="relu")
+# 4 x 4 with padding of 1, a quad at each position: rows inside per window row 2 3 3 2, so 20 whole
+# runs in two of four columns; in the others 10 * 4 positions inside and 20 beside them; two rows of
+# padding in each column.
+CONV = Layer("", "conv", (), 4, 2, (3, 3))
 
 
 @pytest.mark.parametrize(
@@ -47,9 +51,35 @@ DEPTHWISE = Layer("", "depthwise", (), 6, 6, (3, 3), activation="relu")
         (
             POINTWISE, (3, 3, 8), "compiled",
             {
-                "conv": 1, "conv_group": 2, "conv_single": 1, "conv_group_product": 2 * 2 * 2,
-                "conv_single_product": 2 * 2, "conv_group_pair": 2 * 2, "conv_single_pair": 2,
-                "conv_widen": 9 * 2,
+                "conv": 1, "conv_group": 2, "conv_single": 1, "conv_group_output": 2 * 3,
+                "conv_group_begin": 2 * 2, "conv_group_quad": 2 * 2 * 2, "conv_group_turn": 2 * 2,
+                "conv_pair_begin": 2, "conv_pair_quad": 2 * 2, "conv_pair_turn": 2,
+                "widen": 8, "widen_one": 8 * 2, "widen_single": 1, "widen_single_quad": 2,
+            },
+        ),
+        (
+            CONV, (4, 4, 4), "compiled",
+            {
+                "conv": 1, "conv_group": 4, "conv_group_output": 4 * 2, "conv_group_signed": 4 * 2,
+                "conv_group_begin": 4, "conv_group_quad": 4 * 9, "conv_group_turn": 4 * 3,
+                "lay": 16, "lay_row": 4, "lay_line": 4 * 3, "lay_run": 16 * 3,
+                "widen": 20 + 40, "widen_one": 20 * 3 + 40,
+                "value": 8 + 20, "value_quad": 8 * 3 + 20,
+            },
+        ),
+        (  # two quads and a half of inputs; seven outputs are four and three more
+            Layer("", "dense", (), 10, 7), (1, 1, 10), "compiled",
+            {
+                "dense": 1, "dense_pixel": 1, "dense_last": 2, "dense_output": 7, "dense_rest": 1,
+                "dense_rest_output": 3, "dense_four": 2, "dense_four_quad": 2 * 3, "dense_turn": 2,
+                "dense_sum": 2, "dense_tail": 2,
+            },
+        ),
+        (  # 20 bytes are a block of 16 and a word, where both sides lie at words: every other pixel
+            Layer("", "pad", (), 20, 22), (2, 2, 20), "compiled",
+            {
+                "pad": 1, "pad_pixel": 4, "pad_fill": 4 * 22, "pad_byte": 2 * 20, "pad_aligned": 2,
+                "pad_block": 2, "pad_word": 2,
             },
         ),
         (
@@ -77,12 +107,24 @@ DEPTHWISE = Layer("", "depthwise", (), 6, 6, (3, 3), activation="relu")
                 "depthwise3_rest_tap": 2 * 10 * 13,
             },
         ),
-        (  # transposed: five rows of two pairs are fewer than four rows of three
+        (  # transposed: five rows of four
             DEPTHWISE, (4, 5, 6), "compiled",
             {
-                "depthwise": 1, "depthwise_fill": 7 * 6, "depthwise_pair_3_1": 6 * 10,
-                "depthwise_channel_3": 6, "depthwise_row": 6 * 5, "depthwise_gather_row": 6 * 5,
-                "depthwise_gather_four": 6 * 5,
+                "depthwise": 1, "depthwise_fill": 7 * 6, "depthwise_four": 6 * 5,
+                "depthwise_four_channel": 6, "depthwise_four_row": 6 * 5,
+                "depthwise_gather_row": 6 * 5, "depthwise_gather_four": 6 * 5,
+                "depthwise_gather_turn": 6 * 5,
+            },
+        ),
+        (  # at stride 2 by twos: three rows of two, of which the second is filled up
+            dataclasses.replace(DEPTHWISE, stride=(2, 2), activation="linear"), (6, 6, 6),
+            "compiled",
+            {
+                "depthwise": 1, "depthwise_fill": 7 * 10, "depthwise_pair_3_2": 6 * 3 * 2,
+                "depthwise_pair_signed": 6 * 3 * 2, "depthwise_channel_3": 6,
+                "depthwise_row": 6 * 3, "depthwise_row_odd": 6 * 3, "depthwise_gather_row": 6 * 6,
+                "depthwise_gather_four": 6 * 6, "depthwise_gather_turn": 6 * 6,
+                "depthwise_gather_one": 6 * 6 * 2,
             },
         ),
     ],
@@ -94,9 +136,9 @@ def test_steps_by_hand(layer, shape, runtime, expected):
 def test_channels_that_do_not_fill_words_are_gathered():
     even = steps_of(Layer("", "conv", (), 8, 8), (4, 4, 8), "compiled")
     odd = steps_of(Layer("", "conv", (), 6, 8), (4, 4, 6), "compiled")
-    assert "gather_word" not in even
+    assert "bytes" not in even
     # Each of 16 pixels: one word and two bytes.
-    assert (odd["gather_word"], odd["gather_byte"], odd["gather_row"]) == (16, 32, 16)
+    assert (odd["bytes_word"], odd["bytes_one"], odd["bytes_run"]) == (16, 32, 16)
     old = steps_of(Layer("", "conv", (), 6, 8), (4, 4, 6), "tflm_2020")
     assert "conv_two" in old and "pointwise_two" not in old
 

@@ -90,8 +90,10 @@ def draw(space: str, seed: int, index: int) -> Network:
 def random_weights(rng: np.random.Generator, network: Network) -> tuple[Folded, Ranges]:
     """Weights and ranges such as training leaves; instructions do not depend on their values.
 
-    Outputs of a unit normal input have about unit variance. Ranges differ, as those of trained
-    layers do, and where they are equal an addition would take fewer instructions.
+    Outputs of a unit normal input have about unit variance. Biases are positive, and so is a weight
+    in the middle of each kernel, which even a picture of one pixel meets: channels that are dead
+    behind a ReLU would not be compiled. Ranges differ, as those of trained layers do, and where
+    they are equal an addition would take fewer instructions.
     """
     folded: Folded = {}
     ranges: Ranges = {"activation": {INPUT: _range(rng, "linear")}, "weight": {}}
@@ -104,7 +106,10 @@ def random_weights(rng: np.random.Generator, network: Network) -> tuple[Folded, 
             }[layer.kind]
             deviation = np.sqrt(2 / np.prod(shape[:-1]))
             kernel = (rng.standard_normal(shape) * deviation).astype(np.float32)
-            bias = (0.1 * rng.standard_normal(shape[-1])).astype(np.float32)
+            middle = kernel[tuple(n // 2 for n in shape[:-2])]  # [inputs, outputs], a view
+            strongest = np.abs(middle).argmax(axis=0), np.arange(shape[-1])
+            middle[strongest] = np.maximum(np.abs(middle[strongest]), deviation)
+            bias = np.abs(0.1 * rng.standard_normal(shape[-1])).astype(np.float32)
             folded[layer.name] = {"kernel": kernel, "bias": bias}
             ranges["weight"][layer.name] = np.abs(kernel).reshape(-1, shape[-1]).max(axis=0)
         if layer.kind in quantize.RANGED:
