@@ -261,7 +261,7 @@ class Depthwise(NamedTuple):
         """The better of a picture and the transposed one."""
         given = window
         window = min(given, given.transposed(), key=_row_cost)
-        (rows, columns), fast = window.needed, _is_fast(window)
+        (rows, columns), fast = window.needed, is_fast(window)
         if fast:  # whole words are read, beyond the last output
             even = window.out[1] + window.out[1] % 2
             columns = window.stride[1] * even + window.kernel[1] - 1
@@ -278,7 +278,8 @@ class Depthwise(NamedTuple):
         return 2 * self.plane[0] * self.plane[1]
 
 
-def _is_fast(window: Window) -> bool:
+def is_fast(window: Window) -> bool:
+    """Whether depthwise.h computes outputs by twos or fours, of squares of 3, 5 and 7."""
     return window.kernel in ((3, 3), (5, 5), (7, 7)) and window.stride[1] in (1, 2)
 
 
@@ -289,7 +290,7 @@ def takes_fours(window: Window) -> bool:
 
 def _row_cost(window: Window) -> int:
     """Pairs of outputs, with a factor where pairs are not possible."""
-    return window.out[0] * -(-window.out[1] // 2) * (1 if _is_fast(window) else 4)
+    return window.out[0] * -(-window.out[1] // 2) * (1 if is_fast(window) else 4)
 
 
 def depthwise_row_pairs(window: Window) -> int:

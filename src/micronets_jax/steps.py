@@ -1,7 +1,9 @@
 """Steps of the C that ``compile`` writes: what the kernels of ``csrc`` repeat, and how often.
 
 Invariant: a step is a stretch of instructions that the kernel runs the same way each time, so that
-one number per step and core holds for every shape.
+one number per step and core holds for every shape; ``devices.fitted`` has them. Written once, for
+``latency``, which counts instructions of networks that are not decided, and for the compiler, which
+compares plans. How often is a Python number; only channels, which multiply it, may be traced.
 """
 
 from __future__ import annotations
@@ -9,32 +11,26 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from micronets_jax.counts import parts, quotient, ragged, remainder, where
-from micronets_jax.kernels import LANES, Depthwise, conv_quads, is_direct, takes_fours
-from micronets_jax.latency.terms import Term
-from micronets_jax.network import Count, Layer
+from micronets_jax.counts import Count, parts, quotient, ragged, remainder, where
+from micronets_jax.kernels import LANES, Depthwise, conv_quads, takes_fours
 from micronets_jax.windows import Window
 
 
-def terms(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
-    """What the kernels of ``csrc`` do for a layer that reads ``channels`` channels."""
-    if layer.kind in ("conv", "dense"):
-        kernel = _dense if is_direct(window) else _conv
-        yield from kernel(layer, window, channels)
-    elif layer.kind == "depthwise":
-        yield from _depthwise(layer, window)
-    elif layer.kind == "avg_pool":
-        yield from _pool(layer, window)
-    elif layer.kind == "add":
-        yield Term(1, {"add": 1})
-        yield Term(layer.out_channels, {"add_element": window.pixels})
-    elif layer.kind == "pad":
-        yield from _pad(layer, window)
+class Term(NamedTuple):
+    """Steps that a layer takes ``count`` times as often as ``steps`` says.
+
+    Attributes:
+        count: a product of channels, which may be traced.
+        steps: how often by name of the step, Python numbers that follow from the static shape.
+    """
+
+    count: Count
+    steps: Mapping[str, float]
 
 
 # ---------------------------------------------------------------- conv.c
@@ -45,18 +41,32 @@ _WIDE_INPUTS = 2340
 store them as int16: a normal variable is 0.22 of the largest of so many in the mean, 28 of 127."""
 
 
-def _conv(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
-    """Patches laid out, then groups of four pixels, two output channels at a time, and single
-    pixels, four at a time."""
-    groups, singles = divmod(window.pixels, LANES)
-    quads, outputs = conv_quads(window, channels), layer.out_channels
+def conv(window: Window, channels: Count, outputs: Count, signed: bool) -> Iterator[Term]:
+    """Patches laid out, then multiplied.
+
+    Args:
+        window: how the kernel walks over the picture.
+        channels, outputs: read and made.
+        signed: whether an output may lie below its zero point, as behind a ReLU it does not.
+    """
+    wide = window.taps * channels >= _WIDE_INPUTS if window.taps > 1 else False
+    yield Term(1, {"conv": 1})
+    yield from products(
+        *divmod(window.pixels, LANES), conv_quads(window, channels), outputs, signed, wide
+    )
+    yield from lay(window, channels)
+
+
+def products(
+    groups: int, singles: int, quads: Count, outputs: Count, signed: bool, wide: Any = False
+) -> Iterator[Term]:
+    """All outputs of groups of four pixels, two output channels at a time, and of single pixels,
+    four at a time; ``wide`` where weights are stored as int16."""
     pairs, fours, rest = parts(outputs, 2), quotient(outputs, 4), parts(remainder(outputs, 4), 2)
-    signed = int(layer.activation == "linear")
-    yield Term(1, {"conv": 1, "conv_group": groups, "conv_single": singles})
+    yield Term(1, {"conv_group": groups, "conv_single": singles})
     yield Term(outputs, {"conv_group_output": groups, "conv_group_signed": signed * groups})
-    many = window.taps * channels >= _WIDE_INPUTS if window.taps > 1 else False
-    yield Term(where(many, pairs * quads, 0), {"conv_group_quad_wide": groups})
-    yield Term(where(many, 0, pairs * quads), {"conv_group_quad": groups})
+    yield Term(where(wide, pairs * quads, 0), {"conv_group_quad_wide": groups})
+    yield Term(where(wide, 0, pairs * quads), {"conv_group_quad": groups})
     yield Term(fours * quads, {"conv_four_quad": singles})
     yield Term(rest * quads, {"conv_pair_quad": singles})
     for name, count, unrolled, pixels in (
@@ -66,7 +76,6 @@ def _conv(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
     ):
         yield Term(count, {name + "_begin": pixels})
         yield Term(count * parts(quads, unrolled), {name + "_turn": pixels})
-    yield from _lay(window, channels)
 
 
 class _Patches(NamedTuple):
@@ -102,7 +111,7 @@ def _patches(window: Window) -> _Patches:
     )
 
 
-def _lay(window: Window, channels: Count) -> Iterator[Term]:
+def lay(window: Window, channels: Count) -> Iterator[Term]:
     """Laying out patches: straight into words where channels fill quads, else by way of bytes."""
     quads, uneven = conv_quads(window, channels), ragged(channels, 4)
     pixels, rows = window.pixels, window.out[0]
@@ -168,10 +177,9 @@ _MOST_QUADS = 125
 """So many are summed at once: MOST_BYTES of dense.c."""
 
 
-def _dense(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
+def dense(pixels: int, inputs: Count, outputs: Count) -> Iterator[Term]:
     """Pixels one after the other, as they lie, four output channels at a time; one or two that are
     left are computed as two, three as four."""
-    pixels, outputs, inputs = window.pixels, layer.out_channels, window.taps * channels
     quads, tail = quotient(inputs, 4), remainder(inputs, 4)
     fours = quotient(outputs + 1, 4)
     sums = quotient(quads + (_MOST_QUADS - 1), _MOST_QUADS)
@@ -189,14 +197,14 @@ def _dense(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
         yield Term(filled, {"dense_tail": pixels, name + "_quad": pixels})
 
 
-# ---------------------------------------------------------------- depthwise.h, pool.c, copy.c
+# ---------------------------------------------------------------- depthwise.h
 
 
-def _depthwise(layer: Layer, window: Window) -> Iterator[Term]:
-    walked = Depthwise.over(window)
+def depthwise(walked: Depthwise, channels: Count, signed: bool) -> Iterator[Term]:
+    """Channel by channel: gathered into a plane, then computed by fours or by twos. What other
+    kernels than squares of 3, 5 and 7 take behind that has not been measured, and is left out."""
     (rows, columns), kernel, stride = walked.window.out, walked.window.kernel, walked.window.stride
     read, plane = walked.read, math.prod(walked.plane)
-    signed = int(layer.activation == "linear")
     if walked.fast and takes_fours(walked.window):
         groups = rows * -(-columns // 4)
         outputs = {
@@ -216,15 +224,10 @@ def _depthwise(layer: Layer, window: Window) -> Iterator[Term]:
             "depthwise_row_odd": rows * (columns % 2),
         }
     else:
-        outputs = {
-            "depthwise_output": rows * columns,
-            "depthwise_kernel_row": rows * columns * kernel[0],
-            "depthwise_tap": rows * columns * math.prod(kernel),
-            "depthwise_channel": 1,
-        }
+        outputs = {}
     yield Term(1, {"depthwise": 1, "depthwise_fill": plane})
     yield Term(
-        layer.out_channels,
+        channels,
         {
             **outputs,
             "depthwise_gather_row": read[0],
@@ -235,11 +238,15 @@ def _depthwise(layer: Layer, window: Window) -> Iterator[Term]:
     )
 
 
-def _pool(layer: Layer, window: Window) -> Iterator[Term]:
+# ---------------------------------------------------------------- pool.c, binary.c, copy.c
+
+
+def pool(window: Window, channels: Count) -> Iterator[Term]:
+    """Average pooling, output by output."""
     rows, columns = sum(window.inside(0)), sum(window.inside(1))
     yield Term(1, {"pool": 1, "pool_pixel": window.pixels})
     yield Term(
-        layer.in_channels,
+        channels,
         {
             "pool_output": window.pixels,
             "pool_row": rows * window.out[1],
@@ -248,16 +255,22 @@ def _pool(layer: Layer, window: Window) -> Iterator[Term]:
     )
 
 
-def _pad(layer: Layer, window: Window) -> Iterator[Term]:
-    """All is filled, then pixels are copied, as newlib's memmove does it: 16 bytes and more in
-    blocks and words where both sides lie at whole words, else byte by byte."""
-    count, pixels = layer.in_channels, window.pixels
+def add(pixels: int, channels: Count) -> Iterator[Term]:
+    """The sum of two tensors alike in shape."""
+    yield Term(1, {"add": 1})
+    yield Term(channels, {"add_element": pixels})
+
+
+def pad(pixels: int, count: Count, outputs: Count) -> Iterator[Term]:
+    """Channels of zeros behind ``count`` of a pixel. All is filled, then pixels are copied, as
+    newlib's memmove does it: 16 bytes and more in blocks and words where both sides lie at whole
+    words, else byte by byte."""
     yield Term(1, {"pad": 1, "pad_pixel": pixels})
-    yield Term(layer.out_channels, {"pad_fill": pixels})
+    yield Term(outputs, {"pad_fill": pixels})
     yield Term(count, {"pad_byte": pixels})
     blocks, rest = quotient(count, 16), remainder(count, 4)
     words = quotient(remainder(count, 16), 4)
-    odd, uneven = (ragged(count, n) | ragged(layer.out_channels, n) for n in (2, 4))
+    odd, uneven = (ragged(count, n) | ragged(outputs, n) for n in (2, 4))
     quarter, half = where(odd, 1, 0), where(uneven, where(odd, 0, 1), 0)
     for share, apart in ((quarter, 4), (half, 2), (1 - quarter - half, 1)):
         aligned, holds = -(-pixels // apart), share * where(count >= 16, 1, 0)

@@ -1,20 +1,24 @@
 """Instructions of a call on a Cortex-M4, predicted, so that plans can be compared.
 
 Invariant: what a kernel of ``csrc`` repeats is counted from its parameters, and weighed with the
-instructions that its code takes each time (arm-none-eabi-gcc 12.2, -O2).
+instructions that its code takes each time (arm-none-eabi-gcc 12.2, -O2): as ``steps`` says of whole
+layers, by the numbers here of rows and of what takes a small part of a network's time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from micronets_jax import kernels
+from micronets_jax import kernels, steps
 from micronets_jax.compile.kernels import POSITIVE, Call, window_of
 from micronets_jax.compile.rows import RowNode
+from micronets_jax.devices.instructions import fitted
+from micronets_jax.kernels import LANES, Depthwise, is_fast
+from micronets_jax.steps import Term
+from micronets_jax.windows import Window
 
-# Of depthwise.h: two outputs of a square by its side, and four of 3 x 3 at stride 1; then of
-# depthwise_row.h: two outputs, one row of the kernel for four channels, at stride 1 and 2.
-_PLANE_PAIR, _PLANE_FOUR = {3: 35, 5: 63, 7: 103}, 63
+# Of depthwise_row.h: two outputs, one row of the kernel for four channels, at stride 1 and 2.
 _PAIR_ROW = {(3, 1): 42, (5, 1): 68, (7, 1): 95, (3, 2): 48, (5, 2): 78, (7, 2): 108}
 
 
@@ -22,12 +26,12 @@ def of_call(call: Call) -> int:
     """Instructions of a call on whole tensors."""
     f = call.fields
     if call.function == "mn_conv":
-        groups, singles = divmod(f["pixels"], 4)
-        return round(_product(f, 4) * groups + _product(f, 1) * singles + f["pixels"] * _lay(f))
+        groups, singles = divmod(f["pixels"], LANES)
+        return round(_lay(f) + _products(f, groups, singles) + f["pixels"] * _wide_channels(f))
     if call.function == "mn_dense":
         return round(_dense(f))
     if call.source == "depthwise.h":
-        return round(_plane(f))
+        return round(_depthwise(f))
     return round(_rest(call.kind, call, 1))
 
 
@@ -43,9 +47,7 @@ def of_rows(node: RowNode, call: Call | None) -> int:
         columns, channels = node.node.in_shapes[0][2:]
         return round(turns + channels * (node.calls * (9 + 2.1 * columns) + 35))
     if call.function == "mn_conv":
-        groups, rest = divmod(f["out_columns"], 4)
-        row = _product(f, 4) * groups + (_product(f, rest) if rest else 0)
-        return round(turns + node.rows * (row + f["out_columns"] * _lay(f)))
+        return round(turns + node.rows * _conv_row(f) + _lay(f))
     if call.function == "mn_dense":  # by rows it is a convolution of few pixels
         return round(turns + _dense(f) * 1.4)
     if call.kind == "depthwise" and call.function != "mn_depthwise_any":
@@ -53,50 +55,68 @@ def of_rows(node: RowNode, call: Call | None) -> int:
     return round(turns + _rest(call.kind, call, node.calls))
 
 
-def _product(f: dict, lanes: int) -> float:
-    """All output channels of some pixels, after their patches are laid out."""
-    pairs, quads = -(-f["out_channels"] // 2), f["quads"]
-    wide = lanes * (28.0 * quads + 60) * int(f["channels"]["wide"].sum()) + 40
-    if lanes == 4:
-        step = 22.75 if f["wide"] else 24.75
-        return pairs * (step * quads + 78 + 8 * (f["rounding"] != POSITIVE)) + wide
-    if lanes == 1:
-        return pairs * (8.0 * quads + 42) + wide
-    return pairs * ((3.5 + 5.5 * lanes) * quads + 30 + 18 * lanes) + wide
+def _of(terms: Iterable[Term]) -> float:
+    """Instructions of steps on a Cortex-M4."""
+    cost = fitted("compiled", "cortex-m4")
+    return sum(
+        term.count * sum(cost.get(step, 0.0) * times for step, times in term.steps.items())
+        for term in terms
+    )
 
 
-def _dense(f: dict) -> float:
-    """Pixels as they lie, four output channels at a time."""
-    groups, quads = -(-f["out_channels"] // 4), -(-f["inputs"] // 4)
-    wide = int(f["channels"]["wide"].sum()) * (12.0 * f["inputs"] + 60)
-    return f["pixels"] * (groups * (17.0 * quads + 72) + wide + 110)
+def _window(f: dict) -> Window:
+    """How a kernel walks, by the parameters of its call."""
+
+    def pair(name: str) -> tuple[int, int]:
+        return f[f"{name}_rows"], f[f"{name}_columns"]
+
+    out = pair("out") if "out_rows" in f else (f["pixels"] // f["out_columns"], f["out_columns"])
+    return Window(pair("in"), out, pair("kernel"), pair("stride"), (f["pad_top"], f["pad_left"]))
+
+
+def _signed(f: dict) -> bool:
+    return f["rounding"] != POSITIVE
 
 
 def _lay(f: dict) -> float:
-    """The patch of one pixel."""
-    quads, rows, run = f["quads"], f["kernel_rows"], f["kernel_columns"] * f["in_channels"]
-    if rows == 1 and f["kernel_columns"] == 1 and f["in_channels"] % 4 == 0:
-        return 5.75 * quads + 36 + 22 * (f["stride_rows"] > 1)
-    if f["in_channels"] % 4 == 0:
-        return 5.75 * quads + 60 * rows + 40
-    return 6.0 * quads + rows * (15 + 4 * (run // 4) + 4 * (run % 4)) + 140
+    """The patches of all pixels."""
+    return _of(steps.lay(_window(f), f["in_channels"]))
 
 
-def _plane(f: dict) -> float:
-    """Depthwise convolution channel by channel."""
-    kernel, rows, columns = f["kernel_rows"], f["out_rows"], f["out_columns"]
-    fast = kernel == f["kernel_columns"] and kernel in _PLANE_PAIR and f["stride_columns"] < 3
-    signed = f["rounding"] != POSITIVE
-    if fast and kernel == 3 and f["stride_columns"] == 1 and columns >= 3:
-        group = _PLANE_FOUR + 5 * signed
-        outputs = rows * (31 + group * -(-columns // 4) + 18 * (columns % 4 > 0)) + 130
-    elif fast:
-        pair = _PLANE_PAIR[kernel] + 2 * signed
-        outputs = rows * (24 + pair * -(-columns // 2)) + 110 + 5.5 * kernel * kernel
-    else:
-        outputs = rows * columns * (30 + 5 * kernel * f["kernel_columns"])
-    gather = f["in_rows"] * (14 + 2.6 * f["in_columns"])
-    return f["num_channels"] * (outputs + gather) + 2.5 * f["plane_rows"] * f["plane_columns"]
+def _products(f: dict, groups: int, singles: int) -> float:
+    """All output channels of groups of four pixels and of single ones."""
+    quads, outputs = f["quads"], f["out_channels"]
+    return _of(steps.products(groups, singles, quads, outputs, _signed(f), bool(f["wide"])))
+
+
+def _wide_channels(f: dict) -> float:
+    """Of a pixel: channels that no assembly computes."""
+    return (28.0 * f["quads"] + 70) * int(f["channels"]["wide"].sum())
+
+
+def _conv_row(f: dict) -> float:
+    """The products of a row of pixels, of which up to three are left beside groups of four."""
+    groups, rest = divmod(f["out_columns"], LANES)
+    result = _products(f, groups, int(rest == 1))
+    if rest > 1:
+        pairs = -(-f["out_channels"] // 2)
+        result += pairs * ((3.5 + 5.5 * rest) * f["quads"] + 30 + 18 * rest) + 40
+    return result + f["out_columns"] * _wide_channels(f)
+
+
+def _dense(f: dict) -> float:
+    wide = int(f["channels"]["wide"].sum()) * (12.0 * f["inputs"] + 60)
+    return _of(steps.dense(f["pixels"], f["inputs"], f["out_channels"])) + f["pixels"] * wide
+
+
+def _depthwise(f: dict) -> float:
+    """Channel by channel."""
+    window, plane = _window(f), (f["plane_rows"], f["plane_columns"])
+    walked = Depthwise(window, False, is_fast(window), plane, window.size)
+    result = _of(steps.depthwise(walked, f["num_channels"], _signed(f)))
+    if not walked.fast:  # in C, of which no layer was measured alone
+        result += f["num_channels"] * window.pixels * (30 + 5 * window.taps)
+    return result
 
 
 def _depthwise_rows(node: RowNode) -> float:
@@ -126,11 +146,9 @@ def _rest(kind: str, call: Call, calls: int) -> float:
     """Whatever takes a small part of a network's time, by the elements of its work."""
     f = call.fields
     if kind in ("average_pool", "max_pool"):
-        window = f["kernel_rows"] * f["kernel_columns"]
-        outputs = f["out_rows"] * f["out_columns"] * f["channels"]
-        return outputs * (30 + 7.6 * window) + 60 * calls
+        return _of(steps.pool(_window(f), f["channels"])) + 60 * calls
     if kind in ("add", "mul"):
-        return 19.0 * math.prod(f["dims"]) + 60 * calls
+        return _of(steps.add(1, math.prod(f["dims"]))) + 60 * calls
     if kind == "softmax":
         return 90.0 * f["rows"] * f["columns"]
     if kind == "depthwise":

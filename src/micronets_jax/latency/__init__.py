@@ -11,27 +11,20 @@ per instruction (see ``devices``), and so are energies, times at the board's pow
 
 from __future__ import annotations
 
-import functools
-import json
-import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 from micronets_jax import devices
 from micronets_jax.counts import total
 from micronets_jax.devices import Device
+from micronets_jax.devices.instructions import RUNTIMES, fitted
 from micronets_jax.latency import compiled, tflm
-from micronets_jax.latency.terms import Term
 from micronets_jax.network import INPUT, Count, Network, output_sizes, window
+from micronets_jax.steps import Term
 
 __all__ = [
     "RUNTIMES", "Term", "energy_mj", "fitted", "instructions", "latency_ms", "layer_instructions",
     "layer_terms",
 ]  # fmt: skip
-
-RUNTIMES = ("tflm", "compiled", "tflm_2020")
-"""Whose instructions: TensorFlow Lite Micro with CMSIS-NN as of 2026, the C of ``compile``, or
-CMSIS-NN as of October 2020, with which the latencies of MicroNets were published."""
 
 INFERENCE = "inference"
 """The step that every inference takes once, beside its layers."""
@@ -109,19 +102,3 @@ def energy_mj(network: Network, on: Device, runtime: str = "tflm") -> Count:
         known = ", ".join(d.name for d in devices.DEVICES.values() if d.power_mw is not None)
         raise ValueError(f"the power of {on.name} is not known; it is known of {known}")
     return latency_ms(network, on, runtime) * (on.power_mw / 1000)
-
-
-@functools.cache
-def fitted(runtime: str, core: str) -> dict[str, float]:
-    """Instructions of each step of a runtime on a core, as ``experiments.characterize`` found them.
-
-    Raises:
-        ValueError: no such runtime, or nobody has characterised it on this core.
-    """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime={runtime!r} is unknown; use one of {', '.join(RUNTIMES)}")
-    path = pathlib.Path(devices.__file__).parent / f"{runtime}.json"
-    cores: dict[str, Any] = json.loads(path.read_text())["cores"]
-    if core not in cores:
-        raise ValueError(f"core {core!r} has not been characterised; known are {', '.join(cores)}")
-    return cores[cores[core].get("like", core)]["steps"]

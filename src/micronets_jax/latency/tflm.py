@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator
 
 from micronets_jax.counts import quotient, ragged, remainder, where
-from micronets_jax.latency.terms import Term
 from micronets_jax.network import Count, Layer
+from micronets_jax.steps import Term
 from micronets_jax.windows import Window
 
 

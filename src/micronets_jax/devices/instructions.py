@@ -1,0 +1,31 @@
+"""Instructions of each step of a runtime on a core, as ``experiments.characterize`` fitted them.
+
+Invariant: a runtime is a file beside this one, a core a row of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+RUNTIMES = ("tflm", "compiled", "tflm_2020")
+"""Whose instructions: TensorFlow Lite Micro with CMSIS-NN as of 2026, the C of ``compile``, or
+CMSIS-NN as of October 2020, with which the latencies of MicroNets were published."""
+
+
+@functools.cache
+def fitted(runtime: str, core: str) -> dict[str, float]:
+    """Instructions by the name of the step.
+
+    Raises:
+        ValueError: no such runtime, or nobody has characterised it on this core.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime={runtime!r} is unknown; use one of {', '.join(RUNTIMES)}")
+    path = pathlib.Path(__file__).parent / f"{runtime}.json"
+    cores: dict[str, Any] = json.loads(path.read_text())["cores"]
+    if core not in cores:
+        raise ValueError(f"core {core!r} has not been characterised; known are {', '.join(cores)}")
+    return cores[cores[core].get("like", core)]["steps"]
