@@ -11,10 +11,13 @@ from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.recipes import Bits
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.bits import with_bits
+from micronets_jax.spaces.mcunet import MCUNet
+from micronets_jax.spaces.mcunet import Stage as MCUNetStage
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from micronets_jax.targets.compiled import streams
 from micronets_jax.targets.compiled.flash import constant_bytes
 from micronets_jax.targets.compiled.memory import arena_bytes
-from micronets_jax.targets.compiled.rows import least_arena_bytes
+from micronets_jax.targets.compiled.rows import least_arena_bytes, steps
 
 SPACES = {**characterize.SPACES, "quick": MobileNetV2((50, 50, 1), 2, 0.35)}
 SMALL = {
@@ -90,11 +93,15 @@ def test_the_compiled_arena_of_the_zoo_is_known_to_the_byte(name):
 
 
 def check_rows(space, count):
-    """The least arena over all plans is what ``compile --plan memory`` comes to."""
+    """The least arena over all plans is what ``compile --plan memory`` comes to, and what the
+    formula says of the choice before it is decided."""
     rng = np.random.default_rng(23)
+    traced = jax.jit(lambda choice: least_arena_bytes(space.network(choice)))
     for i in range(count):
-        network = space.decode(decisions.uniform(rng, space.decisions()))
+        choice = decisions.uniform(rng, space.decisions())
+        network = space.decode(choice)
         assert least_arena_bytes(network) <= arena_bytes(network), i
+        assert int(traced(choice)) == least_arena_bytes(network), i
         for pushed in (False, True):
             built = compiled(network, rng, "memory", pushed)
             assert least_arena_bytes(network, pushed) == built.arena_bytes, (i, pushed)
@@ -111,11 +118,50 @@ def test_the_least_arena_over_plans_of_every_space_is_known_to_the_byte(name):
     check_rows(SPACES[name], 10 if isinstance(SPACES[name], DSCNN) else 4)
 
 
-def test_rows_are_counted_of_decided_networks():
+FORMULA = {
+    **SMALL,
+    "kernels": MCUNet(
+        (40, 40, 3), 3, 0.25, (MCUNetStage(24, 2), MCUNetStage(40, 2), MCUNetStage(40, 1)), (1, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULA)
+def test_the_formula_for_rows_is_the_plan_of_all_steps(name):
+    """Decided, and traced with all blocks, kernels and zeros that there may be."""
+    space, rng = FORMULA[name], np.random.default_rng(29)
+    choices = decisions.uniform(rng, space.decisions(), 40)
+    traced = jax.jit(jax.vmap(lambda choice: streams.arena_bytes(space.network(choice))))(choices)
+    for i in range(40):
+        network = space.decode(jax.tree.map(lambda leaf, i=i: leaf[i], choices))
+        planned = steps(network).least()[0]
+        assert planned == streams.arena_bytes(network) == traced[i], i
+
+
+@pytest.mark.parametrize("name", [*zoo.names(), "mcunet-10fps", "proxyless-w0.25-r112"])
+def test_the_formula_for_rows_holds_for_published_networks(name):
+    network = zoo.network(name)
+    assert streams.arena_bytes(network) == steps(network).least()[0]
+
+
+def test_networks_of_other_wiring_are_planned_or_counted_whole():
+    """Two layers read the same tensor, and neither waits for a sum alone."""
+    layers = (
+        Layer("a", "conv", (INPUT,), 4, 8, (3, 3)), Layer("b", "conv", ("a",), 8, 8),
+        Layer("c", "conv", ("a",), 8, 8, (3, 3)), Layer("sum", "add", ("b", "c"), 8, 8),
+    )  # fmt: skip
+    network = Network((16, 16, 4), layers)
+    assert streams.arena_bytes(network) is None
+    assert least_arena_bytes(network) == steps(network).least()[0] < arena_bytes(network)
+    wide = jax.jit(lambda count: least_arena_bytes(jax.tree.map(lambda n: n * count, network)))
+    assert int(wide(1)) == arena_bytes(network)
+
+
+def test_rows_are_planned_of_decided_networks():
     space = SMALL["words"]
     choice = {n: jnp.full(d.shape, 1 / d.shape[1]) for n, d in space.decisions().items()}
     with pytest.raises(ValueError, match="layer 'stem' is not decided; decode the choice"):
-        least_arena_bytes(space.network(choice))
+        least_arena_bytes(space.network(choice), pushed=True)
 
 
 def chain(*widths):
@@ -141,10 +187,12 @@ def test_offsets_of_outputs_over_inputs_add_up():
     assert arena_bytes(chain(48, 2, 48)) == 256 * (48 + 2) + 32 + 4
 
 
-def test_expected_arenas_have_slopes():
+@pytest.mark.parametrize("count", [arena_bytes, least_arena_bytes])
+def test_expected_arenas_have_slopes(count):
     space = DSCNN((9, 4, 1), max_width=60, strides=(2, 1))
     choice = {n: jnp.full(d.shape, 1 / d.shape[1]) for n, d in space.decisions().items()}
-    value, slopes = jax.jit(jax.value_and_grad(lambda c: arena_bytes(space.network(c))))(choice)
-    assert value == arena_bytes(jax.tree.map(lambda x: round(float(x)), space.network(choice)))
+    choice["keep"] = jnp.asarray([[0.7, 0.3]] * 2)
+    value, slopes = jax.jit(jax.value_and_grad(lambda c: count(space.network(c))))(choice)
+    assert value == count(jax.tree.map(lambda x: round(float(x)), space.network(choice)))
     assert slopes["width"].shape == choice["width"].shape and jnp.isfinite(slopes["width"]).all()
     assert slopes["width"][0, -1] > slopes["width"][0, 0] > 0

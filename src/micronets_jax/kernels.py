@@ -317,10 +317,10 @@ def takes_threes(window: Window) -> bool:
     )
 
 
-def depthwise_row_scratch(window: Window, channels: int) -> int:
+def depthwise_row_scratch(window: Window, channels: Count) -> Count:
     """Bytes that a row of outputs needs: two offsets for every tap, where four channels at once are
     computed."""
-    return 8 * window.taps if channels >= 4 else 0
+    return where(channels >= 4, 8 * window.taps, 0)
 
 
 def depthwise_order(channels: Count) -> Order:

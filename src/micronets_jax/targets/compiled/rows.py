@@ -1,32 +1,47 @@
 """The least arena of a program that ``compile`` writes, over all its plans, from the network alone.
 
-Invariant: what is counted of a decided network is what ``compile --plan memory`` plans for its
-file, to the byte: both list the same operations, and ``micronets_jax.rows`` plans them.
+Invariant: what is counted is what ``compile --plan memory`` plans for the network's file, to the
+byte: both list the same operations, and ``micronets_jax.rows`` plans them; ``streams`` is that plan
+as arithmetic on channel counts.
 """
 
 from __future__ import annotations
 
 import math
 
+import jax
+
 from micronets_jax import kernels, memory
 from micronets_jax.memory import Operator
-from micronets_jax.network import INPUT, Network, output_sizes, window
+from micronets_jax.network import INPUT, Count, Network, output_sizes, prune, window
 from micronets_jax.rows import MAX_TAPS, ByRows, Call, Operation, Reads, Steps
-from micronets_jax.targets.compiled.memory import access
+from micronets_jax.targets.compiled import streams
+from micronets_jax.targets.compiled.memory import access, arena_bytes
 from micronets_jax.windows import Window
 
 
-def least_arena_bytes(network: Network, pushed: bool = False) -> int:
+def least_arena_bytes(network: Network, pushed: bool = False) -> Count:
     """Bytes of the arena of the plan that needs least.
 
+    Ints give the exact int, int32 the same inside ``jit``, floats what :func:`streams.arena_bytes`
+    says. Of networks that are neither decided nor a chain whole tensors are counted, which is never
+    less.
+
     Args:
-        network: decided: counts are ints, nothing is absent (``network.prune``).
-        pushed: the input comes row by row and is never whole.
+        network: decided, traced or expected.
+        pushed: the input comes row by row and is never whole; of decided networks alone.
 
     Raises:
-        ValueError: the network is not decided.
+        ValueError: ``pushed`` of a network that is not decided.
     """
-    return steps(network, pushed).least()[0] + kernels.PROGRESS_BYTES * pushed
+    decided = all(isinstance(leaf, int) for leaf in jax.tree.leaves(network))
+    network = prune(network) if decided else network
+    found = None if pushed else streams.arena_bytes(network)
+    if found is not None:
+        return found
+    if pushed or decided:
+        return steps(network, pushed).least()[0] + kernels.PROGRESS_BYTES * pushed
+    return arena_bytes(network)
 
 
 def steps(network: Network, pushed: bool = False) -> Steps:
@@ -56,7 +71,7 @@ def steps(network: Network, pushed: bool = False) -> Steps:
         by_rows = _by_rows(operator, walked, made, reads)
         operations.append(
             Operation(
-                made, reads, (call,), by_rows, _row_scratch(operator, walked),
+                made, reads, (call,), by_rows, streams.row_scratch(operator, walked),
                 4 * operator.out_bytes if by_rows and by_rows.accumulates else 0,
             )
         )  # fmt: skip
@@ -90,13 +105,3 @@ def _by_rows(
         return None
     read = Reads(reads[0], 0, rows, walked.kernel[0], walked.stride[0], walked.before[0])
     return ByRows(made, (read,), out_rows, out_rows, row)
-
-
-def _row_scratch(operator: Operator, walked: Window) -> int:
-    """Bytes that a call by rows needs besides its rows."""
-    layer = operator.layer
-    if layer.kind == "conv":
-        return kernels.conv_row_scratch(walked, layer.in_channels)
-    if layer.kind == "depthwise":
-        return kernels.depthwise_row_scratch(walked, layer.out_channels)
-    return 0
