@@ -71,6 +71,21 @@ def test_no_warnings(reference, cc, tmp_path):
     verify.Host(compiled, tmp_path, ("-O2",), cc)
 
 
+@pytest.mark.parametrize("plan", ["whole", "memory"])
+@pytest.mark.parametrize("cc", ["arm-none-eabi-gcc", "clang --target=thumbv7em-none-eabi"])
+def test_no_warnings_on_the_core(reference, cc, plan, tmp_path):
+    """The assembly, by both compilers that define ``__ARM_FEATURE_DSP``."""
+    where = ["arm-none-eabi-gcc", "-print-file-name=libc.a"]
+    library = subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip()
+    headers = pathlib.Path(library).parents[1] / "include"
+    for name in ("mcunet_10fps_vww", "mlperf_ad"):
+        compiler.write(compiler.compile_model(load(reference, name), plan=plan), tmp_path / name)
+        flags = ["-mcpu=cortex-m4", "-mthumb", "-isystem", headers, "-O2", "-c"]
+        for file in (tmp_path / name).glob("*.c"):
+            command = [*cc.split(), *verify.WARNINGS, *flags, file, "-o", tmp_path / "o"]
+            subprocess.run(command, check=True)
+
+
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", MODELS)
 def test_core_computes_the_same_faster(reference, name, core):

@@ -245,8 +245,8 @@ typedef char mn_channel_size_moved[sizeof(struct mn_channel) == 16 ? 1 : -1];
     ROUND(s3) "strb lr, [r0, " s0 "]\n\t"
 
 #define PRODUCT4(name, ROUND, LAST, STEP, QUAD_BYTES, START, APART, SHIFT)                         \
-    static __attribute__((naked, noinline)) void name(const int16_t *x, const int16_t *end,        \
-                                                      int8_t *out, const struct mn_conv *c)        \
+    MN_NAKED name(MN_REGISTER const int16_t *x, MN_REGISTER const int16_t *end,                    \
+                  MN_REGISTER int8_t *out, MN_REGISTER const struct mn_conv *c)                    \
     {                                                                                              \
         __asm__ volatile(                                                                          \
             "push {r4-r11, lr}\n\t"                                                                \
@@ -304,7 +304,6 @@ typedef char mn_channel_size_moved[sizeof(struct mn_channel) == 16 ? 1 : -1];
             "4:\n\t"                                                                               \
             "add sp, sp, #28\n\t"                                                                  \
             "pop {r4-r11, pc}\n\t");                                                               \
-        (void)x, (void)end, (void)out, (void)c;                                                    \
     }
 NARROW(PRODUCT4, product4_positive, ROUND_POSITIVE, LAST_POSITIVE)
 NARROW(PRODUCT4, product4_signed, ROUND_SIGNED, LAST_SIGNED)
@@ -325,7 +324,15 @@ WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
 #define QUAD_OF_3 WORD_OF_3("w0") WORD_OF_3("w1")
 #define TWO_WEIGHTS "ldrd %[w0], %[w1], [%[w]], #8\n\t"
 #define SUMS(n) , [a##n] "+&r"(a##n), [b##n] "+&r"(b##n)
-#define QUADS(QUAD, LANES) /* sums as operands; an odd number of quads enters in the middle */                       \
+#define OPERANDS                                                                                   \
+    [x] "+&r"(word), [w] "+&r"(weights), [t] "=&r"(t), [w0] "=&r"(w0), [w1] "=&r"(w1),             \
+        [i0] "=&r"(i0), [i1] "=&r"(i1)
+#ifdef __clang__ /* has a register less to give, and so counts by itself */
+#define QUADS(QUAD, LANES)                                                                         \
+    for (; quads > 0; quads--)                                                                     \
+        __asm__ volatile(TWO_WEIGHTS QUAD : OPERANDS LANES : : "cc", "memory");
+#else
+#define QUADS(QUAD, LANES) /* sums as operands; an odd number of quads enters in the middle */     \
     __asm__ volatile("lsrs %[quads], %[quads], #1\n\t"                                             \
                      "itt cs\n\t"                                                                  \
                      "addcs %[quads], %[quads], #1\n\t"                                            \
@@ -333,10 +340,10 @@ WIDE(PRODUCT4, product4_wide_signed, ROUND_SIGNED, LAST_SIGNED)
                      "1:\n\t" TWO_WEIGHTS QUAD "2:\n\t" TWO_WEIGHTS QUAD                           \
                      "subs %[quads], %[quads], #1\n\t"                                             \
                      "bne 1b\n\t"                                                                  \
-                     : [x] "+&r"(word), [w] "+&r"(weights), [quads] "+&r"(quads), [t] "=&r"(t),    \
-                       [w0] "=&r"(w0), [w1] "=&r"(w1), [i0] "=&r"(i0), [i1] "=&r"(i1) LANES        \
+                     : OPERANDS, [quads] "+&r"(quads) LANES                                        \
                      :                                                                             \
                      : "cc", "memory");
+#endif
 #define START(n) int32_t a##n = channel[0].bias, b##n = c->wide ? 0 : a##n;
 #define HALF(n)                                                                                    \
     a##n = mn_smlad(word[n], weights[0], a##n);                                                    \

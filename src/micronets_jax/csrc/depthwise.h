@@ -27,8 +27,8 @@ MN_AT(mn_depthwise, in_column_step, 40);
     "strh r11, [r7], #2\n\t"                                                                       \
     "strh r9, [r7], #2\n\t"                                                                        \
     "add r0, r0, r3, lsl #2\n\t"
-static __attribute__((naked, noinline, unused)) void
-mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
+MN_NAKED mn_gather_plane(MN_REGISTER const struct mn_depthwise *d, MN_REGISTER const int8_t *in,
+                         MN_REGISTER int16_t *plane)
 {
     __asm__ volatile("push {r4-r11, lr}\n\t"
                      "ldrsh r3, [r0, #18]\n\t"
@@ -72,7 +72,6 @@ mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
                      "bne 1b\n"
                      "7:\n\t"
                      "pop {r4-r11, pc}\n\t");
-    (void)d, (void)in, (void)plane;
 }
 #else
 MN_NOINLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int16_t *plane)
@@ -237,7 +236,7 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
 /* All outputs of a channel. A row ends, if its length is odd, with a pair of step 0, whose second
  * output is written first and then overwritten. */
 #define MN_DEPTHWISE_ROWS(name, K, S, ADVANCE, ROUNDING)                                           \
-    static __attribute__((naked, noinline)) void name(struct mn_rows *rows)                        \
+    MN_NAKED name(MN_REGISTER struct mn_rows *rows)                                                \
     {                                                                                              \
         __asm__ volatile(                                                                          \
             "push {r4-r11, lr}\n\t"                                                                \
@@ -287,7 +286,6 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
             "str r1, [lr, #52]\n\t"                                                                \
             "bne 1b\n\t"                                                                           \
             "pop {r4-r11, pc}\n\t");                                                               \
-        (void)rows;                                                                                \
     }
 
 /* 3 x 3 at stride 1 takes four outputs at a time, sums in r0-r3, weights in r4-r9, plane at r10. */
@@ -322,7 +320,7 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
  * Stack: 0 bias, 4 shift, 8 multiplier, 12 offset, 16 out, 20 step, 24 from the first output of a
  * group to the last, 28 end of whole groups, 32 parameters, 36 pitch. */
 #define MN_DEPTHWISE_QUADS(name, ROUNDING)                                                         \
-    static __attribute__((naked, noinline, unused)) void name(struct mn_rows *rows)                \
+    MN_NAKED name(MN_REGISTER struct mn_rows *rows)                                                \
     {                                                                                              \
         __asm__ volatile(                                                                          \
             "push {r4-r11, lr}\n\t"                                                                \
@@ -411,7 +409,6 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
             "bne 1b\n\t"                                                                           \
             "add sp, sp, #40\n\t"                                                                  \
             "pop {r4-r11, pc}\n\t");                                                               \
-        (void)rows;                                                                                \
     }
 #endif
 

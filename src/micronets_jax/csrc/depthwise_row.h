@@ -133,7 +133,7 @@ MN_AT(mn_pixel_pairs, start, 28);
 #define MN_PAIRS(name, K, S, ROUNDING)                                                             \
     MN_PAIRS_FRAME(name, K, S, ROUNDING, #K, "8 * " #K " * " #K)
 #define MN_PAIRS_FRAME(name, K, S, ROUNDING, k, F)                                                 \
-    static __attribute__((naked, noinline)) void name##_pairs(const struct mn_pixel_pairs *pairs)        \
+    MN_NAKED name##_pairs(MN_REGISTER const struct mn_pixel_pairs *pairs)                          \
     {                                                                                              \
         __asm__ volatile(                                                                          \
             "push {r4-r11, lr}\n\t"                                                                \
@@ -202,7 +202,6 @@ MN_AT(mn_pixel_pairs, start, 28);
             "bne 4b\n\t"                                                                           \
             "add sp, sp, #" F " + 36 + 4 * " k "\n\t"                                              \
             "pop {r4-r11, pc}\n\t");                                                               \
-        (void)pairs;                                                                               \
     }
 
 /* Three by three at stride 1 in short rows, padded by one column on either side: all outputs of four
@@ -266,7 +265,7 @@ MN_AT(mn_threes, first, 28);
     "strd r10, r11, [r2], #8\n\t"
 #define MN_THREES_UNPACK_3 MN_THREES_UNPACK MN_THREES_UNPACK MN_THREES_UNPACK
 #define MN_THREES(name, ROUND)                                                                     \
-    static __attribute__((naked, noinline)) void name(const struct mn_threes *threes)              \
+    MN_NAKED name(MN_REGISTER const struct mn_threes *threes)                                      \
     {                                                                                              \
         __asm__ volatile(                                                                          \
             "push {r4-r11, lr}\n\t"                                                                \
@@ -299,7 +298,6 @@ MN_AT(mn_threes, first, 28);
             "bne 1b\n\t" MN_THREES_PIXEL(MN_THREES_RIGHT, ROUND)                                   \
             "add sp, sp, #108\n\t"                                                                 \
             "pop {r4-r11, pc}\n\t");                                                               \
-        (void)threes;                                                                              \
     }
 
 /* One pixel, of all groups of four channels. */
@@ -347,7 +345,7 @@ MN_AT(mn_pixel, entry, 36);
     "ssat r3, #8, r3\n\t"                                                                          \
     "strb r3, [r11], #1\n\t"
 #define MN_PIXEL(name, ROUND)                                                                      \
-    static __attribute__((naked, noinline, unused)) void name(struct mn_pixel *pixel)              \
+    MN_NAKED name(MN_REGISTER struct mn_pixel *pixel)                                              \
     {                                                                                              \
         __asm__ volatile(                                                                          \
             "push {r4-r11, lr}\n\t"                                                                \
@@ -393,7 +391,6 @@ MN_AT(mn_pixel, entry, 36);
             "str r0, [lr, #20]\n\t"                                                                \
             "bne 1b\n\t"                                                                           \
             "pop {r4-r11, pc}\n\t");                                                               \
-        (void)pixel;                                                                               \
     }
 MN_PIXEL(mn_pixel_positive, MN_ROUND_ONE_MN_POSITIVE)
 MN_PIXEL(mn_pixel_signed, MN_ROUND_ONE_MN_SIGNED)
