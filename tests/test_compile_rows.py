@@ -412,7 +412,7 @@ def test_memory_and_instructions(reference, name, tmp_path):
         assert ran.code_bytes <= 24 * 1024
         assert abs(ran.code_bytes - compiled.code_bytes) <= 0.1 * ran.code_bytes
         assert ran.weights_bytes == sum(compiled.constant_bytes)
-        assert abs(ran.instructions - compiled.instructions) <= 0.05 * ran.instructions
+        assert abs(ran.instructions - compiled.instructions) <= 0.02 * ran.instructions
 
 
 @pytest.mark.slow

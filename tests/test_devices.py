@@ -6,21 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from micronets_jax import characterize, devices, latency, tflite, zoo
+from benchmarks import boards
+from micronets_jax import characterize, devices, latency
 from micronets_jax.devices import speeds
-from micronets_jax.network import INPUT, Kind, Layer, Network
 
-COLUMNS = {
-    "STM32F446RE": ("latency_s_small", "energy_mj_small"),
-    "STM32F746ZG": ("latency_s_medium", "energy_mj_medium"),
-    "STM32F767ZI": ("latency_s_large", None),
-}
-CARRIES = {
-    "NUCLEO-L4R5ZI": "STM32L4R5ZI", "EK-RA6M4": "RA6M4", "nRF5340": "nRF5340",
-    "NuMaker-M467HJ": "M467",
-}  # fmt: skip
-# An estimate of the authors, not a measurement.
-ESTIMATED = {("STM32F746ZG", "MicroNet-AD-S")}
+ENERGIES = {"STM32F446RE": "energy_mj_small", "STM32F746ZG": "energy_mj_medium"}
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +18,7 @@ def paper(reference):
     return json.loads((reference / "reference/micronets.json").read_text())
 
 
-def published(paper, name, column):
-    """Networks that were run on a board, with what a column says."""
-    index = paper["results_columns"].index(column)
-    return [
-        (zoo.network(row[1], 8 if row[0] == "ad" else None), row[index])
-        for row in paper["results"]
-        if row[1] in zoo.names() and row[index] is not None and (name, row[1]) not in ESTIMATED
-    ]
-
-
-@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("name", boards.COLUMNS)
 def test_boards_as_published(name, paper):
     board, known = paper["boards"][name], devices.device(name)
     assert (known.sram_bytes, known.flash_bytes) == (
@@ -52,70 +32,14 @@ def test_boards_as_published(name, paper):
     )
 
 
-def of_file(path: pathlib.Path) -> Network:
-    """A model of MLPerf Tiny as layers; its softmax, which latency does not count, left out."""
-    model = tflite.read(path)
-    tensors, names, layers = model.tensors, {model.inputs[0]: INPUT}, []
-    kinds: dict[str, Kind] = {
-        "CONV_2D": "conv", "DEPTHWISE_CONV_2D": "depthwise", "FULLY_CONNECTED": "dense",
-        "AVERAGE_POOL_2D": "avg_pool", "RESHAPE": "reshape", "ADD": "add",
-    }  # fmt: skip
-    for op in model.operators:
-        if op.kind == "SOFTMAX":
-            continue
-        kind, given = kinds[op.kind], op.options
-        size = tensors[op.inputs[1]].shape[1:3] if kind in ("conv", "depthwise") else (1, 1)
-        layers.append(
-            Layer(
-                f"layer{op.index}",
-                kind,
-                tuple(names[i] for i in op.inputs if tensors[i].data is None),
-                tensors[op.inputs[0]].shape[-1],
-                tensors[op.outputs[0]].shape[-1],
-                (given["filter_h"], given["filter_w"]) if kind == "avg_pool" else size,
-                (given.get("stride_h", 1), given.get("stride_w", 1)),
-                "VALID" if given.get("padding") else "SAME",
-            )
-        )
-        names[op.outputs[0]] = layers[-1].name
-    shape = tensors[model.inputs[0]].shape[1:]
-    return Network((*(1, 1, *shape)[-3:],), tuple(layers))
-
-
 @pytest.fixture(scope="module")
-def ratios(reference, paper):
-    """Cycles per predicted instruction of each network, by microcontroller and laboratory."""
-
-    def counted(network: Network, core: str) -> float:
-        return float(latency.instructions(network, "tflm_2020", core))
-
-    result = {}
-    for name, (column, _) in COLUMNS.items():
-        on = devices.device(name)
-        result[name, "MicroNets"] = np.array(
-            [s * on.clock_hz / counted(net, on.core) for net, s in published(paper, name, column)]
-        )
-    files = {"kws": "kws_dscnn", "ic": "ic_resnet8", "vww": "vww", "ad": "ad"}
-    networks = {k: of_file(reference / f"models/mlperf_{f}.tflite") for k, f in files.items()}
-    boards = json.loads((reference / "reference/boards_measured.json").read_text())
-    for values in boards["rows"]:
-        row = dict(zip(boards["columns"], values, strict=True))
-        if "CMSIS" not in row["runtime"] and row["submitter"] != "Renesas":
-            continue
-        # From 1.1 on constant channels of vww were probably folded, says the source.
-        known = [k for k in files if row[k] and not (k == "vww" and row["round"] >= "v1.1")]
-        found = [row[k] * row["mhz"] * 1e3 / counted(networks[k], "cortex-m4") for k in known]
-        result[CARRIES[row["board"]], row["submitter"]] = np.array(found)
-    return result
-
-
-def laboratory(row: speeds.Measured) -> str:
-    return row.source.split()[0].removesuffix(",")
+def ratios(reference):
+    return boards.ratios(reference)
 
 
 @pytest.mark.parametrize("row", speeds.MEASURED, ids=lambda row: f"{row.device} {row.build}")
 def test_cycles_per_instruction_fitted_again(row, ratios):
-    found = ratios[row.device, laboratory(row)]
+    found = ratios[row.device, boards.laboratory(row)]
     factor, errors = characterize.board_factor(np.ones(len(found)), found)
     assert row.factor == pytest.approx(factor, abs=0.001)
     assert row.rows == len(found)
@@ -125,17 +49,14 @@ def test_cycles_per_instruction_fitted_again(row, ratios):
 
 def test_nine_of_ten_networks_lie_in_the_range(ratios):
     """Each network left out of its build, and each board left out of its core."""
-    own, core = [], []
-    for row in speeds.MEASURED:
-        found = ratios[row.device, laboratory(row)]
-        others = np.array([np.median(np.delete(found, i)) for i in range(len(found))])
-        own += (others / found).tolist()
-        rest = [other for other in speeds.MEASURED if other.device != row.device]
-        core += (speeds.estimate("", row.core, rest).factor / found).tolist()
-    for errors, spread, mean in ((own, speeds.SAME_BUILD, 0.065), (core, speeds.OTHER, 0.13)):
-        assert np.mean(np.abs(np.log(errors)) <= np.log(spread)) >= 0.9
-        assert np.mean(np.abs(np.log(errors)) <= np.log(spread) - 0.03) < 0.92  # and not far more
-        assert np.abs(np.array(errors) - 1).mean() <= mean
+    made = [boards.errors(ratios, row) for row in speeds.MEASURED]
+    for errors, spread, most in (
+        ([e.own for e in made], speeds.SAME_BUILD, 0.065),
+        ([e.core for e in made], speeds.OTHER, 0.13),
+    ):
+        mean, share = boards.summary(errors, spread)
+        assert mean <= most and share >= 0.9
+        assert boards.summary(errors, spread * np.exp(-0.03))[1] < 0.92  # and not far more
 
 
 def test_the_guide_lists_every_published_build():
@@ -163,10 +84,10 @@ def test_the_nearest_build_is_taken():
         estimate("RP2040", "cortex-m0plus")
 
 
-@pytest.mark.parametrize("name", ["STM32F446RE", "STM32F746ZG"])
+@pytest.mark.parametrize("name", ENERGIES)
 def test_energies_as_published(name, paper):
     on = devices.device(name)
-    rows = published(paper, name, COLUMNS[name][1])
+    rows = boards.published(paper, name, ENERGIES[name])
     assert len(rows) >= 4
     errors = [latency.energy_mj(net, on, "tflm_2020") / energy - 1 for net, energy in rows]
     assert np.abs(errors).mean() < 0.06
