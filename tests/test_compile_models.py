@@ -48,6 +48,15 @@ def tflm(reference: pathlib.Path) -> dict[str, list]:
     return {row[0]: row for row in data["rows"]}
 
 
+@pytest.mark.parametrize("name", ["mlperf_vww", "mlperf_ad"])
+def test_a_cortex_m33_takes_the_instructions_of_an_m4(reference, name):
+    """Which is what ``latency`` takes for granted."""
+    counted = {
+        core: emulated(reference, name, core).instructions for core in (CORES[0], "cortex-m33")
+    }
+    assert counted["cortex-m33"] == pytest.approx(counted["cortex-m4"], rel=0.003)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("budget", [0, 1 << 20])
 def test_bytes_on_this_machine(reference, name, budget):
