@@ -290,7 +290,7 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
 
 def _ms_per_count(options: Options, on: Device) -> float:
     """Milliseconds that what a sample counts takes: a cycle of a board, or an instruction."""
-    return (1.0 if options.calibrate else on.cycles_per_instruction) / (1000 * on.clock_mhz)
+    return on.ms_per_cycle if options.calibrate else on.ms_per_instruction
 
 
 def plot(options: Options, on: Device, samples: list[Sample], result: dict[str, Any]) -> str:

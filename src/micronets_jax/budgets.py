@@ -125,7 +125,7 @@ class Budget(Limits):
     def _per_instruction(self, name: str) -> float:
         """Milliseconds or millijoules that an instruction takes."""
         assert self.device is not None
-        ms = self.device.cycles_per_instruction / (1000 * self.device.clock_mhz)
+        ms = self.device.ms_per_instruction
         return ms if name == "latency_ms" else ms * (self.device.power_mw or 0.0) / 1000
 
     def _whole(self, name: str, network: Network) -> Count:

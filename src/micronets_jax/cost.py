@@ -16,10 +16,7 @@ import jax.numpy as jnp
 from micronets_jax.counts import align, is_float, maximum, stacked, summed, total
 from micronets_jax.memory import ALIGNMENT, operators, padded
 from micronets_jax.network import INPUT, Count, Layer, Network, output_sizes
-
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-"""Operators with a kernel and a bias."""
-
+from micronets_jax.operators import NAMED
 
 # ---------------------------------------------------------------- arithmetic
 
@@ -32,7 +29,7 @@ def macs(network: Network) -> Count:
         (
             (math.prod(sizes[layer.name]), layer.presence, *_kernel(layer))
             for layer in network
-            if any(_taps(layer))
+            if any(taps(layer))
         ),
     )
 
@@ -46,16 +43,16 @@ def weights(network: Network) -> Count:
     """Elements of all kernels; biases are not counted."""
     return summed(
         lambda presence, *kernel: presence * _elements(*kernel),
-        ((layer.presence, *_kernel(layer)) for layer in network if any(_taps(layer))),
+        ((layer.presence, *_kernel(layer)) for layer in network if any(taps(layer))),
     )
 
 
 def kernel_elements(layer: Layer) -> Count:
     """Elements of a layer's kernel, 0 where it has none."""
-    return _elements(*_kernel(layer)) if any(_taps(layer)) else 0
+    return _elements(*_kernel(layer)) if any(taps(layer)) else 0
 
 
-def _taps(layer: Layer) -> tuple[int, int]:
+def taps(layer: Layer) -> tuple[int, int]:
     """Weights of each pair of an input and an output channel, and of each output channel alone."""
     rows, columns = layer.kernel
     if layer.kind in ("conv", "dense"):
@@ -64,7 +61,7 @@ def _taps(layer: Layer) -> tuple[int, int]:
 
 
 def _kernel(layer: Layer) -> tuple[int, int, Count, Count]:
-    return *_taps(layer), layer.in_channels, layer.out_channels
+    return *taps(layer), layer.in_channels, layer.out_channels
 
 
 def _elements(pair: Count, single: Count, inputs: Count, outputs: Count) -> Count:
@@ -75,17 +72,7 @@ def _elements(pair: Count, single: Count, inputs: Count, outputs: Count) -> Coun
 
 _FILE_BYTES = 234
 _FILE_BYTES_PER_KIND = 54
-_FILE_BYTES_PER_OPERATOR = {
-    "DEPTHWISE_CONV_2D": 296,
-    "CONV_2D": 257,
-    "AVERAGE_POOL_2D": 154,
-    "FULLY_CONNECTED": 303,
-    "RESHAPE": 69,
-    "ADD": 122,
-    "PAD": 202,
-}
-"""Tables of the file itself, of each kind of operator, and of each operator with its tensors, their
-names aside: fitted to 51 exported files, which they predict within 0.8 %."""
+"""Tables of the file itself, and of each kind of operator; those of one operator are its row's."""
 
 _FILE_BYTES_PER_CHANNEL = 12
 """A float32 scale and an int64 zero point of a kernel's channel."""
@@ -100,12 +87,12 @@ def flash_bytes(network: Network) -> Count:
     listed = operators(network)
     present = {
         kind: [operator.layer.presence for operator in listed if operator.kind == kind]
-        for kind in _FILE_BYTES_PER_OPERATOR
+        for kind in NAMED
     }
     weighted, others = [], []
     for layer, kind, *_ in listed:
-        size = _FILE_BYTES_PER_OPERATOR[kind] + _name_bytes(layer.name)
-        if kind in WEIGHTED:
+        size = NAMED[kind].file_bytes + _name_bytes(layer.name)
+        if NAMED[kind].weighted:
             weighted.append((layer.presence, size, 8 // layer.weight_bits, *_kernel(layer)))
         else:
             others.append((layer.presence, size))

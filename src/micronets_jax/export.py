@@ -25,6 +25,7 @@ from jaxtyping import Int8, UInt8
 from micronets_jax import layers
 from micronets_jax.memory import operators
 from micronets_jax.network import INPUT, Layer, Network, output_sizes, window
+from micronets_jax.operators import NAMED
 from micronets_jax.quantize import (
     RANGED,
     WEIGHT_MAX,
@@ -197,7 +198,7 @@ def _restore_convolutions(model: Any, network: Network) -> None:
     # Where the two differ the graph is another one, which _compare will say.
     restored = [o for o, layer in zip(made, meant, strict=False) if layer.kind == "conv"]
     for operator in restored:
-        operator.opcodeIndex = _code(model, "CONV_2D", _VERSIONS["CONV_2D"])
+        operator.opcodeIndex = _code(model, "CONV_2D", NAMED["CONV_2D"].version)
         operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
         old, operator.builtinOptions = operator.builtinOptions, schema.Conv2DOptionsT()
         for name in ("padding", "strideH", "strideW", "fusedActivationFunction"):
@@ -275,14 +276,14 @@ def _skeleton(quantized: QuantizedNetwork) -> Any:
     for layer, kind, reads, *_ in operators(network):
         operator = schema.OperatorT()
         operator.builtinOptions = options = _options(network, layer, kind, sizes)
-        version = _VERSIONS[kind] + int(getattr(options, "keepNumDims", False))
+        version = NAMED[kind].version + int(getattr(options, "keepNumDims", False))
         operator.opcodeIndex = _code(model, kind, version)
         if options is not None:
             name = type(options).__name__.removesuffix("T")
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
         # Weights and the like come later; where there will be some, a place is kept.
-        constants = {"RESHAPE": 1, "PAD": 1, "ADD": 0, "AVERAGE_POOL_2D": 0}.get(kind, 2)
-        operator.inputs = np.asarray([*(index[r] for r in reads), *[0] * constants], np.int32)
+        places = [0] * NAMED[kind].constants
+        operator.inputs = np.asarray([*(index[r] for r in reads), *places], np.int32)
         flat = layer.kind in ("dense", "reshape")
         shape = (1, layer.out_channels) if flat else (1, *sizes[layer.name], layer.out_channels)
         operator.outputs = np.asarray([tensor(layer.name, shape)], np.int32)
@@ -302,22 +303,13 @@ def _code(model: Any, kind: str, version: int) -> int:
     return [*known, wanted].index(wanted)
 
 
-_VERSIONS = {  # of the operators, for int8
-    "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "AVERAGE_POOL_2D": 2, "ADD": 2,
-    "PAD": 2, "RESHAPE": 1,
-}  # fmt: skip
-
-
 def _options(network: Network, layer: Layer, kind: str, sizes: dict[str, tuple[int, int]]) -> Any:
     schema = _schema()
-    if kind == "RESHAPE":
+    table = NAMED[kind].options
+    if not table:
         return None
     fused = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}[layer.activation]
-    names = {
-        "CONV_2D": "Conv2D", "DEPTHWISE_CONV_2D": "DepthwiseConv2D", "AVERAGE_POOL_2D": "Pool2D",
-        "FULLY_CONNECTED": "FullyConnected", "ADD": "Add", "PAD": "Pad",
-    }  # fmt: skip
-    options = getattr(schema, f"{names[kind]}OptionsT")()
+    options = getattr(schema, f"{table}OptionsT")()
     if hasattr(options, "fusedActivationFunction"):
         options.fusedActivationFunction = getattr(schema.ActivationFunctionType, fused)
     if kind == "FULLY_CONNECTED":  # a vector stays one; a single pixel becomes one

@@ -17,6 +17,7 @@ import numpy as np
 
 from micronets_jax.counts import align, maximum, stacked
 from micronets_jax.network import INPUT, Count, Layer, Network, consumers, output_sizes
+from micronets_jax.operators import OPERATORS
 
 ALIGNMENT = 16
 """Bytes: each buffer starts at a multiple of it."""
@@ -68,24 +69,13 @@ def operators(network: Network, reshapes: bool = True) -> list[Operator]:
         result.append(
             Operator(
                 layer,
-                _KINDS[layer.kind],
+                OPERATORS[layer.kind].name,
                 reads,
                 tuple(elements[name] for name in reads),
                 elements[layer.name],
             )
         )
     return result
-
-
-_KINDS = {
-    "conv": "CONV_2D",
-    "depthwise": "DEPTHWISE_CONV_2D",
-    "dense": "FULLY_CONNECTED",
-    "avg_pool": "AVERAGE_POOL_2D",
-    "reshape": "RESHAPE",
-    "add": "ADD",
-    "pad": "PAD",
-}
 
 
 def padded(size: Count) -> Count:

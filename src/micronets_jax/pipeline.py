@@ -603,7 +603,8 @@ def _instructions(
         made: what is known of the firmware, if there is one; it counts if the runtime is its.
     """
     runtime, core = plan.budget.runtime, plan.device.core
-    counted = {"predicted": latency.instructions(found, runtime, core), "measured": None}
+    predicted = latency.instructions(found, plan.budget.target.steps, core)
+    counted = {"predicted": predicted, "measured": None}
     if made.get("runtime") == runtime:
         return counted | {"measured": made.get("instructions", {}).get("emulated")}
     if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
@@ -619,15 +620,15 @@ def _instructions(
 
 def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
     """Estimated milliseconds and millijoules on the board, from both counts of instructions."""
-    runtime, on = plan.budget.runtime, plan.device
-    ms = latency.latency_ms(found, on, runtime)
+    steps, on = plan.budget.target.steps, plan.device
+    ms = latency.latency_ms(found, on, steps)
     counted = instructions["measured"]
     share = counted / instructions["predicted"] if counted and instructions["predicted"] else None
     return {
-        "runtime": runtime,
+        "runtime": plan.budget.runtime,
         "predicted_ms": ms,
         "emulated_ms": None if share is None else ms * share,
-        "predicted_mj": None if on.power_mw is None else latency.energy_mj(found, on, runtime),
+        "predicted_mj": None if on.power_mw is None else latency.energy_mj(found, on, steps),
     }
 
 
@@ -641,7 +642,8 @@ def _firmware(
     if device.startup is None or targets.engine(runtime).missing(device):
         runtime = "compiled"
     title = str(plan.facts.get("experiment", "model"))
-    predicted = latency.instructions(found, runtime, device.core)
+    steps = targets.target(runtime).steps
+    predicted = latency.instructions(found, steps, device.core)
     facts: dict[str, Any] = {
         "folder": FIRMWARE,
         "device": device.name,
@@ -680,7 +682,7 @@ def _firmware(
                 if plan.listening:
                     facts["listening"] = _heard(plan, folder)
         facts["latency_ms"] = {
-            kind: None if n is None else n * device.cycles_per_instruction / device.clock_mhz / 1000
+            kind: None if n is None else n * device.ms_per_instruction
             for kind, n in facts["instructions"].items()
         }
         differing = facts.get("listening", {}).get("differing", 0)

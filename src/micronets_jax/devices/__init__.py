@@ -123,6 +123,16 @@ class Device:
         return self.speed.factor
 
     @property
+    def ms_per_cycle(self) -> float:
+        """Milliseconds."""
+        return 0.001 / self.clock_mhz
+
+    @property
+    def ms_per_instruction(self) -> float:
+        """Milliseconds, an estimate for our build."""
+        return self.cycles_per_instruction * self.ms_per_cycle
+
+    @property
     def provenance(self) -> str:
         """One phrase that says how far this library's firmware has been tried on it."""
         return NO_STARTUP if self.startup is None else self.startup.provenance

@@ -89,7 +89,7 @@ def latency_ms(network: Network, on: Device, runtime: str = "tflm") -> Count:
     paper = devices.measured(on.name, "paper") if runtime == "tflm_2020" else None
     factor = paper.factor if paper else on.cycles_per_instruction
     cycles = instructions(network, runtime, on.core) * factor
-    return cycles * (0.001 / on.clock_mhz)
+    return cycles * on.ms_per_cycle
 
 
 def energy_mj(network: Network, on: Device, runtime: str = "tflm") -> Count:

@@ -6,7 +6,7 @@ if the weights leave no channel constant, which it would fold away.
 
 from __future__ import annotations
 
-from micronets_jax import kernels, memory, sizes
+from micronets_jax import cost, kernels, memory, sizes
 from micronets_jax.counts import align, summed, total
 from micronets_jax.kernels import CHANNEL_BYTES, Depthwise, is_direct, takes_fours
 from micronets_jax.network import Count, Layer, Network, output_sizes, window
@@ -26,7 +26,7 @@ def constant_bytes(network: Network) -> Count:
     table = kernels.structs()
     rows = []
     for operator in memory.operators(network, reshapes=False):
-        layer, (taps_pair, taps_single) = operator.layer, _taps(operator.layer)
+        layer, (taps_pair, taps_single) = operator.layer, cost.taps(operator.layer)
         struct = kernels.struct_bytes(_STRUCTS[layer.kind], table)[0]
         rows.append(
             (layer.presence, struct, taps_pair, taps_single, layer.in_channels, layer.out_channels)
@@ -40,14 +40,6 @@ def constant_bytes(network: Network) -> Count:
         return presence * (weights + (pair + single > 0) * CHANNEL_BYTES * even + struct)
 
     return summed(held, rows)
-
-
-def _taps(layer: Layer) -> tuple[int, int]:
-    """Weights of each pair of an input and an output channel, and of each output channel alone."""
-    taps = layer.kernel[0] * layer.kernel[1]
-    if layer.kind in ("conv", "dense"):
-        return taps, 0
-    return 0, taps if layer.kind == "depthwise" else 0
 
 
 def code_bytes(network: Network) -> Count:

@@ -9,10 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from micronets_jax.cost import WEIGHTED
 from micronets_jax.counts import summed
 from micronets_jax.memory import Operator, operators, padded, peak_bytes
 from micronets_jax.network import Count, Network
+from micronets_jax.operators import NAMED
 from micronets_jax.targets.tflm.planner import head_bytes, scratch_bytes
 
 
@@ -108,15 +108,15 @@ def _persistent(network: Network, build: Build) -> Count:
     rows = []
     for operator in operators(network):
         layer, kind = operator.layer, operator.kind
-        constants = 2 if kind in WEIGHTED else int(kind in ("RESHAPE", "PAD"))
-        size = build.operator[kind] + build.kernel[kind] + build.tensor * (1 + constants)
+        row = NAMED[kind]
+        size = build.operator[kind] + build.kernel[kind] + build.tensor * (1 + row.constants)
         # The fixed part, which was fitted, has the few pointers of 8-bit convolutions.
         if kind == "AVERAGE_POOL_2D" or layer.weight_bits == 4:
             room = scratch_bytes(operator, build.cmsis_nn)
             if not (isinstance(room, int) and room == 0):
                 size = size + build.pointer
         # Of each output channel an int32 multiplier and an int32 shift.
-        rows.append((layer.presence, size, 2 * (kind in WEIGHTED), 4 * layer.out_channels))
+        rows.append((layer.presence, size, 2 * row.weighted, 4 * layer.out_channels))
     held = summed(
         lambda presence, size, arrays, array: presence * (size + arrays * padded(array)), rows
     )
