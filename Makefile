@@ -4,6 +4,7 @@ PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+AOT := $(VENV)/aot
 WORKERS ?= 2
 ARGS ?=
 
@@ -12,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export GRPC_VERBOSITY ?= ERROR
 
 .DEFAULT_GOAL := help
-.PHONY: help kws install test test-slow lint format lock clean
+.PHONY: help kws install aot test test-slow lint format lock clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,14 @@ $(INSTALLED): requirements.lock pyproject.toml
 	  -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --no-build-isolation -e .
+	@touch $@
+
+# Beside the environment, not in it: JAX would look for these chips whenever it starts.
+aot: $(AOT)/installed  ## Install XLA's compilers for TPUs and GPUs that are not here (1 GB)
+
+$(AOT)/installed: requirements-aot.lock $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	  --upgrade --target $(AOT) -r requirements-aot.lock
 	@touch $@
 
 # Fast tests compile many programs that hardly run, so these are not optimised.
@@ -59,6 +68,10 @@ lock:  ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --extra phone --extra sweep --python-version 3.11 \
 	  --universal --fork-strategy fewest --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --no-annotate --upgrade --quiet -o requirements.lock
+	printf '%s\n' jax-cuda13-pjrt==0.10.2 jax-cuda13-plugin==0.10.2 libtpu==0.0.42.1 | \
+	  uv pip compile - --no-deps --python-version 3.11 --universal --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
+	  -o requirements-aot.lock
 
 clean:  ## Remove what make created; results in runs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

@@ -85,7 +85,7 @@ def keep_memory() -> None:
                 mallopt(setting, value)
 
 
-def mesh(examples: int, samples: int = 1) -> Mesh | None:
+def mesh(examples: int, samples: int = 1, devices: Sequence[Any] | None = None) -> Mesh | None:
     """All local devices as a grid (``data``, ``arch``), or None where there is one device only.
 
     ``arch`` takes as many devices as divide the samples, ``data`` as many of the rest as divide
@@ -94,14 +94,15 @@ def mesh(examples: int, samples: int = 1) -> Mesh | None:
     Args:
         examples: in a batch.
         samples: architectures computed side by side.
+        devices: in place of the local ones, such as those of a topology to compile for.
     """
     jax = importlib.import_module("jax")
-    devices = jax.devices()
-    arch = math.gcd(samples, len(devices))
-    data = math.gcd(examples, len(devices) // arch)
+    available = jax.devices() if devices is None else list(devices)
+    arch = math.gcd(samples, len(available))
+    data = math.gcd(examples, len(available) // arch)
     if data * arch == 1:
         return None
-    grid = np.asarray(devices[: data * arch]).reshape(data, arch)
+    grid = np.asarray(available[: data * arch]).reshape(data, arch)
     return jax.sharding.Mesh(grid, ("data", "arch"))
 
 
