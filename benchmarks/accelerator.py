@@ -172,6 +172,7 @@ def chips(options: Options) -> list[jax.Device]:
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken
         described, names, platform = {}, TOPOLOGIES[options.aot], "tpu"
     for name in names:
         keyword = "topology" if platform == "cuda" else "topology_name"
