@@ -79,7 +79,8 @@ class Supernet(nn.Module):
         bits: 8 simulates weights and activations of 8 bits, or of the layer's own where these are
             fewer, ranges taken from each batch; None does not.
         precision: of the factors in convolutions and dense layers, ``float32`` or ``bfloat16``;
-            sums, batch norm and variables are float32 either way.
+            what a convolution gives is rounded to it once. Batch norm, activations, residual sums
+            and variables are float32 either way.
     """
 
     network: Network
