@@ -133,7 +133,7 @@ class Subject(NamedTuple):
 def subject(options: Options, samples: int, devices: Sequence[jax.Device] | None = None) -> Subject:
     """A step that evaluates so many architectures on the local devices, or on others."""
     space, half = SPACES[options.space], options.batch_size // 2
-    mesh = accelerators.mesh(half, samples, devices)
+    mesh = accelerators.mesh(half, settings(options, samples).side_by_side, devices)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(half, *space.input_shape)).astype(np.float32)
     labels = rng.integers(0, space.num_classes, half)
@@ -276,7 +276,7 @@ def row(
     options: Options, samples: int, step: Any, arguments: tuple[Any, ...], compiling: float
 ) -> str:
     """Time a compiled step."""
-    mesh = accelerators.mesh(options.batch_size // 2, samples)
+    mesh = accelerators.mesh(options.batch_size // 2, settings(options, samples).side_by_side)
     seconds = timed(lambda: jax.block_until_ready(step(*arguments)), options.rounds)
     counted = step.cost_analysis() or {}
     operations, moved = counted.get("flops", 0.0), counted.get("bytes accessed", 0.0)

@@ -220,7 +220,7 @@ def problem(plan: Plan) -> search.Problem:
         inputs(plan),
         plan.frontend,
         plan.seed,
-        accelerators.mesh(plan.search.batch_size // 2, plan.search.samples),
+        accelerators.mesh(plan.search.batch_size // 2, plan.search.side_by_side),
     )
 
 

@@ -63,6 +63,11 @@ class Search:
             raise ValueError(f"batch_size={self.batch_size}: give an even number, it is halved")
         _precision(self.precision)
 
+    @property
+    def side_by_side(self) -> int:
+        """Architectures of a step that are computed at once, so that devices may share them."""
+        return self.samples
+
     @classmethod
     def instead_of(cls, other: Search, **own: int) -> Search:
         """This search with what another one says of steps and contest, but its own epochs.
@@ -188,6 +193,11 @@ class TinyNAS(Search):
             raise ValueError(
                 f"parents={self.parents}: the population has only {self.population}; give fewer"
             )
+
+    @property
+    def side_by_side(self) -> int:
+        """One: each network is taught by the largest, and takes its turn."""
+        return 1
 
     @classmethod
     def instead_of(cls, other: Search, **own: int) -> Search:
