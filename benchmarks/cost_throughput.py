@@ -38,7 +38,7 @@ def rate(space: Space, block: int, runtime: str) -> tuple[float, float]:
     @jax.vmap
     def costs(choice: Choice) -> tuple:
         network = space.network(choice)
-        counted = latency.instructions(network, target.steps, "cortex-m4")
+        counted = latency.instructions(network, runtime, "cortex-m4")
         return target.sram(network), target.flash(network), counted
 
     choices = decisions.uniform(np.random.default_rng(0), space.decisions(), block)

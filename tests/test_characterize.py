@@ -15,6 +15,7 @@ from test_firmware import NoisyLine
 
 from experiments import characterize as command
 from micronets_jax import characterize, cost, devices, firmware, latency, protocol
+from micronets_jax.devices.instructions import STEPS
 from micronets_jax.network import output_sizes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -94,7 +95,7 @@ def test_board_factor_by_hand():
     assert errors.tolist() == pytest.approx([1.6 / 1.1 - 1, 1.55 / 1.2 - 1, 1.15 / 2 - 1])
 
 
-@pytest.mark.parametrize("runtime", latency.RUNTIMES)
+@pytest.mark.parametrize("runtime", STEPS)
 def test_steps_are_found_again(runtime):
     samples = [sample("layers", i, runtime) for i in range(40)]
     networks = [characterize.draw("layers", 0, i) for i in range(40)]

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from micronets_jax import decisions, devices, latency, network, zoo
-from micronets_jax.latency import tflm
+from micronets_jax.devices.instructions import STEPS
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import DSCNN
+from micronets_jax.targets.tflm import terms as tflm
 
 SPACE = DSCNN(max_width=40, strides=(2, 1, 1))
 BOARD = devices.device("STM32F446RE")
-CASES = [(runtime, core) for runtime in latency.RUNTIMES for core in ("cortex-m4", "cortex-m7")]
+CASES = [(runtime, core) for runtime in STEPS for core in ("cortex-m4", "cortex-m7")]
 
 
 def one_layer(layer, shape):
@@ -226,7 +227,7 @@ def test_ints_arrays_and_one_hot_floats_agree(runtime, core):
         assert float(soft[i]) == pytest.approx(count, rel=1e-6)
 
 
-@pytest.mark.parametrize("runtime", latency.RUNTIMES)
+@pytest.mark.parametrize("runtime", STEPS)
 def test_every_width_and_block_has_a_positive_slope(runtime):
     logits = decisions.undecided(SPACE.decisions())
 
@@ -267,7 +268,7 @@ def test_an_expectation_between_two_widths_is_not_taken_for_an_odd_one():
     assert float(soft(jnp.float32(7.3))["layer"]) == pytest.approx(exact(8)["layer"])
 
 
-@pytest.mark.parametrize("runtime", latency.RUNTIMES)
+@pytest.mark.parametrize("runtime", STEPS)
 def test_absent_layers_and_mixes_take_nothing(runtime):
     choice = SPACE.choice([8, 12, 16, 20], [True, False, True])
     whole = SPACE.network(jax.tree.map(jnp.asarray, choice))
@@ -283,7 +284,7 @@ def test_absent_layers_and_mixes_take_nothing(runtime):
 @pytest.mark.parametrize(
     ("runtime", "core", "reason"),
     [
-        ("micro", "cortex-m4", "runtime='micro' is unknown; use one of tflm, compiled"),
+        ("micro", "cortex-m4", "runtime='micro' is unknown; use one of compiled, tflm"),
         ("tflm", "cortex-m0", "core 'cortex-m0' has not been characterised; known are cortex-m4"),
     ],
 )

@@ -603,7 +603,7 @@ def _instructions(
         made: what is known of the firmware, if there is one; it counts if the runtime is its.
     """
     runtime, core = plan.budget.runtime, plan.device.core
-    predicted = latency.instructions(found, plan.budget.target.steps, core)
+    predicted = latency.instructions(found, runtime, core)
     counted = {"predicted": predicted, "measured": None}
     if made.get("runtime") == runtime:
         return counted | {"measured": made.get("instructions", {}).get("emulated")}
@@ -620,15 +620,15 @@ def _instructions(
 
 def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
     """Estimated milliseconds and millijoules on the board, from both counts of instructions."""
-    steps, on = plan.budget.target.steps, plan.device
-    ms = latency.latency_ms(found, on, steps)
+    runtime, on = plan.budget.runtime, plan.device
+    ms = latency.latency_ms(found, on, runtime)
     counted = instructions["measured"]
     share = counted / instructions["predicted"] if counted and instructions["predicted"] else None
     return {
-        "runtime": plan.budget.runtime,
+        "runtime": runtime,
         "predicted_ms": ms,
         "emulated_ms": None if share is None else ms * share,
-        "predicted_mj": None if on.power_mw is None else latency.energy_mj(found, on, steps),
+        "predicted_mj": None if on.power_mw is None else latency.energy_mj(found, on, runtime),
     }
 
 
@@ -642,8 +642,7 @@ def _firmware(
     if device.startup is None or targets.engine(runtime).missing(device):
         runtime = "compiled"
     title = str(plan.facts.get("experiment", "model"))
-    steps = targets.target(runtime).steps
-    predicted = latency.instructions(found, steps, device.core)
+    predicted = latency.instructions(found, runtime, device.core)
     facts: dict[str, Any] = {
         "folder": FIRMWARE,
         "device": device.name,

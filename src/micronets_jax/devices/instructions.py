@@ -10,7 +10,7 @@ import json
 import pathlib
 from typing import Any
 
-RUNTIMES = ("tflm", "compiled", "tflm_2020")
+STEPS = ("tflm", "compiled", "tflm_2020")
 """Whose instructions: TensorFlow Lite Micro with CMSIS-NN as of 2026, the C of ``compile``, or
 CMSIS-NN as of October 2020, with which the latencies of MicroNets were published."""
 
@@ -22,8 +22,8 @@ def fitted(runtime: str, core: str) -> dict[str, float]:
     Raises:
         ValueError: no such runtime, or nobody has characterised it on this core.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime={runtime!r} is unknown; use one of {', '.join(RUNTIMES)}")
+    if runtime not in STEPS:
+        raise ValueError(f"runtime={runtime!r} is unknown; use one of {', '.join(STEPS)}")
     path = pathlib.Path(__file__).parent / f"{runtime}.json"
     cores: dict[str, Any] = json.loads(path.read_text())["cores"]
     if core not in cores:

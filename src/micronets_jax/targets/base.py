@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from micronets_jax import reserves, sizes
 from micronets_jax.devices import Device
-from micronets_jax.network import Count, Network
+from micronets_jax.network import Count, Layer, Network
+from micronets_jax.steps import Term
+from micronets_jax.windows import Window
 
 Parts = dict[str, Count]
 """Bytes by what takes them."""
@@ -33,7 +35,8 @@ class Target:
     Attributes:
         name: as a person chooses it.
         title: what it is, in words.
-        steps: whose instructions it takes, one of ``latency.RUNTIMES``.
+        steps: whose fitted instructions it takes, a name in ``devices.instructions``.
+        terms: which of these steps, and how often, for a layer, its window and the channels read.
         sram: memory that the network takes: arena and stack.
         flash: storage that it takes, model and kernels.
         reserve: of a firmware for a device, which may depend on the network's operators.
@@ -42,6 +45,7 @@ class Target:
     name: str
     title: str
     steps: str
+    terms: Callable[[Layer, Window, Count], Iterator[Term]]
     sram: Callable[[Network], Count]
     flash: Callable[[Network], Count]
     reserve: Callable[[Network, Device], Reserve]

@@ -9,6 +9,7 @@ from micronets_jax.network import Count, Network
 from micronets_jax.targets.base import Reserve, Target, everywhere
 from micronets_jax.targets.compiled import flash
 from micronets_jax.targets.compiled import memory as arena
+from micronets_jax.targets.compiled.terms import terms
 
 
 def _sram(network: Network) -> Count:
@@ -30,4 +31,4 @@ def _reserve(network: Network, on: Device) -> Reserve:
     return Reserve({**both.sram, **more}, {**both.flash, **code})
 
 
-TARGET = Target("compiled", "compiled C", "compiled", _sram, flash.flash_bytes, _reserve)
+TARGET = Target("compiled", "compiled C", "compiled", terms, _sram, flash.flash_bytes, _reserve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from micronets_jax import cost, memory, reserves
@@ -11,6 +12,7 @@ from micronets_jax.network import Count, Network
 from micronets_jax.targets.base import Reserve, Target, everywhere
 from micronets_jax.targets.tflm import interpreter
 from micronets_jax.targets.tflm.arena import HOST, arena_bytes, published
+from micronets_jax.targets.tflm.terms import terms
 
 
 def _sram(network: Network) -> Count:
@@ -43,7 +45,7 @@ def _reserve(network: Network, on: Device) -> Reserve:
     )
 
 
-TARGET = Target("tflm", "TensorFlow Lite Micro", "tflm", _sram, cost.flash_bytes, _reserve)
+TARGET = Target("tflm", "TensorFlow Lite Micro", "tflm", terms, _sram, cost.flash_bytes, _reserve)
 
 
 # ---------------------------------------------------------------- references
@@ -62,16 +64,17 @@ REFERENCES: Mapping[str, Target] = {
     each.name: each
     for each in (
         Target(
-            "tflm_host", "the wheel's interpreter", "tflm", lambda n: arena_bytes(n, HOST),
+            "tflm_host", "the wheel's interpreter", "tflm", terms, lambda n: arena_bytes(n, HOST),
             cost.flash_bytes, _paper_reserve,
         ),
         Target(
-            "tflm_paper", "the rule of MicroNets' tables", "tflm", lambda n: published(n).total,
-            cost.flash_bytes, _paper_reserve,
+            "tflm_paper", "the rule of MicroNets' tables", "tflm", terms,
+            lambda n: published(n).total, cost.flash_bytes, _paper_reserve,
         ),
         Target(
             "tflm_2020", "TFLM and CMSIS-NN of October 2020", "tflm_2020",
-            lambda n: published(n).total, cost.flash_bytes, _paper_reserve,
+            functools.partial(terms, old=True), lambda n: published(n).total,
+            cost.flash_bytes, _paper_reserve,
         ),
     )
 }  # fmt: skip

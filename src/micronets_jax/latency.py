@@ -13,18 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from micronets_jax import devices
+from micronets_jax import devices, targets
 from micronets_jax.counts import total
 from micronets_jax.devices import Device
-from micronets_jax.devices.instructions import RUNTIMES, fitted
-from micronets_jax.latency import compiled, tflm
+from micronets_jax.devices.instructions import fitted
 from micronets_jax.network import INPUT, Count, Network, output_sizes, window
 from micronets_jax.steps import Term
-
-__all__ = [
-    "RUNTIMES", "Term", "energy_mj", "fitted", "instructions", "latency_ms", "layer_instructions",
-    "layer_terms",
-]  # fmt: skip
 
 INFERENCE = "inference"
 """The step that every inference takes once, beside its layers."""
@@ -35,19 +29,19 @@ def instructions(network: Network, runtime: str, core: str) -> Count:
 
     Args:
         network: decided or expected.
-        runtime: one of :data:`RUNTIMES`.
+        runtime: a name in ``targets``.
         core: as a device names it, "cortex-m4" for example.
 
     Raises:
         ValueError: no such runtime, or nobody has characterised it on this core.
     """
-    once = round(fitted(runtime, core)[INFERENCE])
+    once = round(fitted(targets.target(runtime).steps, core)[INFERENCE])
     return once + total(layer_instructions(network, runtime, core).values())
 
 
 def layer_instructions(network: Network, runtime: str, core: str) -> dict[str, Count]:
     """:func:`instructions` by the name of the layer; mixes take none and are left out."""
-    cost = fitted(runtime, core)
+    cost = fitted(targets.target(runtime).steps, core)
     result = {}
     for name, terms in layer_terms(network, runtime):
         # Whole numbers before channels come in, so that no order of additions can matter.
@@ -66,21 +60,15 @@ def layer_terms(network: Network, runtime: str) -> Iterator[tuple[str, list[Term
     Raises:
         ValueError: no such runtime.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime={runtime!r} is unknown; use one of {', '.join(RUNTIMES)}")
-    sizes = output_sizes(network)
+    target, sizes = targets.target(runtime), output_sizes(network)
     for layer in network:
         if layer.kind == "mix":
             continue
         source = layer.inputs[0]
         walked = window(layer, sizes)
-        # Known while tracing, so that both runtimes can tell a picture of one channel.
+        # Known while tracing, so that every runtime can tell a picture of one channel.
         channels = network.input_shape[2] if source == INPUT else layer.in_channels
-        if runtime == "compiled":
-            terms = compiled.terms(layer, walked, channels)
-        else:
-            terms = tflm.terms(layer, walked, channels, old=runtime == "tflm_2020")
-        yield layer.name, list(terms)
+        yield layer.name, list(target.terms(layer, walked, channels))
 
 
 def latency_ms(network: Network, on: Device, runtime: str = "tflm") -> Count:
