@@ -11,7 +11,7 @@ from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as sch
 
 TYPES = {
     "float32": 0, "int32": 2, "uint8": 3, "int64": 4, "int16": 7, "int8": 9, "int4": 17,
-    "resource": 13,
+    "resource": 13, "bool": 6,
 }  # fmt: skip
 
 

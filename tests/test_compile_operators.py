@@ -246,6 +246,62 @@ def test_binary(seed, kind, shapes, operands):
     check(m.build([a] if operands != "two" else [a, b], [y]))
 
 
+COMPARISONS = ["EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"]
+
+
+def truth(m: fm.Models, rng, kind: str, a: int, shape, operands: str, inputs: list[int]) -> int:
+    """A tensor of truth values: ``a`` compared with itself, an input, constants or one constant."""
+    if operands == "same":
+        b, shape = a, m.tensors[a].shape
+    else:
+        shape = () if operands == "single" else shape
+        close = {**affine(rng), "scale": float(m.tensors[a].quantization.scale[0])}
+        q = close if rng.random() < 0.5 else affine(rng)
+        data = None if operands == "two" else rng.integers(-128, 128, shape, np.int8)
+        b = m.tensor(shape, **q, data=data)
+        inputs += [b] * (data is None)
+    made = m.tensor(np.broadcast_shapes(tuple(m.tensors[a].shape), tuple(shape)), "bool")
+    options = "".join(word.title() for word in kind.split("_")) + "Options"
+    m.operator(kind, [a, b] if rng.random() < 0.5 else [b, a], [made], options)
+    return made
+
+
+@settings(drawn, max_examples=20)
+@given(
+    seeds,
+    st.sampled_from(COMPARISONS),
+    SHAPES,
+    st.sampled_from(["two", "same", "constant", "single"]),
+    st.sampled_from(["", "LOGICAL_NOT", "LOGICAL_AND", "LOGICAL_OR"]),
+)
+def test_comparisons_and_selection(seed, kind, shapes, operands, logical):
+    """What is compared is close, or its scales are not alike; conditions, too, broadcast."""
+    rng = np.random.default_rng(seed)
+    m = fm.Models()
+    a = m.tensor(shapes[0], **affine(rng))
+    inputs = [a]
+    condition = truth(m, rng, kind, a, shapes[1], operands, inputs)
+    size = tuple(m.tensors[condition].shape)
+    if logical:
+        also = [condition]
+        if logical != "LOGICAL_NOT":
+            other = truth(m, rng, str(rng.choice(COMPARISONS)), a, (), "single", inputs)
+            also = [condition, other]
+            size = np.broadcast_shapes(size, tuple(m.tensors[other].shape))
+        condition = m.tensor(size, "bool")
+        options = "".join(word.title() for word in logical.split("_")) + "Options"
+        m.operator(logical, also, [condition], options)
+    x = m.tensor(shapes[1], **affine(rng))
+    inputs.append(x)
+    constant = rng.integers(-128, 128, () if rng.random() < 0.5 else shapes[0], np.int8)
+    operands_of = [x, m.tensor(constant.shape, **affine(rng), data=constant)]
+    if rng.random() < 0.5:
+        operands_of.reverse()
+    y = m.tensor(np.broadcast_shapes(size, *shapes), **affine(rng))
+    m.operator("SELECT_V2", [condition, *operands_of], [y], "SelectV2Options")
+    check(m.build(inputs, [y]))
+
+
 @drawn
 @given(seeds, st.sampled_from(["MEAN", "SUM"]), st.sets(st.integers(-4, 3), min_size=1, max_size=3))
 def test_reductions(seed, kind, axes):

@@ -96,6 +96,16 @@ def test_reasons_of_supported_operators_are_collected_too():
     assert "operator 1 (UNIQUE) is not supported" in sentence
 
 
+@pytest.mark.parametrize("end", ["input", "output"])
+def test_ends_of_bool_are_named(end):
+    m = fm.Models()
+    a, b, y = m.tensor([1, 4], **Q), m.tensor([1, 4], "bool"), m.tensor([1, 4], **Q)
+    m.operator("GREATER", [a, a], [b], "GreaterOptions")
+    m.operator("SELECT_V2", [b, a, a], [y], "SelectV2Options")
+    model = m.build([a], [y, b]) if end == "output" else m.build([b], [y])
+    assert f"{end} tensor 1 (t1) is bool; " in refusal(model)
+
+
 def test_16_bits_in_the_middle_are_named():
     """At an end they compile."""
     m = fm.Models()

@@ -90,7 +90,7 @@ def _channels(shape: tuple[int, ...]) -> int:
 
 def _anything(graph: Graph, tensor: int) -> Range:
     value = graph.values[tensor]
-    low, high = (0, 255) if value.dtype == "uint8" else (-128, 127)
+    low, high = {"uint8": (0, 255), "bool": (0, 1)}.get(value.dtype, (-128, 127))
     channels = _channels(value.shape)
     return Range(np.full(channels, low), np.full(channels, high))
 

@@ -476,8 +476,10 @@ def _fill(node: Node, dims: list[int], size: int, value: int) -> list[int]:
     return [value] * (size - len(dims)) + dims
 
 
-def _broadcast(graph: Graph, node: Node) -> tuple[dict[str, Any], list[int]]:
-    """Dimensions and steps of a binary operation; inputs that are walked in order."""
+def _broadcast(
+    graph: Graph, node: Node, names: tuple[str, ...] = ("left", "right")
+) -> tuple[dict[str, Any], list[int]]:
+    """Dimensions, and steps of operands that broadcast; inputs that are walked in order."""
     output = graph.values[node.output]
     walks = []
     for shape in node.in_shapes:
@@ -485,11 +487,9 @@ def _broadcast(graph: Graph, node: Node) -> tuple[dict[str, Any], list[int]]:
         steps = _strides(shape)
         walks.append([0 if n == 1 else s for n, s in zip(shape, steps, strict=True)])
     dims, merged = _merge(node.out_shape, *walks)
-    fields: dict[str, Any] = {
-        "dims": _fill(node, dims, 4, 1),
-        "left_steps": _fill(node, merged[0], 4, 0),
-        "right_steps": _fill(node, merged[1], 4, 0),
-    }
+    fields: dict[str, Any] = {"dims": _fill(node, dims, 4, 1)}
+    for name, steps in zip(names, merged, strict=True):
+        fields[f"{name}_steps"] = _fill(node, steps, 4, 0)
     in_order = [
         index
         for index in node.inputs
@@ -548,11 +548,19 @@ def _pairs(graph: Graph, node: Node) -> list[Call]:
     fields = {
         "reciprocals": node.options.get("reciprocals", "0"),
         "left_zero_point": left.zero_point, "right_zero_point": right.zero_point,
-        "zero_point": graph.values[node.output].zero_point,
+        "zero_point": node.options.get("opposite", graph.values[node.output].zero_point),
         "multipliers": [m for m, _ in scales], "shifts": [-e for _, e in scales], **shapes,
         "min": node.options.get("min", -128), "max": node.options.get("max", 127),
     }  # fmt: skip
     call = _call(node, f"mn_{node.kind}", "pairs.c", struct="mn_pairs", fields=fields)
+    order = elementwise(graph.values[node.output].elements)
+    call.orders = {index: order for index in in_order}
+    return [call]
+
+
+def _select(graph: Graph, node: Node) -> list[Call]:
+    fields, in_order = _broadcast(graph, node, ("condition", "left", "right"))
+    call = _call(node, "mn_select", "pairs.c", struct="mn_select", fields=fields)
     order = elementwise(graph.values[node.output].elements)
     call.orders = {index: order for index in in_order}
     return [call]
@@ -861,6 +869,8 @@ _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "svdf": _svdf, "lstm": _lstm, "transpose_conv": _transpose_conv, "cast": _cast,
     "resize": _resize, "quantize": _quantize, "dequantize": _dequantize, "constant": _constant,
     "grouped": _grouped,
+    "select": _select,
     **dict.fromkeys(("maximum", "minimum", "prelu", "squared_difference", "quotient"), _pairs),
+    **dict.fromkeys(("greater", "equal"), _pairs),
     **dict.fromkeys(MOVES, _move),
 }  # fmt: skip

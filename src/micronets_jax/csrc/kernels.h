@@ -165,6 +165,10 @@ struct mn_pairs { /* what of it a function needs */
     int8_t min, max;
 };
 
+struct mn_select { /* `condition` is 0 or 1 */
+    int32_t dims[4], condition_steps[4], left_steps[4], right_steps[4];
+};
+
 struct mn_sum_row { /* rows summed up to one pixel */
     int32_t columns, channels, rows;
     int32_t count, zero_point_sum, multiplier, shift, zero_point; /* count > 0: a rounded mean */
@@ -326,6 +330,10 @@ void mn_add(const struct mn_add *p, const int8_t *left, const int8_t *right, int
 void mn_mul(const struct mn_mul *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_maximum(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_minimum(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_greater(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_equal(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
+void mn_select(const struct mn_select *p, const int8_t *condition, const int8_t *left,
+               const int8_t *right, int8_t *out);
 void mn_prelu(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out);
 void mn_squared_difference(const struct mn_pairs *p, const int8_t *left, const int8_t *right,
                            int8_t *out);

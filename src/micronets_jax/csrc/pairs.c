@@ -71,6 +71,49 @@ static int32_t quotient(const struct mn_pairs *p, int32_t x, int32_t y)
            mn_scale_wide(mn_scale_wide(x, reciprocal, -headroom), p->multipliers[0], shift);
 }
 
+/* Of truth values and their opposites: `zero_point` is 1 for the latter. */
+static int32_t greater(const struct mn_pairs *p, int32_t x, int32_t y)
+{
+    return (mn_scale_wide((x - p->left_zero_point) * 256, p->multipliers[0], p->shifts[0]) >
+            mn_scale_wide((y - p->right_zero_point) * 256, p->multipliers[1], p->shifts[1])) ^
+           p->zero_point;
+}
+
+static int32_t equal(const struct mn_pairs *p, int32_t x, int32_t y)
+{
+    return (mn_scale_wide((x - p->left_zero_point) * 256, p->multipliers[0], p->shifts[0]) ==
+            mn_scale_wide((y - p->right_zero_point) * 256, p->multipliers[1], p->shifts[1])) ^
+           p->zero_point;
+}
+
+void mn_greater(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out)
+{
+    walk(p, left, right, out, greater);
+}
+
+void mn_equal(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out)
+{
+    walk(p, left, right, out, equal);
+}
+
+void mn_select(const struct mn_select *p, const int8_t *condition, const int8_t *left,
+               const int8_t *right, int8_t *out)
+{
+    for (int32_t i = 0; i < p->dims[0]; i++)
+        for (int32_t j = 0; j < p->dims[1]; j++)
+            for (int32_t k = 0; k < p->dims[2]; k++) {
+                const int8_t *c = condition + i * p->condition_steps[0] +
+                                  j * p->condition_steps[1] + k * p->condition_steps[2];
+                const int8_t *a = left + i * p->left_steps[0] + j * p->left_steps[1] +
+                                  k * p->left_steps[2];
+                const int8_t *b = right + i * p->right_steps[0] + j * p->right_steps[1] +
+                                  k * p->right_steps[2];
+                for (int32_t n = p->dims[3]; n > 0; n--, c += p->condition_steps[3],
+                             a += p->left_steps[3], b += p->right_steps[3])
+                    *out++ = *c ? *a : *b;
+            }
+}
+
 void mn_maximum(const struct mn_pairs *p, const int8_t *left, const int8_t *right, int8_t *out)
 {
     walk(p, left, right, out, maximum);

@@ -38,22 +38,7 @@ HELP = {
     "RELU_N1_TO_1": "use ReLU6 or tanh",
     "EMBEDDING_LOOKUP": "look embeddings up in the application and give their int8 rows as input",
     **dict.fromkeys(
-        (
-            "SELECT",
-            "SELECT_V2",
-            "WHERE",
-            "LESS",
-            "LESS_EQUAL",
-            "GREATER",
-            "GREATER_EQUAL",
-            "EQUAL",
-            "NOT_EQUAL",
-            "LOGICAL_AND",
-            "LOGICAL_OR",
-            "LOGICAL_NOT",
-        ),
-        "tensors of bool are not computed; a threshold is MAXIMUM, MINIMUM or RELU, and a mask a "
-        "product with 0 and 1",
+        ("SELECT", "WHERE"), "use tf.where with three arguments, which becomes SELECT_V2"
     ),
     "L2_POOL_2D": "use average pooling",
     "LOCAL_RESPONSE_NORMALIZATION": "use keras.layers.BatchNormalization, which folds away",

@@ -108,6 +108,8 @@ class Builder:
                 f"input {tensor.label} has the dynamic shape {shown}; fix all sizes but the batch "
                 "before converting"
             )
+        if tensor.dtype == "bool":
+            raise TFLiteError(f"input {tensor.label} is bool; take 0 and 1 of int8 and compare")
         if tensor.dtype in ("int8", "uint8", "int16") and tensor.quantization is None:
             raise TFLiteError(
                 f"input {tensor.label} is {tensor.dtype} without a scale; convert with "
@@ -118,6 +120,10 @@ class Builder:
     def define_output(self, tensor: Tensor) -> None:
         """Makes sure that something writes an output of the model; a constant is copied."""
         index = tensor.index
+        if tensor.dtype == "bool":
+            raise TFLiteError(
+                f"output {tensor.label} is bool; select int8 numbers by it (tf.where)"
+            )
         data = self.constants.get(index)
         if data is None:
             if index in self.floats and index not in self.values:
@@ -145,13 +151,12 @@ class Builder:
             raise TFLiteError(f"{tensor.label} is written twice")
         if tensor.dtype in ("int8", "uint8", "int16"):
             scale, zero_point = affine(tensor)
-        elif tensor.dtype in ("float32", "int32"):
+        elif tensor.dtype in ("float32", "int32", "bool"):
             scale, zero_point = 0.0, 0
         else:
-            help_ = {
-                "string": "turn text into numbers in the application",
-                "bool": "take 0 and 1 of int8",
-            }.get(tensor.dtype, FULL_INTEGER)
+            help_ = {"string": "turn text into numbers in the application"}.get(
+                tensor.dtype, FULL_INTEGER
+            )
             raise TFLiteError(
                 f"{tensor.label} is {tensor.dtype}; activations must be int8 (uint8, int16, "
                 f"float32 and int32 at the ends): {help_}"
@@ -182,9 +187,11 @@ class Builder:
     def constant_value(self, tensor: Tensor) -> Value:
         """A constant that is read as tensors are."""
         data = self.constants[tensor.index]
-        if tensor.dtype not in ("int8", "uint8") or data.size == 0:
+        if tensor.dtype not in ("int8", "uint8", "bool") or data.size == 0:
             raise TFLiteError(f"its input {tensor.label} is a constant of {tensor.dtype}")
-        scale, zero_point = affine(tensor)
+        if tensor.dtype == "bool":
+            data = (data != 0).astype(np.int8)
+        scale, zero_point = (0.0, 0) if tensor.dtype == "bool" else affine(tensor)
         value = Value(tensor.index, tensor.name, data.shape, tensor.dtype, scale, zero_point, data)
         self.values[tensor.index] = value
         return value

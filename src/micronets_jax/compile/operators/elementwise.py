@@ -210,14 +210,17 @@ def _single(value: Value) -> int | None:
     return None if value.data is None or value.elements > 1 else int(value.data.reshape(-1)[0])
 
 
-def operands_of(b: Builder, operator: Operator) -> tuple[Value, Value, Value]:
-    """Both inputs, either of which may be constant, and the output they broadcast to."""
-    left, right = b.input(operator), b.input(operator, 1)
+def operands_of(
+    b: Builder, operator: Operator, types: tuple[str, str] = ("int8", "int8")
+) -> tuple[Value, Value, Value]:
+    """Both inputs, either of which may be constant, and the output they broadcast to; ``types`` are
+    those of inputs and output."""
+    left, right = b.input(operator, 0, types[0]), b.input(operator, 1, types[0])
     try:
         shape = np.broadcast_shapes(left.shape, right.shape)
     except ValueError as error:
         raise TFLiteError(str(error)) from error
-    return left, right, b.output(operator, shape)
+    return left, right, b.output(operator, shape, types[1])
 
 
 @reads("ADD", "with broadcasting", inputs=2)
@@ -274,6 +277,64 @@ def extreme(b: Builder, operator: Operator) -> None:
             b, operator, operator.kind.lower(), max if largest else min, operands_of(b, operator),
             scales=[],
         )  # fmt: skip
+
+
+@reads("EQUAL", "with broadcasting; of int8, to bool", inputs=2)
+@reads("NOT_EQUAL", "with broadcasting; of int8, to bool", inputs=2)
+@reads("GREATER", "with broadcasting; of int8, to bool", inputs=2)
+@reads("GREATER_EQUAL", "with broadcasting; of int8, to bool", inputs=2)
+@reads("LESS", "with broadcasting; of int8, to bool", inputs=2)
+@reads("LESS_EQUAL", "with broadcasting; of int8, to bool", inputs=2)
+def compare(b: Builder, operator: Operator) -> None:
+    """Truth values are bytes, 0 or 1. Numbers are compared as the reference does, rounded to 1/256
+    of what the scales say: so two that differ by little may be equal."""
+    left, right, output = operands_of(b, operator, ("int8", "bool"))
+    kind = operator.kind
+    if kind in ("LESS", "GREATER_EQUAL"):  # y > x, and not so
+        left, right = right, left
+    opposite = int(kind in ("NOT_EQUAL", "GREATER_EQUAL", "LESS_EQUAL"))
+    scales = [arithmetic.quantize_multiplier(v.scale) for v in (left, right)]
+    if any(exponent > 0 or exponent < -31 for _, exponent in scales):
+        raise TFLiteError("it compares what has scales of 1 or more, or next to none")
+    equal = kind in ("EQUAL", "NOT_EQUAL")
+
+    def function(x: int, y: int) -> int:
+        x = arithmetic.scale((x - left.zero_point) << 8, *scales[0])
+        y = arithmetic.scale((y - right.zero_point) << 8, *scales[1])
+        return int(x == y if equal else x > y) ^ opposite
+
+    pair(
+        b, operator, "equal" if equal else "greater", function, (left, right, output),
+        scales=scales, opposite=opposite,
+    )  # fmt: skip
+
+
+@reads("LOGICAL_AND", "with broadcasting; of bool", inputs=2)
+@reads("LOGICAL_OR", "with broadcasting; of bool", inputs=2)
+def logical(b: Builder, operator: Operator) -> None:
+    both = operator.kind == "LOGICAL_AND"
+    pair(
+        b, operator, "minimum" if both else "maximum", min if both else max,
+        operands_of(b, operator, ("bool", "bool")), scales=[],
+    )  # fmt: skip
+
+
+@reads("LOGICAL_NOT", "of bool")
+def logical_not(b: Builder, operator: Operator) -> None:
+    value = b.input(operator, 0, "bool")
+    output = b.output(operator, value.shape, "bool")
+    made = arithmetic.table_of(lambda x: int(x == 0))
+    b.add(operator, "table", [value], output, table=made)
+
+
+@reads("SELECT_V2", "with broadcasting; bytes are taken, whatever their scales", inputs=3)
+def select(b: Builder, operator: Operator) -> None:
+    operands = [b.input(operator, i, t) for i, t in enumerate(("bool", "int8", "int8"))]
+    try:
+        shape = np.broadcast_shapes(*(v.shape for v in operands))
+    except ValueError as error:
+        raise TFLiteError(str(error)) from error
+    b.add(operator, "select", operands, b.output(operator, shape))
 
 
 @reads("PRELU", "with broadcasting", inputs=2)
