@@ -15,6 +15,19 @@ Finished measurements are kept in the folder, and a second call goes on from the
 
 ``--largest`` says, of pictures of 144 x 144 pixels in 64 KiB, how many multiply-accumulates the
 widest MobileNetV2 has under TFLM, as compiled C of whole tensors, and of rows where that is less.
+
+Measured (2026-11-30, Warden's Speech Commands, a subset of 2,397, 490 and 453 clips of twelve
+classes, ``--cells words-16 --seeds 0 --steps 1500``; one seed, so no error is known):
+
+========  ====  ======  ========  =======
+runtime   Mops  SRAM    flash     score
+========  ====  ======  ========  =======
+compiled  3.45  15,836   60,516   84.6 %
+tflm      0.93  16,320  126,426   84.5 %
+========  ====  ======  ========  =======
+
+3.7 times the operations brought no accuracy there; the standard error of a score on 943 examples is
+1.2 points. Other cells and seeds have not been run, so it is open whether they do elsewhere.
 """
 
 from __future__ import annotations

@@ -1,12 +1,17 @@
 """Targets: what a network takes under each runtime, against what is delivered."""
 
+import pathlib
+import re
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import characterize, decisions, export, zoo
+from micronets_jax import characterize, decisions, devices, export, firmware, targets, zoo
 from micronets_jax import compile as compiler
+from micronets_jax.budgets import Budget
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.recipes import Bits
 from micronets_jax.spaces import DSCNN, MobileNetV2
@@ -196,3 +201,45 @@ def test_expected_arenas_have_slopes(count):
     assert value == count(jax.tree.map(lambda x: round(float(x)), space.network(choice)))
     assert slopes["width"].shape == choice["width"].shape and jnp.isfinite(slopes["width"]).all()
     assert slopes["width"][0, -1] > slopes["width"][0, 0] > 0
+
+
+@pytest.fixture
+def guided(tmp_path, monkeypatch):
+    """The runtime that the guide adds, as it stands there; its name."""
+    root = pathlib.Path(__file__).parents[1]
+    guide = (root / "docs" / "firmware.md").read_text().split("## Runtimes")[1]
+    blocks = re.findall(r"^```python\n(.*?)^```", guide, re.M | re.S)[:3]
+    folder = tmp_path / "with_app"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    for name, block in zip(("record", "engine", "layout"), blocks, strict=True):
+        (folder / f"{name}.py").write_text(block)
+    monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
+    monkeypatch.setattr(targets, "TARGETS", (*targets.TARGETS, "with_app"))
+    yield "with_app"
+    for name in [name for name in sys.modules if ".with_app" in name]:
+        del sys.modules[name]
+
+
+@pytest.mark.slow
+def test_the_runtime_of_the_guide_counts_draws_links_and_runs(guided, tmp_path):
+    network, board = zoo.dscnn((8, 8), (1,)), devices.device("mps2-an386")
+    used = {name: Budget.of(board, runtime=name).used(network) for name in ("compiled", guided)}
+    assert used[guided]["sram_bytes"] == used["compiled"]["sram_bytes"] + 1024
+    assert targets.timeline(network, guided) == targets.timeline(network, "compiled")
+    weights = characterize.random_weights(np.random.default_rng(0), network)
+    model = export.assemble(network, *weights)
+    firmware.write(model, board.name, tmp_path / "firmware", runtime=guided)
+    fit = firmware.check(tmp_path / "firmware")
+    assert fit.ram_predicted == fit.ram_linked <= used[guided]["sram_bytes"]
+    ran = firmware.run(tmp_path / "firmware")
+    assert ran.runtime == guided and ran.differing_outputs == 0
+
+
+def test_a_runtime_that_is_not_there_is_refused():
+    """References have a record and no program."""
+    assert targets.target("tflm_host").steps == "tflm"
+    with pytest.raises(ValueError, match="runtime='tvm' is unknown; use one of compiled, tflm"):
+        targets.target("tvm")
+    with pytest.raises(ValueError, match="runtime='tflm_host' is unknown"):
+        targets.engine("tflm_host")

@@ -14,6 +14,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from micronets_jax import targets
 from micronets_jax.tflite import TFLiteError
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="a .tflite file")
     sub.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
     sub.add_argument("--device", required=True, metavar="BOARD", help="such as STM32F746ZG")
-    sub.add_argument("--runtime", default="compiled", help="compiled (default) or tflm")
+    sub.add_argument(
+        "--runtime", default="compiled", help=f"{' or '.join(targets.TARGETS)}; default: compiled"
+    )
     sub.add_argument(
         "--tflm-include", nargs="+", default=[], metavar="DIR",
         help="headers of TFLM, flatbuffers and gemmlowp (runtime tflm; or TFLM_INCLUDE)",
