@@ -233,7 +233,10 @@ def test_every_plan_of_the_front_is_worth_having(reference):
     chosen = compiler.compile_model(path, plan="balanced")
     assert chosen.front == front
     assert chosen.instructions <= 1.03 * front[-1].instructions
-    fits = compiler.compile_model(path, ram=20_000)
+    roomy, tight = (compiler.compile_model(path, plan="balanced", ram=n) for n in (1 << 20, 20_000))
+    assert roomy.arena_bytes == compiler.compile_model(path, plan="balanced").arena_bytes
+    assert tight.arena_bytes <= min(20_000, roomy.arena_bytes)
+    fits = compiler.compile_model(path, plan="speed", ram=20_000)
     assert fits.arena_bytes <= 20_000
     assert fits.instructions == min(p.instructions for p in front if p.ram_bytes <= 20_000)
 
@@ -280,7 +283,7 @@ def test_the_checker_refuses_rows_over_living_rows():
 def test_words_of_refusals(reference, tmp_path):
     path = reference / "models" / "mcunet_10fps_vww.tflite"
     with pytest.raises(tflite.TFLiteError, match=r"--ram 100 is below the least plan: \d+ bytes, "):
-        compiler.compile_model(path, ram=100)
+        compiler.compile_model(path, plan="speed", ram=100)
     with pytest.raises(tflite.TFLiteError, match=r"operator 0 \(conv .*whole, all 640 bytes"):
         compiler.compile_model(reference / "models" / "mlperf_ad.tflite", plan="memory", rows=True)
     net = Net((1, 4, 4, 4))

@@ -238,7 +238,9 @@ def test_a_device_without_start_up_code_gets_the_model_s_c(tmp_path):
     """Counted on an emulated core of its kind, and what the folder is for is said."""
     on = devices.device("nRF5340-DK")
     model = fm.convolution(np.random.default_rng(0), (1, 6, 5, 4), 8, (3, 3))
-    alone = pipeline._model_c(model, "small", on.core, tmp_path / "firmware")
+    alone = pipeline._model_c(
+        pipeline.compiler.compile_model(model, "small"), on.core, tmp_path / "firmware"
+    )
     assert (tmp_path / "firmware" / "model.c").is_file()
     assert alone["linking"] == "left to your project" and alone["emulated"] > 1000
     assert "no start-up code" in on.provenance

@@ -14,6 +14,7 @@ from micronets_jax.firmware.engine import Options
 from micronets_jax.network import Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from micronets_jax.targets.compiled.rows import least_arena_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +53,14 @@ def holds(folder, name: str, length: int) -> None:
 @pytest.mark.parametrize("core", CORES)
 def test_what_fits_links_and_what_does_not_is_refused(core, tmp_path):
     """Each network is linked for boards that have what its budget counts and not a byte more. It
-    fills at least 97 % of each memory, so nothing that could be used is refused; where a limit is 0
-    to 3 % below what is counted, the budget refuses it."""
+    fills at least 97 % of the RAM, and of flash, where kernels for rows and for whole tensors are
+    counted, 87 %; so hardly anything that could be used is refused. Where a limit is 0 to 3 % below
+    what is counted, the budget refuses it."""
     started = [on for on in devices.DEVICES.values() if on.startup and on.core == core]
     rng = np.random.default_rng(3)
     for i, (network, model) in enumerate(drawn()):
-        built = targets.engine("compiled").build(model, started[0], Options())
+        room = Options(plan="balanced", ram=least_arena_bytes(network))
+        built = targets.engine("compiled").build(model, started[0], room)
         folder = tmp_path / str(i)
         for on in started:
             used = Budget.of(on, runtime="compiled").used(network)
@@ -75,9 +78,9 @@ def test_what_fits_links_and_what_does_not_is_refused(core, tmp_path):
                 holds(folder, memory, used[limit])
             linked = link.build(folder)
             for limit, memory in names.items():
-                assert 0.97 * used[limit] < {"RAM": linked.ram_bytes}.get(
-                    memory, linked.flash_bytes
-                )
+                ram = memory == "RAM"
+                filled = linked.ram_bytes if ram else linked.flash_bytes
+                assert (0.97 if ram else 0.87) * used[limit] < filled
                 tight = dataclasses.replace(Limits(), **{limit: used[limit]})
                 assert Budget.of(on, tight, "compiled").fits(network)
                 over = int(used[limit] / rng.uniform(1.0001, 1.03))

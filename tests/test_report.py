@@ -3,6 +3,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -443,3 +444,22 @@ def test_compiled_memory_is_the_compilers_plan_with_shared_bytes_shown():
     page = report.render({"runtime": "compiled"}, NET)
     assert "read, then made" in page and "serve both" in page
     assert "serve both" not in report.render({"runtime": "tflm"}, NET)
+
+
+def test_the_plan_of_the_program_is_drawn_and_said():
+    """Steps that stretch over several layers, and in the console what they come to."""
+    from micronets_jax import characterize, console, export, pipeline
+    from micronets_jax import compile as compiler
+
+    model = export.assemble(NET, *characterize.random_weights(np.random.default_rng(0), NET))
+    built = compiler.compile_model(model, plan="memory")
+    plan = pipeline._planned(built)
+    first, last = next(point.streams[0] for point in built.front if point.streams)
+    page = report.render(
+        {"runtime": "compiled", "firmware": {"runtime": "compiled", "plan": plan}}, NET
+    )
+    streaming = sum(layer["rows"] for layer in plan["layers"])
+    said = f"{streaming} of {len(plan['layers'])} layers go row by row"
+    assert f"{first} to {last}" in page and said in page and "fewer instructions" in page
+    assert said in console._plan(plan) and "the fastest plan: " in console._plan(plan)
+    assert said not in report.render({"runtime": "tflm", "firmware": {"plan": plan}}, NET)

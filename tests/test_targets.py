@@ -20,7 +20,11 @@ from micronets_jax.spaces.mcunet import MCUNet
 from micronets_jax.spaces.mcunet import Stage as MCUNetStage
 from micronets_jax.spaces.mobilenet_v2 import Stage
 from micronets_jax.targets.compiled import streams
-from micronets_jax.targets.compiled.flash import constant_bytes
+from micronets_jax.targets.compiled.flash import (
+    constant_bytes,
+    most_flash_bytes,
+    most_stack_bytes,
+)
 from micronets_jax.targets.compiled.memory import arena_bytes
 from micronets_jax.targets.compiled.rows import least_arena_bytes, steps
 
@@ -110,6 +114,12 @@ def check_rows(space, count):
         for pushed in (False, True):
             built = compiled(network, rng, "memory", pushed)
             assert least_arena_bytes(network, pushed) == built.arena_bytes, (i, pushed)
+        # What is stored, and the stack, of plans that take little and much memory.
+        for plan in ("memory", "balanced", "speed"):
+            built = compiled(network, rng, plan)
+            stored = built.code_bytes + sum(built.constant_bytes)
+            assert stored <= most_flash_bytes(network) <= stored + 9_000, (i, plan)
+            assert built.stack_bytes <= most_stack_bytes(network), (i, plan)
 
 
 @pytest.mark.parametrize("name", SMALL)

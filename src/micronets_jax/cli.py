@@ -197,8 +197,9 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     model = _read(arguments.model)
     compiled = compiler.compile_model(
-        model, pathlib.Path(arguments.model).stem, arguments.flash_budget, plan=arguments.plan,
-        ram=arguments.ram, rows=arguments.input == "rows",
+        model, pathlib.Path(arguments.model).stem, arguments.flash_budget,
+        plan=arguments.plan if arguments.ram is None else "speed", ram=arguments.ram,
+        rows=arguments.input == "rows",
     )  # fmt: skip
     result, said = _summary(compiled), []
     if arguments.verify:

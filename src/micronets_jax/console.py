@@ -128,9 +128,24 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
             ),
             soft_wrap=True,
         )
+        if "plan" in made:
+            terminal.print(_plan(made["plan"]), soft_wrap=True)
     if "listening" in summary:
         terminal.print(_stream(summary["listening"]), soft_wrap=True)
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
+
+
+def _plan(plan: Mapping[str, Any]) -> str:
+    """Which layers of the program go row by row, and what that comes to, in one line."""
+    names = {layer["name"]: layer["rows"] for layer in plan["layers"]}
+    arena, fast = plan["front"][-1]
+    line = (
+        f"plan: {sum(names.values())} of {len(names)} layers go row by row; arena "
+        f"{plan['arena_bytes']:,} bytes, {plan['instructions']:,} instructions predicted"
+    )
+    if arena == plan["arena_bytes"]:
+        return line
+    return f"{line} (the fastest plan: {arena:,} bytes, {fast:,} instructions)"
 
 
 def _stream(listening: Mapping[str, Any]) -> str:

@@ -54,6 +54,7 @@ from micronets_jax.devices import Device
 from micronets_jax.files import SUMMARY
 from micronets_jax.network import Network
 from micronets_jax.spaces import Space, survey
+from micronets_jax.targets.compiled.rows import least_arena_bytes
 from micronets_jax.targets.tflm import arena as tflm
 from micronets_jax.workdir import Workdir, WorkdirError
 
@@ -613,7 +614,8 @@ def _instructions(
         return counted
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary) / "firmware"
-        firmware.write(model, devices.emulated(core).name, folder)
+        delivered = {"plan": PLAN, "ram": _room(plan, found)}
+        firmware.write(model, devices.emulated(core).name, folder, **delivered)
         ran = firmware.run(folder, compare=False)
     return counted | {"measured": ran.instructions}
 
@@ -650,17 +652,23 @@ def _firmware(
         "provenance": device.provenance,
         "instructions": {"predicted": round(float(predicted)), "emulated": None},
     }
+    room = _room(plan, found)
     try:
-        if device.startup is None:
-            alone = _model_c(model, title, device.core, folder)
-            facts["instructions"]["emulated"] = alone.pop("emulated")
-            return {**facts, **alone}, None
+        if runtime == "compiled":
+            built = compiler.compile_model(model, title, plan=PLAN, ram=room)
+            facts["plan"] = _planned(built)
+            if device.startup is None:
+                alone = _model_c(built, device.core, folder)
+                facts["instructions"]["emulated"] = alone.pop("emulated")
+                return {**facts, **alone}, None
         sizes = firmware.write(
             model,
             device.name,
             folder,
             runtime=runtime,
             title=title,
+            plan=PLAN,
+            ram=room,
             frontend=text if firmware.can_hear(text) else None,
             listening=(workdir.path / LISTENING).read_text() if plan.listening else None,
         )
@@ -704,9 +712,37 @@ def _heard(plan: Plan, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _model_c(model: bytes, title: str, core: str, folder: pathlib.Path) -> dict[str, Any]:
+PLAN = "balanced"
+"""Which layers of a delivered program go by rows, as ``micronets compile`` has it by default; or
+where that needs more memory than the limits leave, the fastest plan that fits."""
+
+
+def _room(plan: Plan, found: Network) -> int:
+    """Bytes of the arena that the limits leave, those of the least plan at least."""
+    budget = dataclasses.replace(plan.budget, runtime="compiled")
+    limit, least = budget.limits().get("sram_bytes"), least_arena_bytes(found)
+    if limit is None:
+        return plan.device.sram_bytes
+    return max(least, int(limit) - budget.used(found)["sram_bytes"] + least)
+
+
+def _planned(built: compiler.Compiled) -> dict[str, Any]:
+    """The plan of a program: which layers go by rows, and what lies where at every step."""
+    manifest, files = built.manifest(), built.files()
+    layers = zip(manifest["layers"], built.step_of_layer, strict=True)
+    return {
+        "arena_bytes": built.arena_bytes,
+        "instructions": built.instructions,
+        "front": [[point.ram_bytes, point.instructions] for point in built.front],
+        "layers": [
+            {"name": layer["name"], "rows": layer["rows"], "step": step} for layer, step in layers
+        ],
+        "memory": json.loads(files["memory.json"])["buffers"],
+    }
+
+
+def _model_c(built: compiler.Compiled, core: str, folder: pathlib.Path) -> dict[str, Any]:
     """The model's C alone, for a device whose start-up nobody has written, and what it takes."""
-    built = compiler.compile_model(model, title)
     compiler.write(built, folder)
     emulated = None
     if firmware.has_compiler() and firmware.has_emulator():

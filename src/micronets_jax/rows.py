@@ -175,7 +175,7 @@ class Order:
             dead = np.append(dead, np.maximum(written[len(dead) :], dead[-1] if len(dead) else 0))
         # row r is written when all rows up to r - depth are dead
         oldest = np.searchsorted(dead, written, side="left")
-        return int((np.arange(len(written)) - oldest).max()) + 1
+        return int((np.arange(len(written)) - oldest).max(initial=-1)) + 1  # 0 of no row
 
     def lead(self, tensor: int, members: Sequence[int]) -> int:
         """How many bytes ``tensor``, whole before the stretch, must start above the output that

@@ -108,6 +108,10 @@ RUN_STACK_BYTES = 48
 the number of addresses; of most programs it is 24 or 32."""
 
 
+STREAM_STACK_BYTES = 24
+"""Of a stretch: how far it is, on the stack of its caller."""
+
+
 def _row(name: str) -> dict[str, Any]:
     if name in _LIBRARY:
         return {"stack": 0, "flash": {}}

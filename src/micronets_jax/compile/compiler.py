@@ -255,8 +255,9 @@ def compile_model(
         flash_budget: bytes of flash that may go to weights widened to int16.
         plan: of :data:`PLANS`: ``balanced`` (least memory for at most 3 % more instructions than
             the fastest), ``speed`` (fewest instructions), ``memory`` (least memory), or ``whole``
-            (no layer goes row by row; what a search counts).
-        ram: bytes of the arena: the fastest plan that fits, of all.
+            (no layer goes row by row).
+        ram: bytes that the arena may take: of the plans that fit, ``speed`` takes the fastest,
+            and so does ``balanced`` where no plan at most 3 % slower than the fastest of all fits.
         rows: the input is pushed row by row and never whole; ``plan`` must not be ``whole``.
 
     Raises:
@@ -266,7 +267,7 @@ def compile_model(
     built = operators.build(tflite.read(source))
     if plan not in PLANS:
         raise TFLiteError(f"--plan {plan}: give one of {', '.join(PLANS)}")
-    streams = plan != "whole" or ram is not None
+    streams = plan != "whole"
     if rows and not streams:
         raise TFLiteError(
             "--plan whole: an input that comes row by row needs layers that go so too"
@@ -302,7 +303,8 @@ def _choose(front: list[Compiled], plan: str, ram: int | None) -> Compiled:
                 f"--ram {ram} is below the least plan: {least.arena_bytes} bytes, set by "
                 f"{least.room.tightest(least.candidate)}"
             )
-        return fitting[-1]
+        quick = [c for c in fitting if c.instructions <= SLOWER * front[-1].instructions]
+        return quick[0] if quick and plan == "balanced" else fitting[-1]
     if plan == "memory":
         return front[0]
     if plan in ("speed", "whole"):

@@ -97,13 +97,12 @@ def stack_bytes(steps: Iterable[Call | Stretch], calls: Iterable[Call]) -> int:
     for stretch in stretches:
         rows = sizes.stack_bytes([(size_name(call), 1) for call in stretch.layers if call])
         streaming = sizes.stack_bytes([("mn_stream", 1)]) + 4 * stretch.taps
-        deepest = max(deepest, _PROGRESS + streaming + rows)
+        deepest = max(deepest, sizes.STREAM_STACK_BYTES + streaming + rows)
     passed = max((_arguments(call) for call in calls), default=0)
     loops = _LOOP * any(call.repeats > 1 for call in calls)
     return sizes.RUN_STACK_BYTES + loops + align(4 * max(0, passed - 4), 8) + deepest
 
 
-_PROGRESS = 24  # of a stretch, on the stack of its caller
 _LOOP = 16  # where kernels are called once for each picture of a batch
 
 

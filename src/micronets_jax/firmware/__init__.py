@@ -93,6 +93,7 @@ def write(
     listening: str | None = None,
     flash_budget: int = 0,
     plan: str = "whole",
+    ram: int | None = None,
     rows: bool = False,
     tflm_include: Sequence[str] = (),
     tflm_library: str | None = None,
@@ -109,7 +110,7 @@ def write(
             as features.
         listening: text of the model's ``listening.json``; with it the firmware listens to a stream
             and tells words.
-        flash_budget, plan, rows, tflm_include, tflm_library: see ``engine.Options``.
+        flash_budget, plan, ram, rows, tflm_include, tflm_library: see ``engine.Options``.
 
     Raises:
         DeviceError: no such board.
@@ -124,7 +125,7 @@ def write(
         raise FirmwareError(
             "--input rows: a listener, which reads frames again, needs the input whole"
         )
-    options = Options(title, flash_budget, plan, rows, tflm_include, tflm_library)
+    options = Options(title, flash_budget, plan, ram, rows, tflm_include, tflm_library)
     made = targets.engine(runtime).build(model, on, options)
     hearing = front_ends.build(frontend, made.interface) if frontend is not None else None
     if rows and hearing and not hearing.part_bytes:

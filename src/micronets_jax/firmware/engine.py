@@ -71,13 +71,14 @@ class Options:
 
     Attributes:
         title: names the model.
-        flash_budget, plan, rows: of the compiled runtime, see :func:`compile.compile_model`.
+        flash_budget, plan, ram, rows: of the compiled runtime, see :func:`compile.compile_model`.
         tflm_include, tflm_library: of the runtime tflm, else TFLM_INCLUDE and TFLM_LIBRARY.
     """
 
     title: str = "model"
     flash_budget: int = 0
     plan: str = "whole"
+    ram: int | None = None
     rows: bool = False
     tflm_include: Sequence[str] = ()
     tflm_library: str | None = None

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from micronets_jax import cost, memory, network, targets
-from micronets_jax.memory import Block
+from micronets_jax.memory import Block, Step
 from micronets_jax.network import INPUT, Network
 from micronets_jax.report import markup
 from micronets_jax.report.markup import Html, Number, tag
@@ -445,11 +446,15 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
     if found is None:
         return None
     name = summary.get("runtime", "compiled")
-    steps = targets.timeline(found, name)
+    made = summary.get("firmware", {})
+    plan = made.get("plan") if made.get("runtime") == name else None
+    steps = _steps(plan) if plan else targets.timeline(found, name)
     end = max(block.start + block.bytes for step in steps for block in step.live)
     held = [_held(step.live) for step in steps]
     peak = max(held)
     read = {operator.layer.name: operator.reads for operator in memory.operators(found)}
+    if plan:
+        read = {step.name: _read(read, plan["layers"], i) for i, step in enumerate(steps)}
     rows, seen = [], set()
     for i, step in enumerate(steps):
         pieces, spoken = [], []
@@ -481,7 +486,12 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
             )
         )
     note = f"What is alive while each layer runs, where it lies in the arena's {_kib(end)}."
-    if name in targets.TARGETS:
+    if plan:
+        note += _streaming(plan)
+    if plan and "ram_bytes" in made:
+        ram = made["ram_bytes"]["linked"] or made["ram_bytes"]["predicted"]
+        note += f"The firmware takes {_kib(ram)} of RAM in all."
+    elif name in targets.TARGETS and not plan:
         needed = targets.target(name).sram(found)
         note += f" With {_kib(needed - end)} of the runtime's own: {_kib(needed)} of SRAM."
     texts = {
@@ -490,6 +500,47 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
     }  # fmt: skip
     key = markup.key(*((kind, text) for kind, text in texts.items() if kind in seen))
     return markup.section("Memory over time", note, key, markup.rows("memory", rows))
+
+
+def _steps(plan: Mapping[str, Any]) -> list[Step]:
+    """Of a program's plan: layers on whole tensors, and those that go row by row together."""
+    blocks = [
+        Block(
+            re.sub(r"^scratch of (.*)", r"\1 scratch", row["name"]), row["offset"], row["bytes"],
+            row["first_step"], row["last_step"],
+        )
+        for row in plan["memory"]
+    ]  # fmt: skip
+    named: dict[int, list[str]] = {}
+    for layer in plan["layers"]:
+        named.setdefault(layer["step"], []).append(layer["name"])
+    return [
+        Step(
+            names[0] if names[0] == names[-1] else f"{names[0]} to {names[-1]}",
+            "rows" if len(names) > 1 else "",
+            tuple(b for b in blocks if b.first <= i <= b.last),
+        )
+        for i, names in sorted(named.items())
+    ]
+
+
+def _read(
+    reads: Mapping[str, Sequence[str]], layers: Sequence[Mapping[str, Any]], turn: int
+) -> list[str]:
+    """Tensors that a step of a plan reads."""
+    inside = [layer["name"] for layer in layers if layer["step"] == turn]
+    return [name for layer in inside for name in reads.get(layer, ())]
+
+
+def _streaming(plan: Mapping[str, Any]) -> str:
+    """What the plan is, beside the fastest, in words."""
+    names = {layer["name"]: layer["rows"] for layer in plan["layers"]}
+    arena, fast = plan["front"][-1]
+    more = plan["instructions"] / fast - 1
+    text = f" {sum(names.values())} of {len(names)} layers go row by row"
+    if arena > plan["arena_bytes"]:
+        text += f"; the fastest plan takes {_kib(arena)} and {_percent(more)} fewer instructions"
+    return text + ". "
 
 
 def _held(live: Sequence[Block]) -> int:

@@ -24,7 +24,12 @@ def build(model: bytes, board: Device, options: Options) -> Engine:
         TFLiteError: the model is not supported.
     """
     built = compiler.compile_model(
-        model, options.title, options.flash_budget, plan=options.plan, rows=options.rows
+        model,
+        options.title,
+        options.flash_budget,
+        plan=options.plan,
+        ram=options.ram,
+        rows=options.rows,
     )
     return _of_c(built.files(), built.manifest())
 

@@ -1,14 +1,22 @@
 """What a program that ``compile`` writes takes of flash and of the stack, from the network alone.
 
-Invariant: weights and tables of a decided network are, to the byte, those that the compiler writes,
-if the weights leave no channel constant, which it would fold away.
+Invariant: weights and tables of a decided network on whole tensors are, to the byte, those that the
+compiler writes, if the weights leave no channel constant, which it would fold away. Which layers go
+by rows is a plan's affair; ``most_flash_bytes`` and ``most_stack_bytes`` hold for any plan.
 """
 
 from __future__ import annotations
 
 from micronets_jax import cost, kernels, memory, sizes
-from micronets_jax.counts import align, summed, total
-from micronets_jax.kernels import CHANNEL_BYTES, Depthwise, is_direct, takes_fours
+from micronets_jax.counts import align, maximum, summed, total, where
+from micronets_jax.kernels import (
+    CHANNEL_BYTES,
+    Depthwise,
+    depthwise_row_pairs,
+    is_direct,
+    takes_fours,
+    takes_threes,
+)
 from micronets_jax.network import Count, Layer, Network, output_sizes, window
 from micronets_jax.windows import Window
 
@@ -43,11 +51,21 @@ def constant_bytes(network: Network) -> Count:
 
 
 def code_bytes(network: Network) -> Count:
-    """Predicted bytes of the kernels that are called, and of the calls."""
+    """Predicted bytes of the kernels that are called on whole tensors, and of the calls."""
+    return _calls_bytes(network) + sizes.code_bytes(_kernels(network))
+
+
+def _calls_bytes(network: Network) -> Count:
     listed = memory.operators(network, reshapes=False)
-    calls = total(calls_of(operator.kind) * operator.layer.presence for operator in listed)
-    sizes_of = output_sizes(network)
-    kernels_of = []
+    return sizes.run_bytes(total(calls_of(o.kind) * o.layer.presence for o in listed))
+
+
+_Kernels = list[tuple[str, str, Count]]  # as ``sizes.code_bytes`` takes them
+
+
+def _kernels(network: Network) -> _Kernels:
+    listed, sizes_of = memory.operators(network, reshapes=False), output_sizes(network)
+    kernels_of: _Kernels = []
     for operator in listed:
         layer = operator.layer
         walked = window(layer, sizes_of)
@@ -58,7 +76,7 @@ def code_bytes(network: Network) -> Count:
         kernels_of.append((name, function, layer.presence))
         if layer.kind == "pad":
             kernels_of.append(("mn_fill", "mn_fill", layer.presence))
-    return sizes.run_bytes(calls) + sizes.code_bytes(kernels_of)
+    return kernels_of
 
 
 def stack_bytes(network: Network) -> Count:
@@ -94,3 +112,80 @@ def calls_of(kind: str) -> int:
 def flash_bytes(network: Network) -> Count:
     """Both."""
     return constant_bytes(network) + code_bytes(network)
+
+
+# ---------------------------------------------------------------- any plan
+
+
+def most_flash_bytes(network: Network) -> Count:
+    """Flash of the plan that takes most: all layers have their kernels for whole tensors and for
+    rows, and each the tables of a stretch."""
+    by_rows = _row_kernels(network)
+    tables = total(
+        (_TABLE_BYTES + _SOURCE_BYTES * len(o.reads)) * o.layer.presence
+        for o in memory.operators(network, reshapes=False)
+    )
+    code = sizes.code_bytes([*_kernels(network), *by_rows, ("mn_stream", "mn_stream", 1)])
+    return (
+        constant_bytes(network) + _more_constants(network) + _calls_bytes(network) + code + tables
+    )
+
+
+_TABLE_BYTES, _SOURCE_BYTES = 80, 28
+"""Of a layer in a stretch: operation (32) and, as measured on the spaces' members, at most this
+with its share of phases and calls; and for each tensor that it reads."""
+
+
+def most_stack_bytes(network: Network) -> Count:
+    """Stack of the plan that takes most."""
+    rows = sizes.stack_bytes([(name, there) for name, _, there in _row_kernels(network)])
+    taps = max(2, *(layer.kernel[0] for layer in network if layer.kind in ("conv", "depthwise")))
+    streaming = sizes.stack_bytes([("mn_stream", 1)]) + sizes.STREAM_STACK_BYTES + 4 * taps
+    return maximum([stack_bytes(network), sizes.RUN_STACK_BYTES + streaming + rows])
+
+
+def _row_kernels(network: Network) -> _Kernels:
+    found: _Kernels = []
+    sizes_of = output_sizes(network)
+    for operator in memory.operators(network, reshapes=False):
+        layer = operator.layer
+        walked, linear = window(layer, sizes_of), layer.activation == "linear"
+        if layer.kind == "depthwise":
+            fast = depthwise_row_pairs(walked) > 0
+            shape = (walked.kernel[0], walked.stride[1]) if fast else (0, 0)
+            threes = takes_threes(walked)
+            name = sizes.DEPTHWISE_ROW_THREES if threes else sizes.depthwise_row(*shape)
+            fours = where(layer.out_channels >= 4, layer.presence, 0)
+            found.append((name, f"{name} {linear}", fours))
+            few = "mn_depthwise_any_row"
+            found.append((few, few, where(layer.out_channels >= 4, 0, layer.presence)))
+        elif layer.kind != "dense":
+            point = walked.out == (1, 1) and walked.kernel == walked.size
+            name = {
+                "conv": "mn_conv_row", "add": "mn_add_row", "pad": "mn_move_row",
+                "avg_pool": "mn_sum_row" if point else "mn_average_pool_row",
+            }[layer.kind]  # fmt: skip
+            found.append((name, name, layer.presence))
+    return found
+
+
+def _more_constants(network: Network) -> Count:
+    """Bytes that parameters by rows may take beyond those on whole tensors."""
+    table = kernels.structs()
+
+    def struct(name: str) -> int:
+        return kernels.struct_bytes(name, table)[0]
+
+    sizes_of, rows = output_sizes(network), []
+    for operator in memory.operators(network, reshapes=False):
+        layer, walked = operator.layer, window(operator.layer, sizes_of)
+        if layer.kind == "avg_pool":
+            rows.append(layer.presence * (struct("mn_sum_row") - struct("mn_pool")))
+        elif layer.kind == "conv" and is_direct(walked):
+            rows.append(layer.presence * (struct("mn_conv") - struct("mn_dense")))
+        elif layer.kind == "depthwise":
+            # Four channels at once: the last ones are filled up.
+            more = walked.taps * (align(layer.out_channels, 4) - layer.out_channels)
+            less = struct("mn_depthwise") - struct("mn_depthwise_row")
+            rows.append(layer.presence * maximum([0, more - less]))
+    return total(rows)

@@ -1,4 +1,8 @@
-"""What a network takes of a board as compiled C."""
+"""What a network takes of a board as compiled C.
+
+Invariant: memory is that of the plan that needs least of it, storage and stack those of the plan
+that takes most of these; so whatever plan is delivered within the memory counted here links.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,19 @@ from micronets_jax.counts import align, total
 from micronets_jax.devices import Device
 from micronets_jax.network import Count, Network
 from micronets_jax.targets.base import Reserve, Target, everywhere
-from micronets_jax.targets.compiled import flash
-from micronets_jax.targets.compiled import memory as arena
+from micronets_jax.targets.compiled import flash, rows
 from micronets_jax.targets.compiled.terms import terms
 
 
 def _sram(network: Network) -> Count:
-    stack = align(flash.stack_bytes(network), 8)
-    return align(arena.arena_bytes(network), 8) + stack
+    stack = align(flash.most_stack_bytes(network), 8)
+    return align(rows.least_arena_bytes(network), 8) + stack
 
 
 def _reserve(network: Network, on: Device) -> Reserve:
     listed = memory.operators(network, reshapes=False)
     calls = total(flash.calls_of(o.kind) * o.layer.presence for o in listed)
-    model = align(flash.stack_bytes(network), 8)
+    model = align(flash.most_stack_bytes(network), 8)
     both = everywhere(on)
     # Sections are multiples of 8 bytes.
     more = {
@@ -31,4 +34,6 @@ def _reserve(network: Network, on: Device) -> Reserve:
     return Reserve({**both.sram, **more}, {**both.flash, **code})
 
 
-TARGET = Target("compiled", "compiled C", "compiled", terms, _sram, flash.flash_bytes, _reserve)
+TARGET = Target(
+    "compiled", "compiled C", "compiled", terms, _sram, flash.most_flash_bytes, _reserve
+)
