@@ -366,11 +366,12 @@ def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
 
     present, made = field("presence"), field("made")
     writer = reader = at  # absent units are passed over
+    behind = at[:, None] >= at
     decided = all(isinstance(unit.presence, int) for unit in listed)
     if not decided:
         some = jnp.round(present) > 0
-        reader = jax.lax.cummin(jnp.where(some, at, count - 1), reverse=True)
-        writer = jax.lax.cummax(jnp.where(some, at, 0))
+        reader = jnp.min(jnp.where(behind.T & some, at, count - 1), axis=1)
+        writer = jnp.max(jnp.where(behind & some, at, 0), axis=1)
 
     def begun(values: Any) -> Any:
         return values if decided else jnp.asarray(values)[reader]
@@ -379,7 +380,9 @@ def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
         return values if decided else jnp.asarray(values)[writer]
 
     def summed(values: Any) -> Any:
-        return xp.concatenate([xp.zeros(1, values.dtype), xp.cumsum(values)])
+        # A running sum compiles several times longer.
+        upto = xp.where(behind, values, xp.zeros((), values.dtype)).sum(axis=1, dtype=values.dtype)
+        return xp.concatenate([xp.zeros(1, values.dtype), upto])
 
     ring, zeros, more = field("ring"), *(column([u.pads[i] for u in listed]) for i in (0, 1))
     rings = summed(present * (ring + field("sums")))
