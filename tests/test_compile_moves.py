@@ -104,11 +104,36 @@ def moves(rng: np.random.Generator):
             "GATHER", shape, [(1, 2 * a, 5, 4 * c)], [picked], options="GatherOptions", axis=2
         ),
     )
+    picked = rng.integers(0, 3 * b, (1, 2 * a, 2, 3))
+    yield (
+        "GATHER in batches",
+        model_of(
+            "GATHER", shape, [(1, 2 * a, 2, 3, 4 * c)], [picked], options="GatherOptions", axis=-2,
+            batchDims=2,
+        ),
+    )  # fmt: skip
+    m = fm.Models()
+    part = (1, a, 2 * b, 4 * c)
+    x, u, y = m.tensor(shape, **Q), m.tensor(part, **Q), m.tensor(shape, **Q)
+    start = rng.integers(-1, 2 * a + 2, 4).astype(np.int32)  # moved to where the part fits
+    m.operator(
+        "DYNAMIC_UPDATE_SLICE", [x, u, m.tensor([4], "int32", data=start)], [y],
+        "DynamicUpdateSliceOptions",
+    )  # fmt: skip
+    yield "DYNAMIC_UPDATE_SLICE", m.build([x, u], [y])
     at = np.stack([rng.integers(0, n, (2, 3)) for n in shape[:3]], axis=-1)
     yield "GATHER_ND", model_of("GATHER_ND", shape, [(2, 3, 4 * c)], [at])
     yield (
         "EXPAND_DIMS",
         model_of("EXPAND_DIMS", (a, b), [(a, 1, b)], [1], options="ExpandDimsOptions"),
+    )
+    yield (
+        "EXPAND_DIMS backwards",
+        model_of("EXPAND_DIMS", (a, b), [(a, b, 1)], [-1], options="ExpandDimsOptions"),
+    )
+    yield (
+        "UNPACK backwards",
+        model_of("UNPACK", (a, 3, b), [(a, b)] * 3, options="UnpackOptions", num=3, axis=-2),
     )
     yield (
         "SQUEEZE",

@@ -30,6 +30,8 @@ HELP = {
     "WHILE": "the converter kept a loop: for keras.layers.LSTM or GRU use unroll=True, or an LSTM "
     "with a fixed batch of 1",
     "IF": "choose the branch before converting",
+    "ADD_N": "write x + y, which becomes ADD (TensorFlow Lite Micro counts a zero point too many "
+    "in the sum of a list)",
     "POW": "write x * x, which becomes MUL",
     "CONV_3D": "use Conv2D on frames side by side in channels",
     "TOPK_V2": "take the logits and sort them in the application",

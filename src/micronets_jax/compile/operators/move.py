@@ -256,11 +256,36 @@ def gather(b: Builder, operator: Operator) -> None:
     _, at = b.constant(operator, 1, "positions", ("int32", "int64"))
     shape = _shape_of(b, operator)
     axis = axis_of(operator, operator.options["axis"], len(shape))
-    if operator.options["batch_dims"]:
-        raise TFLiteError("batch dimensions are not supported")
+    batch = operator.options["batch_dims"]
+    batch += len(at.shape) if batch < 0 else 0
     if at.size == 0 or at.min() < 0 or at.max() >= shape[axis]:
         raise TFLiteError(f"positions {at.reshape(-1)[:8].tolist()} of {shape[axis]}")
-    move(b, operator, [0], lambda x, _: np.take(x[0], at, axis), "gather")
+    if not 0 <= batch <= min(axis, len(at.shape)) or at.shape[:batch] != shape[:batch]:
+        raise TFLiteError(f"positions of shape {list(at.shape)} share no {batch} batch dimensions")
+
+    def gathered(x: list[np.ndarray], _: object) -> np.ndarray:
+        examples = [np.take(x[0][i], at[i], axis - batch) for i in np.ndindex(shape[:batch])]
+        return np.stack(examples).reshape(shape[:batch] + examples[0].shape)
+
+    move(b, operator, [0], gathered, "gather")
+
+
+@reads("DYNAMIC_UPDATE_SLICE", "start constant", inputs=3)
+def dynamic_update_slice(b: Builder, operator: Operator) -> None:
+    """A part of the first input is replaced by the second; the start is moved until it fits."""
+    _, start = b.constant(operator, 2, "start", ("int32", "int64"))
+    whole, part = _shape_of(b, operator), _shape_of(b, operator, 1)
+    if len(whole) != len(part) or start.size != len(part) or any(np.greater(part, whole)):
+        raise TFLiteError(f"{list(part)} do not fit into {list(whole)} at {start.tolist()}")
+    low = np.clip(start.reshape(-1), 0, np.subtract(whole, part))
+    at = tuple(slice(i, i + n) for i, n in zip(low.tolist(), part, strict=True))
+
+    def updated(x: list[np.ndarray], _: object) -> np.ndarray:
+        made = x[0].copy()
+        made[at] = x[1]
+        return made
+
+    move(b, operator, [0, 1], updated, "concatenation")
 
 
 @reads("GATHER_ND", "positions constant", inputs=2)
