@@ -128,7 +128,7 @@ def test_a_folder_keeps_its_sweep_and_takes_more_trials(tmp_path):
     with pytest.raises(SweepError, match="is damaged"):
         sweep.check(path, STUB, [], resume=True)
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(SweepError, match="holds no sweep but other files"):
+    with pytest.raises(SweepError, match="holds files that are not a sweep's, such as"):
         sweep.check(tmp_path, STUB, [], resume=True)
     with pytest.raises(SweepError, match="is a file"):
         sweep.check(tmp_path / "letter.txt", STUB, [], resume=False)

@@ -239,7 +239,7 @@ def test_the_runtime_of_the_guide_counts_draws_links_and_runs(guided, tmp_path):
     assert targets.timeline(network, guided) == targets.timeline(network, "compiled")
     weights = characterize.random_weights(np.random.default_rng(0), network)
     model = export.assemble(network, *weights)
-    firmware.write(model, board.name, tmp_path / "firmware", runtime=guided)
+    firmware.write(model, board.name, tmp_path / "firmware", runtime=guided, plan="memory")
     fit = firmware.check(tmp_path / "firmware")
     assert fit.ram_predicted == fit.ram_linked <= used[guided]["sram_bytes"]
     ran = firmware.run(tmp_path / "firmware")

@@ -52,3 +52,38 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def held(
+    path: pathlib.Path, name: str, what: str, resume: bool, error: type[Exception]
+) -> Any | None:
+    """The JSON that says in a work folder what is kept there; None of a new or an empty folder.
+
+    Args:
+        path: the folder.
+        name: of the file.
+        what: is kept, for the sentences: "run".
+        resume: whether it is to be continued.
+        error: what is raised if it is a file, holds something else, is damaged, or is not to be
+            continued.
+    """
+    if path.exists() and not path.is_dir():
+        raise error(f"workdir={path} is a file; give the name of a folder")
+    inside = list(path.iterdir()) if path.exists() else []
+    others = [one for one in inside if not one.name.startswith(TEMPORARY)]
+    if not others:
+        return None
+    if not (path / name).exists():
+        raise error(
+            f"workdir={path} holds files that are not a {what}'s, such as {others[0].name}; "
+            "give an empty or a new folder"
+        )
+    if not resume:
+        raise error(
+            f"workdir={path} holds another {what}; add --resume to continue it, "
+            "or give another --workdir"
+        )
+    try:
+        return json.loads((path / name).read_text())
+    except json.JSONDecodeError as wrong:
+        raise error(f"{path / name} is damaged ({wrong}); give another --workdir") from wrong

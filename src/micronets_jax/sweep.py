@@ -341,21 +341,9 @@ def check(path: pathlib.Path, module: str, words: Sequence[str], resume: bool) -
     Raises:
         SweepError: it holds something else, or a sweep while ``resume`` is False, or another one.
     """
-    if path.exists() and not path.is_dir():
-        raise SweepError(f"workdir={path} is a file; give the name of a folder")
-    if not path.exists() or not any(path.iterdir()):
+    before = files.held(path, SWEEP, "sweep", resume, SweepError)
+    if before is None:
         return {}
-    if not (path / SWEEP).is_file():
-        raise SweepError(f"workdir={path} holds no sweep but other files; give a new folder")
-    if not resume:
-        raise SweepError(
-            f"workdir={path} holds another sweep; add --resume to continue it, "
-            "or give another --workdir"
-        )
-    try:
-        before = json.loads((path / SWEEP).read_text())
-    except json.JSONDecodeError as error:
-        raise SweepError(f"{path / SWEEP} is damaged ({error}); give another --workdir") from error
     for name, now in (("experiment", module), ("words", list(words))):
         if before[name] != now:
             raise SweepError(

@@ -182,30 +182,8 @@ def check(
 
     Without a configuration, everything but the configuration is looked at.
     """
-    if path.exists() and not path.is_dir():
-        raise WorkdirError(f"workdir={path} is a file; give the name of a folder")
-    if not path.exists() or not any(path.iterdir()):
-        return
-    if not (path / CONFIGURATION).exists():
-        leftovers = [p for p in path.iterdir() if not p.name.startswith(files.TEMPORARY)]
-        if not leftovers:
-            return
-        raise WorkdirError(
-            f"workdir={path} holds files that are not a run's, such as {leftovers[0].name}; "
-            "give an empty or a new folder"
-        )
-    if not resume:
-        raise WorkdirError(
-            f"workdir={path} holds another run; add --resume to continue it, "
-            "or give another --workdir"
-        )
-    try:
-        before = json.loads((path / CONFIGURATION).read_text())
-    except json.JSONDecodeError as error:
-        raise WorkdirError(
-            f"{path / CONFIGURATION} is damaged ({error}); give another --workdir"
-        ) from error
-    if configuration is None:
+    before = files.held(path, CONFIGURATION, "run", resume, WorkdirError)
+    if before is None or configuration is None:
         return
     changed = _differences(before, json.loads(json.dumps(configuration)))
     if changed:
