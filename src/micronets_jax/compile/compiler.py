@@ -272,11 +272,12 @@ def compile_model(
         raise TFLiteError(
             "--plan whole: an input that comes row by row needs layers that go so too"
         )
-    found = _front(built, title, rows, streams)
+    found = _front(built, title, rows, streams, [])
     # state is read and written in the file's order
     reordered = built.nodes if built.states else schedule.best_order(built)
     if reordered != built.nodes:
-        found += _front(dataclasses.replace(built, nodes=reordered), title, rows, streams)
+        again = dataclasses.replace(built, nodes=reordered)
+        found = _front(again, title, rows, streams, found)
     found.sort(key=lambda c: (c.arena_bytes, c.instructions))
     front: list[Compiled] = []
     for c in found:
@@ -323,15 +324,24 @@ def _is_pushed(steps: Sequence[Any]) -> bool:
     return any(isinstance(step, stream.Stretch) and step.pushed for step in steps[:1])
 
 
-def _front(built: graph.Graph, title: str, rows: bool, streams: bool) -> list[Compiled]:
-    """Every plan of the front, laid out."""
+def _front(
+    built: graph.Graph, title: str, rows: bool, streams: bool, found: list[Compiled]
+) -> list[Compiled]:
+    """Every plan of the front, laid out, behind those found before, which no plan joins that needs
+    as much memory, whatever its layout, and as many instructions."""
     room = plans.Plans(built, rows, streams)
-    front = [lay_out(room, candidate, title, SKETCH) for candidate in room.front()]
-    return [lay_out(room, room.least(), title, SKETCH), *front]
+    candidates = [room.least(), *room.front()]
+    effort = SKETCH * MANY**2 // max(MANY, len(candidates)) ** 2
+    laid = list(found)
+    for c in candidates:
+        if not any(f.arena_bytes <= c.ram and f.instructions <= c.instructions for f in found):
+            laid.append(lay_out(room, c, title, effort))
+    return laid
 
 
-SKETCH = 4_000
-"""Placements that laying out a plan may try before it is chosen."""
+SKETCH, MANY = 4_000, 8
+"""Placements that laying out a plan may try before it is chosen, and the plans from which on these
+become fewer."""
 
 
 def lay_out(
