@@ -27,7 +27,7 @@ from micronets_jax.kernels import (
     takes_threes,
 )
 from micronets_jax.kernels import Order as Access
-from micronets_jax.rows import Order
+from micronets_jax.rows import Order, Reads
 
 ALIGN = 4
 
@@ -124,20 +124,13 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Source(Reads):
     """What ``struct mn_source`` says of an operand, but for its place.
 
     Attributes:
         row_bytes: of a constant: from one row to the next.
     """
 
-    tensor: int
-    rows: int
-    taps: int = 1
-    stride: int = 1
-    pad: int = 0
-    dilation: int = 1
-    map: tuple[int, ...] = ()
     row_bytes: int = 0
 
 
@@ -147,11 +140,12 @@ def sources_of(node: RowNode) -> list[Source]:
     found = []
     for position, tensor in enumerate(node.node.inputs):
         if r := reads.get(position):
-            found.append(Source(tensor, r.rows, r.taps, r.stride, r.pad, r.dilation, r.map))
+            found.append(Source(**vars(r)))
             continue
         shape = (1,) * (4 - len(s := node.node.in_shapes[position])) + tuple(s)
         one = int(shape[1] > 1)
-        found.append(Source(tensor, shape[1], stride=one, row_bytes=one * shape[2] * shape[3]))
+        row_bytes = one * shape[2] * shape[3]
+        found.append(Source(tensor, position, shape[1], stride=one, row_bytes=row_bytes))
     return found
 
 
