@@ -597,24 +597,24 @@ def _measure(
 
 def _instructions(
     plan: Plan, found: Network, model: bytes, made: Mapping[str, Any]
-) -> dict[str, int | None]:
-    """Predicted for the board's core, and counted on an emulated one where the tools are here.
+) -> Mapping[str, int | None]:
+    """Predicted of what is delivered, and counted on an emulated core where the tools are here.
 
     Args:
         made: what is known of the firmware, if there is one; it counts if the runtime is its.
     """
     runtime, core = plan.budget.runtime, plan.device.core
-    predicted = latency.instructions(found, runtime, core)
-    counted = {"predicted": predicted, "measured": None}
     if made.get("runtime") == runtime:
-        return counted | {"measured": made.get("instructions", {}).get("emulated")}
+        known = made["instructions"]
+        return {"predicted": known["predicted"], "measured": known["emulated"]}
     if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
-        return counted
+        return {"predicted": latency.instructions(found, runtime, core), "measured": None}
+    delivered = {"plan": PLAN, "ram": _room(plan, found)}
+    counted = {"predicted": compiler.compile_model(model, **delivered).instructions}
     if not (firmware.has_compiler() and firmware.has_emulator()):
-        return counted
+        return counted | {"measured": None}
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary) / "firmware"
-        delivered = {"plan": PLAN, "ram": _room(plan, found)}
         firmware.write(model, devices.emulated(core).name, folder, **delivered)
         ran = firmware.run(folder, compare=False)
     return counted | {"measured": ran.instructions}
@@ -623,14 +623,17 @@ def _instructions(
 def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
     """Estimated milliseconds and millijoules on the board, from both counts of instructions."""
     runtime, on = plan.budget.runtime, plan.device
-    ms = latency.latency_ms(found, on, runtime)
-    counted = instructions["measured"]
-    share = counted / instructions["predicted"] if counted and instructions["predicted"] else None
+    whole = latency.instructions(found, runtime, on.core)
+
+    def share(estimate: Callable[..., float], kind: str) -> float | None:
+        counted = instructions[kind]
+        return None if counted is None else estimate(found, on, runtime) * (counted / whole)
+
     return {
         "runtime": runtime,
-        "predicted_ms": ms,
-        "emulated_ms": None if share is None else ms * share,
-        "predicted_mj": None if on.power_mw is None else latency.energy_mj(found, on, runtime),
+        "predicted_ms": share(latency.latency_ms, "predicted"),
+        "emulated_ms": share(latency.latency_ms, "measured"),
+        "predicted_mj": None if on.power_mw is None else share(latency.energy_mj, "predicted"),
     }
 
 
@@ -657,6 +660,7 @@ def _firmware(
         if runtime == "compiled":
             built = compiler.compile_model(model, title, plan=PLAN, ram=room)
             facts["plan"] = _planned(built)
+            facts["instructions"]["predicted"] = built.instructions
             if device.startup is None:
                 alone = _model_c(built, device.core, folder)
                 facts["instructions"]["emulated"] = alone.pop("emulated")
