@@ -9,25 +9,25 @@ against TFLM's arena; code is what is linked. The numbers are exact and do not d
 machine.
 
     core       model              instructions   of TFLM    RAM   of TFLM   code   weights
-    cortex-m4  mlperf_kws_dscnn        3161360     0.411   8868     0.387   9440     32452
-    cortex-m4  mlperf_ic_resnet8      12744440     0.427  34812     0.632   9488     84232
-    cortex-m4  micronet_kws_m         15698680     0.436  70152     0.694   9364    135880
-    cortex-m4  mcunet_10fps_vww        9154680     0.346  52124     0.315  13788    439491
-    cortex-m4  mlperf_vww              6290440     0.261  42220     0.419  10352     48551
-    cortex-m4  mlperf_ad                342640     0.588   1024     0.383   1564    291184
-    cortex-m4  geometric mean                     0.399            0.452
-    cortex-m7  mlperf_kws_dscnn        3162160     0.414   8868     0.387   9420     32452
-    cortex-m7  mlperf_ic_resnet8      12762720     0.425  34812     0.632   9428     84232
-    cortex-m7  micronet_kws_m         15700440     0.439  70152     0.694   9312    135880
-    cortex-m7  mcunet_10fps_vww        9160320     0.349  52124     0.315  13736    439491
-    cortex-m7  mlperf_vww              6291840     0.262  42220     0.419  10332     48551
-    cortex-m7  mlperf_ad                342200     0.587   1016     0.380   1548    291184
-    cortex-m7  geometric mean                     0.401            0.452
+    cortex-m4  mlperf_kws_dscnn        3162160     0.411   8876     0.387   9724     32452
+    cortex-m4  mlperf_ic_resnet8      12744280     0.427  34820     0.632   9764     84232
+    cortex-m4  micronet_kws_m         15702560     0.436  70160     0.694   9620    135880
+    cortex-m4  mcunet_10fps_vww        9164440     0.347  52100     0.315  14000    439491
+    cortex-m4  mlperf_vww              6292360     0.261  42228     0.419  10640     48551
+    cortex-m4  mlperf_ad                311080     0.534   1024     0.383   1836    291184
+    cortex-m4  geometric mean                     0.393            0.452
+    cortex-m7  mlperf_kws_dscnn        3163480     0.414   8876     0.387   9756     32452
+    cortex-m7  mlperf_ic_resnet8      12762600     0.425  34820     0.632   9752     84232
+    cortex-m7  micronet_kws_m         15706480     0.440  70160     0.694   9636    135880
+    cortex-m7  mcunet_10fps_vww        9173840     0.350  52108     0.315  14016    439491
+    cortex-m7  mlperf_vww              6294800     0.262  42228     0.419  10676     48551
+    cortex-m7  mlperf_ad                311080     0.534   1024     0.383   1856    291184
+    cortex-m7  geometric mean                     0.395            0.452
 
     layers on the Cortex-M4      instructions   per MAC
-    conv                             38704000      1.02
-    depthwise                         7643320      2.74
-    add                                728320         -
+    conv                             38672000      1.02
+    depthwise                         7660040      2.75
+    add                                728280         -
     average_pool                       297440         -
     table                               15680         -
     softmax                              2000         -
@@ -36,10 +36,10 @@ Cycles by the Cortex-M4's instruction timing (``benchmarks.cycles`` says how far
 beside what engines were measured to take on a NUCLEO-L4R5ZI (MLPerf Tiny, ms times clock):
 
     million cycles       estimate  per instruction        ST  Plumerai
-    mlperf_kws_dscnn         4.44             1.40      5.18      5.73
+    mlperf_kws_dscnn         4.43             1.40      5.18      5.73
     mlperf_ic_resnet8       18.11             1.42     19.81     20.14
-    mlperf_vww               8.97             1.43     10.67     11.85
-    mlperf_ad                0.47             1.38      0.63      0.49
+    mlperf_vww               8.96             1.42     10.67     11.85
+    mlperf_ad                0.43             1.37      0.63      0.49
 
     function                        instructions     cycles
     product4_positive                   10228520   14467832
@@ -48,7 +48,7 @@ beside what engines were measured to take on a NUCLEO-L4R5ZI (MLPerf Tiny, ms ti
     widen                                1282368    1769769
     lay                                   439970     730729
     mn_add                                545005     717193
-    mn_gather_plane                       484811     656752
+    mn_gather_plane                       484811     643744
     copy_runs                             345995     521419
 
 Theirs are silicon with the wait states of flash, ours is not: no board has run this code.
