@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from micronets_jax import cost, tflite, zoo
+from micronets_jax import cost, operators, tflite, zoo
 from micronets_jax import network as networks
 
 VWW = [name for name in zoo.names() if "VWW" in name]
@@ -74,7 +74,8 @@ def test_published_file_of_the_same_network(reference):
     network = zoo.network("MicroNet-KWS-M")
     in_file, macs = [], 0
     for operator in model.operators:
-        if operator.kind in cost.WEIGHTED:
+        row = operators.NAMED.get(operator.kind)
+        if row and row.weighted:
             kernel, output = (model.tensors[i] for i in (operator.inputs[1], operator.outputs[0]))
             in_file.append((operator.kind, kernel.size, output.shape[-1]))
             macs += kernel.size * output.size // output.shape[-1]  # each weight at each pixel

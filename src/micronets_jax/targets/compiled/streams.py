@@ -370,8 +370,8 @@ def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
     decided = all(isinstance(unit.presence, int) for unit in listed)
     if not decided:
         some = jnp.round(present) > 0
-        reader = jnp.min(jnp.where(behind.T & some, at, count - 1), axis=1)
-        writer = jnp.max(jnp.where(behind & some, at, 0), axis=1)
+        reader = jnp.min(jnp.where(behind.T & some[None], at[None], count - 1), axis=1)
+        writer = jnp.max(jnp.where(behind & some[None], at[None], 0), axis=1)
 
     def begun(values: Any) -> Any:
         return values if decided else jnp.asarray(values)[reader]
@@ -381,7 +381,8 @@ def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
 
     def summed(values: Any) -> Any:
         # A running sum compiles several times longer.
-        upto = xp.where(behind, values, xp.zeros((), values.dtype)).sum(axis=1, dtype=values.dtype)
+        rows = xp.where(behind, values[None], xp.zeros((), values.dtype))
+        upto = rows.sum(axis=1, dtype=values.dtype)
         return xp.concatenate([xp.zeros(1, values.dtype), upto])
 
     ring, zeros, more = field("ring"), *(column([u.pads[i] for u in listed]) for i in (0, 1))
