@@ -14,7 +14,7 @@ STACK_BYTES = 4096
 """Reserved for it: its start needs about 1.5 KiB; runs report what was used."""
 
 
-def arena_reserved(predicted: int) -> int:
+def arena_reserved(predicted: Count) -> Count:
     """Reserved for an arena that is predicted: 1 % and 256 bytes more, a multiple of 16."""
     return -(-(predicted + -(-predicted // 100) + 256) // 16) * 16
 
