@@ -63,4 +63,4 @@ def test_what_is_executed(reference, tmp_path):
     total = cycles.total(counted)
     assert total.instructions == pytest.approx(ran.instructions, rel=0.002)
     assert 1.2 * total.instructions < total.cycles < 1.6 * total.instructions
-    assert counted["accumulate4"].instructions > 0.8 * total.instructions
+    assert counted["channels4"].instructions > 0.8 * total.instructions
