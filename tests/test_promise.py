@@ -54,8 +54,8 @@ def holds(folder, name: str, length: int) -> None:
 def test_what_fits_links_and_what_does_not_is_refused(core, tmp_path):
     """Each network is linked for boards that have what its budget counts and not a byte more. It
     fills at least 97 % of the RAM, and of flash, where kernels for rows and for whole tensors are
-    counted, 87 %; so hardly anything that could be used is refused. Where a limit is 0 to 3 % below
-    what is counted, the budget refuses it."""
+    counted whichever are delivered, all but 9,000 bytes. Where a limit is 0 to 3 % below what is
+    counted, the budget refuses it."""
     started = [on for on in devices.DEVICES.values() if on.startup and on.core == core]
     rng = np.random.default_rng(3)
     for i, (network, model) in enumerate(drawn()):
@@ -80,7 +80,7 @@ def test_what_fits_links_and_what_does_not_is_refused(core, tmp_path):
             for limit, memory in names.items():
                 ram = memory == "RAM"
                 filled = linked.ram_bytes if ram else linked.flash_bytes
-                assert (0.97 if ram else 0.87) * used[limit] < filled
+                assert used[limit] - filled < (0.03 * used[limit] if ram else 9_000)
                 tight = dataclasses.replace(Limits(), **{limit: used[limit]})
                 assert Budget.of(on, tight, "compiled").fits(network)
                 over = int(used[limit] / rng.uniform(1.0001, 1.03))
