@@ -119,7 +119,7 @@ def check_rows(space, count):
         for plan in ("memory", "balanced", "speed"):
             built = compiled(network, rng, plan)
             stored = built.code_bytes + sum(built.constant_bytes)
-            assert stored <= most_flash_bytes(network) <= stored + 9_000, (i, plan)
+            assert stored <= most_flash_bytes(network) <= stored + 12_000, (i, plan)
             assert built.stack_bytes <= most_stack_bytes(network), (i, plan)
 
 
