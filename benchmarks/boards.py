@@ -10,13 +10,13 @@ it for boards on which nobody measured.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.reference import reference_folder
 from micronets_jax import characterize, devices, latency, tflite, zoo
 from micronets_jax.devices import speeds
 from micronets_jax.network import INPUT, Kind, Layer, Network
@@ -138,7 +138,7 @@ def summary(ratio: Iterable[np.ndarray], spread: float) -> tuple[float, float]:
 
 def main() -> None:
     """One line for each build, and all together."""
-    found = ratios(pathlib.Path(os.environ["MICRONETS_REFERENCE"]))
+    found = ratios(reference_folder())
     made = [(row, errors(found, row)) for row in speeds.MEASURED]
     print("mean error (largest)   own networks  other boards")
     for row, (own, core) in made:

@@ -60,12 +60,12 @@ import argparse
 import collections
 import json
 import math
-import os
 import pathlib
 import tempfile
 import time
 
 from benchmarks import cycles
+from benchmarks.reference import reference_folder
 from micronets_jax import compile as compiler
 from micronets_jax import devices, firmware, tflite
 from micronets_jax.compile import verify
@@ -137,7 +137,7 @@ def main() -> None:
     if arguments.time:
         print_times(arguments.time)
         return
-    reference = pathlib.Path(os.environ["MICRONETS_REFERENCE"])
+    reference = reference_folder()
     rows = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
     print("core       model              instructions   of TFLM    RAM   of TFLM   code   weights")
     kinds: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0])

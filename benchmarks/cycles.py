@@ -39,6 +39,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.reference import reference_folder
 from micronets_jax import characterize, devices, export, firmware, zoo
 from micronets_jax.devices import Device
 from micronets_jax.firmware import execute, link
@@ -209,7 +210,7 @@ def built(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def main() -> None:
-    reference = pathlib.Path(os.environ["MICRONETS_REFERENCE"])
+    reference = reference_folder()
     paper = json.loads((reference / "reference" / "micronets.json").read_text())
     column = paper["results_columns"].index("latency_s_small")
     core = devices.emulated("cortex-m4")

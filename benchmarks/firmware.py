@@ -35,6 +35,7 @@ import os
 import pathlib
 import tempfile
 
+from benchmarks.reference import reference_folder
 from micronets_jax import firmware
 
 MODELS = ("mlperf_kws_dscnn", "micronet_kws_m", "mlperf_ic_resnet8", "mcunet_10fps_vww")
@@ -63,7 +64,7 @@ def row(runtime: str, device: str, model: pathlib.Path, library: str | None) -> 
 
 
 def main() -> None:
-    models = [pathlib.Path(os.environ["MICRONETS_REFERENCE"]) / "models" / m for m in MODELS]
+    models = [reference_folder() / "models" / m for m in MODELS]
     boards = (("mps2-an386", os.environ.get("TFLM_M4")), ("mps2-an500", os.environ.get("TFLM_M7")))
     print(
         f"{'runtime':<8} {'core':<4} {'model':<17} {'flash':>7} {'off by':>8} {'RAM':>7} "

@@ -365,9 +365,8 @@ def _teller(folder: Folder, count: int) -> Any:
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
             name = trial.config["trial"]["name"]
             # What the trial's keeper saw; it saw nothing where its own process or node died.
-            last = folder.ended(name)[1]
-            lines = [] if last else str(trial.get_error() or "no reason").splitlines()
-            last = last or next(line.strip() for line in reversed(lines) if line.strip())
+            reason = folder.ended(name)[1] or str(trial.get_error() or "no reason")
+            last = next(line.strip() for line in reversed(reason.splitlines()) if line.strip())
             folder.end(name, "failed", f"died {trial.num_failures} times, at last: {last}")
             self._tell(name)
 

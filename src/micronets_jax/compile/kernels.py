@@ -871,6 +871,6 @@ _LOWER: dict[str, Callable[[Graph, Node], list[Call]]] = {
     "grouped": _grouped,
     "select": _select,
     **dict.fromkeys(("maximum", "minimum", "prelu", "squared_difference", "quotient"), _pairs),
-    **dict.fromkeys(("greater", "equal"), _pairs),
+    "greater": _pairs, "equal": _pairs,
     **dict.fromkeys(MOVES, _move),
 }  # fmt: skip

@@ -107,8 +107,9 @@ def _opened(path: pathlib.Path) -> tuple[Iterator[np.ndarray], bool]:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
     reason = "it is no WAV file"
-    mapped = _can_be_mapped(path)
-    if _is_long(path) and not mapped and _libsndfile():
+    long = path.stat().st_size >= LONG_BYTES
+    mapped = long and _can_be_mapped(path)
+    if long and not mapped and _libsndfile():
         return _from_libsndfile(path, reason)  # SciPy would hold it whole
     if path.name.lower().endswith(".wav"):
         try:
@@ -126,14 +127,8 @@ def _opened(path: pathlib.Path) -> tuple[Iterator[np.ndarray], bool]:
     return _from_libsndfile(path, reason)
 
 
-def _is_long(path: pathlib.Path) -> bool:
-    return path.stat().st_size >= LONG_BYTES
-
-
 def _can_be_mapped(path: pathlib.Path) -> bool:
-    """Whether a file is long enough for it to matter, and of samples of 16 or 32 bits."""
-    if not _is_long(path):
-        return False
+    """Whether a file says that its samples have 16 or 32 bits."""
     with open(path, "rb") as file:
         head = file.read(36)
     return head[12:16] == b"fmt " and int.from_bytes(head[34:36], "little") in (16, 32)

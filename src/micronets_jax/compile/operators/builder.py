@@ -190,8 +190,9 @@ class Builder:
         if tensor.dtype not in ("int8", "uint8", "bool") or data.size == 0:
             raise TFLiteError(f"its input {tensor.label} is a constant of {tensor.dtype}")
         if tensor.dtype == "bool":
-            data = (data != 0).astype(np.int8)
-        scale, zero_point = (0.0, 0) if tensor.dtype == "bool" else affine(tensor)
+            data, scale, zero_point = (data != 0).astype(np.int8), 0.0, 0
+        else:
+            scale, zero_point = affine(tensor)
         value = Value(tensor.index, tensor.name, data.shape, tensor.dtype, scale, zero_point, data)
         self.values[tensor.index] = value
         return value

@@ -216,11 +216,14 @@ def operands_of(
     """Both inputs, either of which may be constant, and the output they broadcast to; ``types`` are
     those of inputs and output."""
     left, right = b.input(operator, 0, types[0]), b.input(operator, 1, types[0])
+    return left, right, b.output(operator, _broadcast(left, right), types[1])
+
+
+def _broadcast(*values: Value) -> tuple[int, ...]:
     try:
-        shape = np.broadcast_shapes(left.shape, right.shape)
+        return np.broadcast_shapes(*(value.shape for value in values))
     except ValueError as error:
         raise TFLiteError(str(error)) from error
-    return left, right, b.output(operator, shape, types[1])
 
 
 @reads("ADD", "with broadcasting", inputs=2)
@@ -330,11 +333,7 @@ def logical_not(b: Builder, operator: Operator) -> None:
 @reads("SELECT_V2", "with broadcasting; bytes are taken, whatever their scales", inputs=3)
 def select(b: Builder, operator: Operator) -> None:
     operands = [b.input(operator, i, t) for i, t in enumerate(("bool", "int8", "int8"))]
-    try:
-        shape = np.broadcast_shapes(*(v.shape for v in operands))
-    except ValueError as error:
-        raise TFLiteError(str(error)) from error
-    b.add(operator, "select", operands, b.output(operator, shape))
+    b.add(operator, "select", operands, b.output(operator, _broadcast(*operands)))
 
 
 @reads("PRELU", "with broadcasting", inputs=2)

@@ -30,7 +30,7 @@ def arena_bytes(network: Network) -> Count:
     if not is_soft(network):
         return kernels.least_arena(_turns(network))
     exact = kernels.least_arena(_turns(rounded(network)))
-    alive = memory.peak_bytes(network, lambda operator: 0, _padded)
+    alive = memory.peak_bytes(network, lambda operator: 0, padded)
     return straight(alive * jax.lax.stop_gradient(exact / alive), exact)
 
 
@@ -70,10 +70,10 @@ def _turns(network: Network) -> list[Turn]:
     for operator, alive in zip(reversed(listed), reversed(held), strict=True):
         layer = operator.layer
         scratch, order = access(operator, window(layer, sizes))
-        total_bytes, made = alive + _padded(scratch), _padded(operator.out_bytes)
+        total_bytes, made = alive + padded(scratch), padded(operator.out_bytes)
         turn = Turn(total_bytes, 0, layer.presence)
         if order is not None:
-            sources = [_padded(size) for size in operator.in_bytes]
+            sources = [padded(size) for size in operator.in_bytes]
             dying = [dies(name, layer.name) for name in operator.reads]
             shared = total(
                 dead * order.overlap(source, made)
@@ -93,7 +93,8 @@ def _turns(network: Network) -> list[Turn]:
     return turns[::-1]
 
 
-def _padded(size: Count) -> Count:
+def padded(size: Count) -> Count:
+    """A size as the compiler places it."""
     return align(size, ALIGNMENT)
 
 
@@ -103,10 +104,10 @@ def _lives(
     """Bytes of all tensors alive while each operator runs; and whether a tensor that an operator
     reads is read by nobody after it, 1 or 0, by their names."""
     if memory.is_chain(network):  # no operator that is present leaves anything behind
-        both = [_padded(o.in_bytes[0]) + _padded(o.out_bytes) for o in listed]
+        both = [padded(o.in_bytes[0]) + padded(o.out_bytes) for o in listed]
         return both, lambda name, reader: 1
     tensors = memory.tensors_of(network, listed)
-    alive = memory.alive(tensors, len(listed), _padded)
+    alive = memory.alive(tensors, len(listed), padded)
     held = alive.tolist() if isinstance(alive, np.ndarray) else list(alive)
     names = [operator.layer.name for operator in listed]
     turn = {name: i for i, name in enumerate(names)}

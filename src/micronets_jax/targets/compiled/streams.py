@@ -32,7 +32,7 @@ from micronets_jax.kernels import ALIGNMENT
 from micronets_jax.memory import Operator
 from micronets_jax.network import INPUT, Count, Layer, Network, output_sizes, window
 from micronets_jax.rows import MAX_TAPS, ByRows, Order, Reads
-from micronets_jax.targets.compiled.memory import access
+from micronets_jax.targets.compiled.memory import access, padded
 from micronets_jax.windows import Window
 
 _NEVER = 1 << 30
@@ -171,7 +171,7 @@ class _Chain:
         source = operator.reads[0]
         rows, level = walked.size[0], self.level[layer.inputs[0]]
         scratch, order = access(operator, walked)
-        size, made = _padded(operator.in_bytes[0]), _padded(operator.out_bytes)
+        size, made = padded(operator.in_bytes[0]), padded(operator.out_bytes)
         row = walked.size[1] * layer.in_channels
         if source == INPUT:
             row = math.prod(self.network.input_shape[1:])
@@ -183,9 +183,9 @@ class _Chain:
         streams = layer.kind != "dense" and taps <= MAX_TAPS
         depth = _depth(rows, taps, stride, pad, calls) if streams else 0
         return Unit(
-            layer.presence, rows, row, size, _padded(depth * row),
-            _padded(4 * operator.out_bytes) if point else 0,
-            _padded(row_scratch(operator, walked)), _padded(scratch),
+            layer.presence, rows, row, size, padded(depth * row),
+            padded(4 * operator.out_bytes) if point else 0,
+            padded(row_scratch(operator, walked)), padded(scratch),
             0 if order is None or self.soft else order.overlap(size, made), made,
             operator.out_bytes if point else walked.out[1] * layer.out_channels,
             calls, 1 if point else calls, taps - pad - stride, pad, level,
@@ -204,7 +204,7 @@ class _Chain:
             raise _Otherwise
         rows, columns = self.sizes[layer.name]
         head, last = branch[0], branch[-1]
-        made = _padded(rows * columns * layer.out_channels)
+        made = padded(rows * columns * layer.out_channels)
         waiting = 0
         for unit in branch:
             if unit.ahead:
@@ -214,11 +214,11 @@ class _Chain:
                 waiting = waiting + unit.presence * lag
         if all(unit.ahead == 0 for unit in branch):
             raise _Otherwise
-        self.units[begin] = head._replace(ring=_padded(waiting * head.row))
+        self.units[begin] = head._replace(ring=padded(waiting * head.row))
         self.units.append(
             Unit(
                 layer.presence, rows, last.made_row, last.made,
-                (zeros + more) * _padded(last.made_row), 0, 0, 0, 0, made,
+                (zeros + more) * padded(last.made_row), 0, 0, 0, 0, made,
                 columns * layer.out_channels, rows, rows, 0, 0, last.level, last.level, True,
                 begin, (head.row, head.size), self.units[begin].ring, (zeros, more),
             )
@@ -233,10 +233,6 @@ def row_scratch(operator: Operator, walked: Window) -> Count:
     if layer.kind == "depthwise":
         return kernels.depthwise_row_scratch(walked, layer.out_channels)
     return 0
-
-
-def _padded(size: Count) -> Count:
-    return align(size, ALIGNMENT)
 
 
 @functools.lru_cache(maxsize=4096)
