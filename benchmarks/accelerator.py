@@ -163,8 +163,11 @@ def chips(options: Options) -> list[jax.Device]:
         SystemExit: there are no such, or their compiler is not installed; a sentence.
     """
     if options.aot == "gpu":
-        if options.target is None:
-            sys.exit("error: --aot gpu needs --target, XLA's description of the GPU")
+        if options.target is None or not options.target.is_file():
+            sys.exit(
+                f"error: --target {options.target}: give XLA's description of the GPU, a "
+                "gpu_target_config in text form"
+            )
         described = {"target_config": options.target.read_text()}
         names, platform = [f"1x1x{options.devices}"], "cuda"
     else:
@@ -182,7 +185,10 @@ def chips(options: Options) -> list[jax.Device]:
             ).devices
         except (RuntimeError, ValueError) as error:
             said = str(error).strip().splitlines()[0]
-            sys.exit(f"error: no compiler for {options.aot}: {said}; run make aot")
+            sys.exit(
+                f"error: no compiler for {options.aot}: {said}; run make aot, and this with "
+                "PYTHONPATH=.venv/aot"
+            )
         if len(found) >= options.devices:
             return found[: options.devices]
     sys.exit(f"error: --devices {options.devices}: no known slice of {options.aot} has so many")

@@ -53,6 +53,7 @@ from experiments import kws, vww
 from micronets_jax import (
     accelerators,
     budgets,
+    console,
     cost,
     devices,
     files,
@@ -124,7 +125,15 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     if options.largest:
         return largest()
-    accelerators.keep_memory()
+    with console.errors(ValueError, OSError):
+        if unknown := set(options.cells) - set(CELLS):
+            raise ValueError(f"cells={min(unknown)!r} is unknown; give some of {', '.join(CELLS)}")
+        accelerators.keep_memory()
+        return trained(options)
+
+
+def trained(options: Options) -> None:
+    """What is missing, then the table."""
     options.folder.mkdir(parents=True, exist_ok=True)
     for cell, seed in itertools.product(options.cells, options.seeds):
         # Of a task, all runtimes train on the same examples.
@@ -136,7 +145,6 @@ def main() -> None:
         for runtime in targets.TARGETS:
             measure(options, cell, seed, runtime, examples)
     table(options)
-    return None
 
 
 def plan(options: Options, cell: str, seed: int, runtime: str) -> pipeline.Plan:
