@@ -1,7 +1,7 @@
-"""Limits on a network, and whether it keeps them.
+"""Limits on a network, and whether it meets them.
 
 Invariant: fitting is decided on whole numbers (bytes, operations, instructions), so Python, ``jit``
-and ``vmap`` answer alike; usage is a share of each limit, for bars and gradients.
+and ``vmap`` agree; usage is a float share of each limit, for gradients and reports.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Budget(Limits):
             that the firmware takes of the board, the runtime's reserve included; without one on
             the network's part alone. Needed for limits on latency and energy.
         runtime: what runs the network, a name in ``targets``.
-        besides: what else the firmware holds, bytes of SRAM and of flash: a front end.
+        besides: bytes of SRAM and of flash that the firmware takes besides, such as a front end.
     """
 
     device: Device | None = None
@@ -71,7 +71,7 @@ class Budget(Limits):
         return targets.target(self.runtime)
 
     def reserve(self, network: Network) -> dict[str, dict[str, Count]]:
-        """What the firmware takes besides the network, by limit on memory and by part."""
+        """The reserve of runtime, stack and start-up: bytes by limit on memory and by part."""
         if self.device is None:
             return {name: {} for name in _MEMORY}
         held = self.target.reserve(network, self.device)
@@ -129,7 +129,7 @@ class Budget(Limits):
         return ms if name == "latency_ms" else ms * (self.device.power_mw or 0.0) / 1000
 
     def _whole(self, name: str, network: Network) -> Count:
-        """The integer cost that a limit is decided on: bytes, operations or instructions."""
+        """The integer cost that decides a limit: bytes, operations or instructions."""
         if name.endswith("bytes"):
             return self._used(name, network)
         return self._instructions(network) if name in _TIMED else cost.ops(network)
@@ -150,7 +150,7 @@ class Budget(Limits):
 
 @runtime_checkable
 class Space(Protocol):
-    """What is asked here of a search space."""
+    """The part of a search space that budgets use."""
 
     def decode(self, choice: Choice) -> Network:
         """The concrete network of a choice."""
@@ -177,7 +177,7 @@ def smallest(space: Space, budget: Budget) -> dict[str, int | float]:
 
 
 def feasible(space: Space, budget: Budget) -> Choice:
-    """A light choice that fits, to fall back on: of those, the one with most weights.
+    """Of the space's ``lightest`` choices that fit, the one with most weights: a fallback.
 
     Raises:
         ValueError: nothing in the space fits; the message names each limit that cannot be met and
@@ -217,8 +217,8 @@ def _require_more_than_reserve(network: Network, budget: Budget) -> None:
 
 
 def account(space: Whole, budget: Budget) -> list[str]:
-    """For each memory a line: the limit, what the runtime takes of it, what is left, and how much
-    the largest network of the space would take."""
+    """A line for each limit on memory: the limit, the reserve of the runtime, what is left for the
+    network, and what the largest network of the space would take."""
     largest = prune(space.supernetwork())
     used, lines = budget.used(largest), []
     for name, parts in budget.reserve(largest).items():

@@ -56,12 +56,12 @@ def align(x: Count, multiple: Count) -> Count:
 
 
 def parts(x: Count, size: int) -> Count:
-    """How many groups of ``size``, a power of 2, hold x; the last one need not be full."""
+    """``x / size`` rounded up, for ``size`` a power of 2; the gradient is that of ``x / size``."""
     return align(x, size) * (1 / size) if is_float(x) else (x + size - 1) // size
 
 
 def quotient(x: Count, size: int) -> Count:
-    """How many groups of ``size`` x fills; for floats with the slope of a plain division."""
+    """``x / size`` rounded down; the gradient is that of ``x / size``."""
     if is_float(x):
         import jax.numpy as jnp
 
@@ -70,12 +70,12 @@ def quotient(x: Count, size: int) -> Count:
 
 
 def remainder(x: Count, size: int) -> Count:
-    """What is left beside the groups that x fills."""
+    """``x`` modulo ``size``."""
     return x - size * quotient(x, size)
 
 
 def ragged(x: Count, size: int) -> Any:
-    """Whether x does not fill groups of ``size``; an expectation between two widths is not."""
+    """Whether ``x`` is no multiple of ``size``; False for floats between whole numbers."""
     if is_float(x):
         import jax.numpy as jnp
 
@@ -84,7 +84,7 @@ def ragged(x: Count, size: int) -> Any:
 
 
 def straight(slope: Count, value: Count) -> Count:
-    """``value`` with the gradient of ``slope``."""
+    """``value`` with the gradient of ``slope`` (straight-through)."""
     import jax
 
     return slope + jax.lax.stop_gradient(value - slope)

@@ -1,7 +1,7 @@
-"""Decisions and choices: what there is to decide, how it is drawn, changed and learned.
+"""Decisions and choices: what there is to decide, how it is sampled, mutated and learned.
 
-Invariant: a choice is a pytree of arrays whose last axis runs over options and sums to one. Channel
-counts rise from option to option, so neighbours are alike; of a binary decision yes is the first.
+Invariant: a choice is a pytree of arrays whose last axis runs over options and sums to one. Options
+of a width are rising channel counts; the first option of a binary decision is yes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kind = Literal["width", "binary", "categorical"]
 Logits = PyTree[Float[Array, "*_decisions _options"]]
 Choice = PyTree[Num[Array | np.ndarray, "*_decisions _options"]]
 Widths = dict[str, Float[Array, "*_decisions"]]
-"""Of each width decision a number of channels, between its options too."""
+"""By name of a width decision, real channel counts [decisions] within the range of its options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Decision:
             neither order nor neighbours, such as kernels, expansions, input sizes or bits.
         values: row i holds what the i-th decision chooses from: channel counts, rising; 1 and 0 of
             a binary one, yes first; any numbers of a categorical one. Rows are equally long.
-        places: how deep in the network each is taken, 0 at its first layer.
+        places: depth in the network of each decision, 0 at the first layer.
     """
 
     kind: Kind
@@ -55,11 +55,11 @@ class Decision:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many decisions are taken, and among how many options."""
+        """Number of decisions, number of options."""
         return len(self.values), len(self.values[0])
 
     def value(self, weights: Num[Array | np.ndarray, "decisions options"]) -> jax.Array:
-        """What each decision chose: exact of an int32 choice, its expectation of float weights."""
+        """The chosen values [decisions]: exact int32 of an int32 choice, expectations of floats."""
         weights = jnp.asarray(weights)
         return jnp.sum(weights * jnp.asarray(self.values, weights.dtype), axis=-1)
 
@@ -72,7 +72,7 @@ Decisions = Mapping[str, Decision]
 
 
 def uniform(rng: np.random.Generator, decisions: Decisions, *count: int) -> Choice:
-    """Int32 one-hot choices [*count, decisions, options], every option equally likely."""
+    """Int32 one-hot choices [*count, decisions, options], uniform over options."""
     return {
         name: _rows(rng.integers(0, options, (*count, taken)), options)
         for name, (taken, options) in _shapes(decisions)
@@ -80,7 +80,7 @@ def uniform(rng: np.random.Generator, decisions: Decisions, *count: int) -> Choi
 
 
 def mutate(rng: np.random.Generator, choice: Choice, rate: float) -> Choice:
-    """The one-hot choice with each decision drawn anew, uniformly, with this probability."""
+    """The one-hot choice with each decision redrawn uniformly with probability ``rate``."""
     return {
         name: np.where(
             rng.random((len(leaf), 1)) < rate,
@@ -92,7 +92,7 @@ def mutate(rng: np.random.Generator, choice: Choice, rate: float) -> Choice:
 
 
 def crossover(rng: np.random.Generator, first: Choice, second: Choice) -> Choice:
-    """A choice that takes each decision from one of two, equally likely."""
+    """Uniform crossover: each decision from either parent with probability one half."""
     return {
         name: np.where(rng.random((len(leaf), 1)) < 0.5, leaf, second[name])
         for name, leaf in first.items()
@@ -100,8 +100,8 @@ def crossover(rng: np.random.Generator, first: Choice, second: Choice) -> Choice
 
 
 def neighbours(choice: Choice, decisions: Decisions) -> list[Choice]:
-    """The one-hot choices that differ in one decision: the next width on either side, or any other
-    option of one that is not a width."""
+    """The one-hot choices that differ in one decision: by one option of a width, or in any other
+    option of a binary or categorical decision."""
     found = []
     for name, decision in decisions.items():
         for i, at in enumerate(np.argmax(np.asarray(choice[name]), axis=-1)):
@@ -117,12 +117,12 @@ def neighbours(choice: Choice, decisions: Decisions) -> list[Choice]:
 
 
 def count(decisions: Decisions) -> int:
-    """How many choices there are; some may stand for one network, where blocks are left out."""
+    """The number of choices; several may be one network, where blocks are left out."""
     return math.prod(options**taken for _, (taken, options) in _shapes(decisions))
 
 
 def nearest(widths: Widths, decisions: Decisions) -> Choice:
-    """The int32 one-hot choice of the options nearest to these widths; for ``jit`` too."""
+    """The int32 one-hot choice of the options nearest to these widths; jittable."""
     return {
         name: jax.nn.one_hot(
             jnp.argmin(jnp.abs(jnp.asarray(decisions[name].values) - width[..., None]), axis=-1),
@@ -145,13 +145,13 @@ def _rows(indices: np.ndarray | int, options: int) -> np.ndarray:
 
 
 def undecided(decisions: Decisions) -> Logits:
-    """Even odds everywhere."""
+    """Logits of uniform distributions."""
     return {name: jnp.zeros(shape) for name, shape in _shapes(decisions)}
 
 
 def interpolated(widths: Widths, decisions: Decisions) -> Choice:
-    """Weights on the two options about each width, whose mean is the width itself, within the range
-    of the options; differentiable."""
+    """Linear interpolation: weights on the two options beside each width, with the width (clipped
+    to the range of its options) as their mean; differentiable."""
 
     def one(width: Array, row: Array) -> Array:
         return jax.vmap(lambda column: jnp.interp(width, row, column))(jnp.eye(len(row)))
@@ -163,10 +163,12 @@ def interpolated(widths: Widths, decisions: Decisions) -> Choice:
 
 
 def around(widths: Widths, decisions: Decisions, reach: float) -> Logits:
-    """Of every width, odds that fall as a Gaussian in the logarithm of the channel count.
+    """Logits of a Gaussian in the logarithm of the channel count about each width.
 
     Args:
-        reach: its deviation, so about the share by which widths are alike.
+        widths: the centres.
+        decisions: whose options get the logits.
+        reach: standard deviation of the logarithm, so about a relative deviation.
     """
     return {
         name: -jnp.square(
@@ -197,15 +199,15 @@ def draw(key: Key[Array, ""], logits: Logits) -> Choice:
 
 
 def between(key: Key[Array, ""], logits: Logits) -> Choice:
-    """A point between two draws, through which decisions learn what a draw would cost.
+    """A random point between two draws, whose gradient estimates that of the expected loss.
 
     With ``a`` and ``b`` drawn from ``softmax(logits)`` and ``u`` uniform, the point is
     ``a + u (b - a)`` in all decisions. Integrated over ``u``, the derivative of a loss along this
-    line is the loss of ``b`` less that of ``a``, and its part through one decision is that
-    decision's share in the difference (integrated gradients; Sundararajan et al., 2017). Each share
-    moves the logits of its decision by ``(b - a) / 2`` times itself. Of a single decision that is
-    the gradient of the expected loss over draws, without bias: the loss of relaxed choices, which
-    no network will ever have, plays no part.
+    line is the loss of ``b`` less that of ``a``, and the part through one decision is what
+    integrated gradients attribute to it (Sundararajan et al., 2017). The backward pass multiplies
+    each attribution by ``(b - a) / 2`` to give the gradient of its logits. For a single decision
+    this is an unbiased estimate of the gradient of the expected loss over draws; the loss of
+    relaxed choices, which are no networks, does not enter.
     """
     keys = jax.random.split(key, 3)
     a, b, u = draw(keys[0], logits), draw(keys[1], logits), jax.random.uniform(keys[2])
@@ -218,7 +220,7 @@ def between(key: Key[Array, ""], logits: Logits) -> Choice:
 
 
 def all_yes(choice: Choice, decisions: Decisions) -> Choice:
-    """The same with a yes, the first option, to every binary decision."""
+    """The choice with yes, the first option, for every binary decision."""
     return {
         name: jnp.zeros_like(leaf).at[..., 0].set(1) if decisions[name].kind == "binary" else leaf
         for name, leaf in choice.items()
@@ -226,9 +228,10 @@ def all_yes(choice: Choice, decisions: Decisions) -> Choice:
 
 
 def spread(gradient: Logits, decisions: Decisions, reach: float) -> Logits:
-    """Of each width's gradient a part for its neighbours, by the Gaussian of :func:`around`.
+    """Gradients of widths smoothed over neighbouring options by the Gaussian of :func:`around`.
 
-    A draw says something of one width; a little more or less is alike. Other kinds are left alone.
+    A draw tells something of one width, and nearby widths cost nearly the same loss. Gradients of
+    other kinds of decisions pass unchanged.
     """
 
     def one(name: str, leaf: Array) -> Array:

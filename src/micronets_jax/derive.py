@@ -1,7 +1,6 @@
-"""From a supernet to a network of its own: sliced weights, fresh batch-norm moments.
+"""From a supernet to a stand-alone network: sliced weights, recalibrated batch-norm moments.
 
-Invariant: where channels are cut, the first ones stay, and of a kernel its centre, as the masks of
-the supernet have it.
+Invariant: slices keep the first channels and the centre of a kernel, as the supernet's masks do.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ def weights(network: Network, variables: Variables) -> Variables:
 
 
 def embed(variables: Variables, largest: Network) -> Variables:
-    """The opposite of :func:`weights`: a member's variables where its supernet has them, and zeros.
+    """The right inverse of :func:`weights`: a member's variables padded to its supernet's shapes.
 
     The supernet, masked to the member, computes what the member does, and trains as it does.
 
     Args:
-        variables: of the member; layers that it does not have are zeros.
+        variables: of the member; layers that it lacks become zeros.
         largest: the network of the supernet.
     """
     x = jax.ShapeDtypeStruct((1, *largest.input_shape), jnp.float32)
@@ -116,11 +115,11 @@ def moments(
     """Batch-norm moments of one batch, each normalised by those before it.
 
     Args:
-        model: a supernet, or a network of its own.
+        model: a supernet, or a stand-alone network.
         params: its weights.
-        batch_stats: moments whose values do not matter.
+        batch_stats: moments of any values; only their shapes matter.
         x: inputs.
-        architecture: of the supernet.
+        architecture: masks of a supernet; None for a stand-alone network.
     """
     zeros = jax.tree.map(jnp.zeros_like, batch_stats)
     _, changed = model.apply(

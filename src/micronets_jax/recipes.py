@@ -1,7 +1,7 @@
-"""How searches and trainings run: every number that can be set, with its default, in one place.
+"""Settings of searches and trainings: every hyperparameter with its default, in one place.
 
-Invariant: plain frozen data, checked at construction; nothing is imported that computes, so a
-command line can show all of it at once.
+Invariant: plain frozen data, checked at construction. JAX is not imported, so that a command line
+shows its help without loading it. The docstrings of fields are that help.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ Sampling = Literal["drawn", "relaxed"]
 """How a search samples widths."""
 
 Start = Literal["balanced", "even"]
-"""At which widths a search starts."""
+"""Proportions of the widths that a search starts from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What every search is told: how its steps run, and how the contest ends it.
+    """Settings that every search has: its steps, and the contest that ends it.
 
-    The rates, epochs and batch size of the ``paper`` presets are the paper's (MicroNets, section
-    5.2). It is silent on what is marked (ours).
+    Learning rates, epochs and batch size of the ``paper`` presets are the paper's (MicroNets,
+    section 5.2), which does not give what is marked (ours).
     """
 
     epochs: int = 0
@@ -65,16 +65,16 @@ class Search:
 
     @property
     def side_by_side(self) -> int:
-        """Architectures of a step that are computed at once, so that devices may share them."""
+        """Architectures of a step that are computed at once and may be sharded over devices."""
         return self.samples
 
     @classmethod
     def instead_of(cls, other: Search, **own: int) -> Search:
-        """This search with what another one says of steps and contest, but its own epochs.
+        """This search's defaults with the fields of :class:`Search` taken from another search.
 
         Args:
-            other: whose settings are taken over.
-            own: settings that are not.
+            other: whose fields are taken, ``epochs`` aside.
+            own: fields that are set to these values instead.
         """
         shared = {f.name: getattr(other, f.name) for f in dataclasses.fields(Search)}
         del shared["epochs"]
@@ -94,22 +94,22 @@ class DNAS(Search):
     decision_learning_rate: float = 0.1
     """Of the decisions' logits (NovoGrad). (Ours.)"""
     decision_reach: float = 0.25
-    """By what share widths are alike: how wide their odds begin, how far a gradient reaches beyond
-    the width it is of. (Ours.)"""
+    """Relative deviation of the Gaussian over widths: that of the first logits, and that by which
+    gradients are smoothed over neighbouring widths. (Ours.)"""
     start: Start = "balanced"
-    """Widths at first: balanced, where one per cent more of any costs the same; or even, the same
-    share of the largest everywhere, where the largest network has good proportions. (Ours.)"""
+    """Widths at first, scaled to the limits: balanced (equal cost elasticity: 1 % more of any width
+    costs the same), or even (the same share of every largest width). (Ours.)"""
     widths: Sampling = "drawn"
-    """drawn: weights see decided widths, decisions what lies between two draws; relaxed: both see
-    Gumbel-softmax mixtures of widths, as in the paper. Yes or no is always relaxed."""
+    """drawn: weights see one-hot widths, decisions a point between two draws; relaxed: both see
+    Gumbel-softmax mixtures of widths, as in the paper. Binary decisions are always relaxed."""
     temperature: float = 1.0
     """Of relaxed samples at first (Gumbel-softmax), falling geometrically. (Ours.)"""
     final_temperature: float = 0.3
     """Where the temperature ends. (Ours.)"""
     multiplier_rate: float = 0.05
-    """How fast the price of an exceeded limit rises, per step. (Ours.)"""
+    """Step size of the dual ascent on the limits' multipliers. (Ours.)"""
     damping: float = 1.0
-    """Weight of the squared excess beside the price. (Ours.)"""
+    """Weight of the quadratic penalty of the augmented Lagrangian. (Ours.)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,7 +137,7 @@ class DNAS(Search):
 
 @dataclasses.dataclass(frozen=True)
 class Random(Search):
-    """Trials of networks drawn from the space: what any other search has to beat."""
+    """Random search: trials of networks drawn uniformly from the space, the baseline."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,7 +154,7 @@ class Random(Search):
 class TinyNAS(Search):
     """How a one-shot search runs (MCUNet, section 3.1): a supernet, then an evolution.
 
-    Shares and numbers are the paper's but where marked (ours).
+    Numbers are the paper's but where marked (ours).
     """
 
     epochs: int = 30
@@ -287,7 +287,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class SpeechAugmentation:
-    """How much clips are changed at each step of a search or a training; 0 leaves a change out."""
+    """Strengths of the augmentation of clips, drawn anew at each step; 0 switches one off."""
 
     shift_ms: float = 100.0
     """Most that a clip moves, either way."""
@@ -333,8 +333,7 @@ class SpeechAugmentation:
 
 @dataclasses.dataclass(frozen=True)
 class ImageAugmentation:
-    """How much pictures are changed at each step of a search or a training; 0 leaves a change
-    out."""
+    """Strengths of the augmentation of pictures, drawn anew at each step; 0 switches one off."""
 
     mirror: bool = True
     """Whether half of the pictures are turned left to right; not so for letters or signs."""
@@ -366,7 +365,7 @@ class ImageAugmentation:
 
 @dataclasses.dataclass(frozen=True)
 class FloatTraining(Training):
-    """Likewise, with what only training in float can be told."""
+    """Training in float: :class:`Training` and what only it has."""
 
     from_supernet: bool = False
     """Start from the weights that the search shared, instead of from scratch."""

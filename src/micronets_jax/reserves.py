@@ -1,18 +1,19 @@
-"""What a firmware takes of a board besides its engine: facts that budgets and firmware share.
+"""The reserve for the firmware around an engine: its state and the stack of its handlers.
 
-Invariant: facts measured with arm-none-eabi-gcc 12.2.1 and newlib 3.3, each here alone; JAX is not
-loaded.
+Invariant: each number is known here alone, for budgets and firmware alike; JAX is not loaded.
+Source: measured with arm-none-eabi-gcc 12.2.1 and newlib 3.3.
 """
 
 from __future__ import annotations
 
 STATE_BYTES = 565
-"""Of RAM: a frame (520), the state of main (41) and of the clock (4)."""
+"""Bytes of RAM: a frame (520), the state of main (41) and of the clock (4)."""
 
 CLOCK_BYTES = {"mps2.c": 0, "stm32.c": 8}
-"""Of RAM: which clock came up, by start-up file."""
+"""Bytes of RAM, by start-up file: which clock source started."""
 
 HANDLER_STACK_BYTES = 512
+"""Bytes of the stack of exception handlers."""
 
 LAYER_BYTES = 8
-"""Of RAM for each layer: how long it took; compiled C also keeps when the last one ended."""
+"""Bytes of RAM for each layer: its time; compiled C keeps one more, when the last one ended."""

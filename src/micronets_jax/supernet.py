@@ -1,8 +1,8 @@
 """The weight-shared forward pass: one set of variables serves every architecture of a space.
 
-Invariant: every channel is always computed and normalised by its own moments; an architecture is
-only a mask on what the next channel-mixing layer reads. So masks never distort batch norm, and
-under ``vmap`` over architectures the weights stay shared.
+Invariant: every channel is always computed and normalised by its own batch-norm moments; an
+architecture is only a mask on the input of the next layer that mixes channels. So masks do not
+change batch norm, and under ``vmap`` over architectures the weights are not batched.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ MOMENTUM = 0.9
 
 
 class Architecture(NamedTuple):
-    """What a supernet needs to know of a choice.
+    """A choice as the supernet uses it.
 
     Attributes:
-        masks: by convolution with a width decision, weights in [0, 1] of its channels; by depthwise
-            one with a kernel decision, of the positions of its kernel.
-        presence: by layer, 1 or the weight with which it takes part.
+        masks: by name of a convolution with a width decision, weights in [0, 1] of its channels;
+            of a depthwise one with a kernel decision, of its kernel's positions [rows, columns].
+        presence: by layer, its mixing weight in [0, 1].
     """
 
     masks: dict[str, Float[Array, ...]]
@@ -56,8 +56,8 @@ class _Tensor(NamedTuple):
 
     Attributes:
         value: [batch, rows, columns, channels], or [batch, features].
-        mask: weights of its channels, for who mixes them; None where all exist.
-        masked: whether channels that do not exist are 0 already.
+        mask: weights of its channels, applied by the next layer that mixes them; None if all are 1.
+        masked: whether the value is multiplied by its mask already.
     """
 
     value: Array
@@ -139,8 +139,7 @@ class Supernet(nn.Module):
                 return x if architecture is None else _mixed(layer, x, other, architecture)
 
     def _add(self, layer: Layer, x: _Tensor, other: _Tensor) -> _Tensor:
-        # Channels meet those of another layer here, so each side brings only what exists of it;
-        # then nothing is left to mask in the sum.
+        # A sum joins channels of two layers with different masks, so each side is masked before it.
         y = self._quantized(layer, layers.activate(x.read() + other.read(), layer.activation))
         return _Tensor(y, either(x.mask, other.mask), masked=True)
 
@@ -222,9 +221,9 @@ def _mixed(layer: Layer, x: _Tensor, other: _Tensor, architecture: Architecture)
 
 
 def either(x: Float[Array, " n"] | None, other: Float[Array, " n"] | None) -> Array | None:
-    """Weights of the channels of a sum: a channel exists if it does on either side.
+    """The mask of a sum: a channel exists if it exists on either side.
 
-    The larger of two masks of zeros and ones; of probabilities, that of independent decisions.
+    ``1 - (1 - a) (1 - b)``: the union of masks of zeros and ones, and of independent probabilities.
     """
     return None if x is None or other is None else x + other - x * other
 

@@ -34,11 +34,12 @@ class Problem:
     Attributes:
         space: what may be chosen.
         budget: what the result must fit.
-        halves: training data: the first trains weights, the second judges what they make of it.
-        inputs: front end and augmentation, of training examples.
-        frontend: from raw examples to what networks read, without augmentation.
+        halves: of the training data: the first trains weights, the second is held out from them
+            and judges architectures.
+        inputs: front end and augmentation of training examples.
+        frontend: from raw examples to features, without augmentation.
         seed: of samples, of the order of examples and of augmentation.
-        mesh: from ``accelerators.mesh``, over which examples and samples are laid.
+        mesh: from ``accelerators.mesh``; examples and sampled architectures are sharded over it.
     """
 
     space: Space
@@ -51,7 +52,7 @@ class Problem:
 
 
 class Batch(NamedTuple):
-    """Inputs of a step with labels or targets: one half trains weights, the other judges."""
+    """Inputs and targets of a step, one batch from each half of :class:`Problem`."""
 
     weight_examples: Array
     weight_targets: Num[Array, "half ..."]
@@ -60,12 +61,12 @@ class Batch(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """A choice that a search proposes, and for people why.
+    """A choice that a search proposes.
 
     Attributes:
-        name: for people.
+        name: shown in reports.
         choice: int32 one-hot.
-        loss: held out, under shared weights, where the search judged it.
+        loss: held-out loss under shared weights, None where the search did not evaluate it.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Proposal(NamedTuple):
 
 @runtime_checkable
 class State(Protocol):
-    """A pytree of arrays that knows how many steps it has behind it."""
+    """A pytree of arrays that counts its steps."""
 
     @property
     def step(self) -> Int[Array, ""]: ...
@@ -96,7 +97,8 @@ class Search(Protocol[S]):
         ...
 
     def step(self, state: S, batch: Batch) -> tuple[S, Metrics]:
-        """Pure; :func:`run` compiles it. Only called where the settings have epochs."""
+        """The next state and the step's metrics; pure, compiled by :func:`run`, called only where
+        the settings have epochs."""
         ...
 
     def proposals(self, state: S) -> list[Proposal]:
@@ -120,11 +122,17 @@ def run(
     problem: Problem,
     progress: Progress | None = None,
 ) -> Iterator[tuple[S, dict[str, int | float]]]:
-    """Run from ``state`` to the last epoch; yields the state and mean metrics of each epoch.
+    """Run from ``state`` to the last epoch.
 
     Args:
+        search: any search.
         state: from ``init``, or yielded by an earlier, interrupted call.
-        progress: called now and then.
+        settings: epochs and batch size.
+        problem: what the search was made for.
+        progress: called with steps done, steps in all and metrics every few steps.
+
+    Yields:
+        The state after each epoch, and the epoch's mean metrics.
     """
     total, num_batches = num_steps(settings, problem), _steps_per_epoch(settings, problem)
     step = jax.jit(search.step)
@@ -145,7 +153,7 @@ def run(
 def held_out(
     problem: Problem,
 ) -> list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]]:
-    """Inputs, not augmented, and labels of the half that judges."""
+    """Batches of features, not augmented, and labels of the held-out half."""
     split = problem.halves[1]
     compute = jax.jit(problem.frontend)
     batches = split.batches(min(HELD_OUT_SIZE, len(split)), problem.seed, 0)
@@ -158,7 +166,7 @@ def held_out(
 def examples(
     problem: Problem, half: int, count: int
 ) -> tuple[Float[Array, "batch ..."], Int[Array, " batch"]]:
-    """Inputs, not augmented, and labels of up to so many examples of a half, as one batch."""
+    """Features, not augmented, and labels of up to ``count`` examples of a half, as one batch."""
     split = problem.halves[half]
     raw, labels = next(iter(split.batches(min(count, len(split)), problem.seed, 0)))
     return jax.jit(problem.frontend)(raw), jnp.asarray(labels)
@@ -170,7 +178,7 @@ def _steps_per_epoch(settings: recipes.Search, problem: Problem) -> int:
 
 
 def _batches(settings: recipes.Search, problem: Problem) -> Callable[[int], Iterator[Batch]]:
-    """The batches of an epoch, front end and augmentation done."""
+    """From the number of an epoch to its batches, after front end and augmentation."""
     key = jax.random.key(problem.seed)
 
     @jax.jit

@@ -26,7 +26,7 @@ the same bits."""
 
 
 class Trial(NamedTuple):
-    """How a proposal did; the less its held-out loss the better."""
+    """A proposal after its short training, and the held-out loss it reached, in nats."""
 
     proposal: Proposal
     network: Network
@@ -39,15 +39,20 @@ def decide(
     problem: Problem,
     fallback: Choice,
 ) -> tuple[Choice, list[Trial]]:
-    """The choice to build, and the trials that say so, the best first.
+    """The choice to build, and the trials it was selected by.
 
-    The first ``settings.trials`` proposals that fit and that are different networks are trained
-    from scratch, each to the end of its own short schedule: losses at a rate that has not fallen
-    yet say little of those at the end, and favour shallow networks. A single one wins untrained.
+    The first ``settings.trials`` distinct networks that fit are trained from scratch, each to the
+    end of its own short schedule: losses before the learning rate has fallen predict those at the
+    end poorly, and favour shallow networks. A single one wins untrained.
 
     Args:
         proposals: the most promising first.
+        settings: trials and their training.
+        problem: space, limits and data.
         fallback: a choice that fits, taken where no proposal does.
+
+    Returns:
+        The winner, int32 one-hot, and all trials by rising held-out loss.
     """
     entrants: dict[tuple, tuple[Proposal, Network]] = {}
     for proposal in proposals:
@@ -64,10 +69,10 @@ def decide(
 
 
 def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) -> list[float]:
-    """The held-out loss of each after the same training.
+    """The held-out loss of each choice after the same training.
 
-    What is trained is the supernet, masked to one member and with the weights that this member
-    would begin with: the same training as of the member alone, but one program for all of them.
+    The supernet is trained, masked to one member and initialised with that member's weights: the
+    same arithmetic as training the member alone, but one compiled program serves all members.
     """
     recipe = recipes.FloatTraining(
         epochs=settings.trial_epochs,
@@ -124,5 +129,5 @@ def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) ->
 
 
 def _shape(network: Network) -> tuple:
-    """What distinguishes networks to a trained eye: all but the names of their layers."""
+    """Kind, channels, kernel and stride of every layer: what tells networks apart but for names."""
     return tuple((x.kind, x.in_channels, x.out_channels, x.kernel, x.stride) for x in network)

@@ -2,9 +2,12 @@
 
 Invariant: a state and a seed decide every state that follows.
 
-Follows MicroNets (Banbury et al., 2021, section 5) where it speaks: Gumbel-softmax decisions,
-widths as masks, skips, limits on memory and operations. It is silent on temperatures, optimisers
-and how limits are weighed; those choices are ours and marked so in ``recipes.DNAS``.
+Each step alternates between two halves of the training data: AdamW on the shared weights, NovoGrad
+on the decisions' logits. Limits are inequality constraints of an augmented Lagrangian whose
+multipliers rise by dual ascent. Source: MicroNets (Banbury et al., 2021, section 5) for
+Gumbel-softmax decisions, widths as masks, parallel skips, and limits on memory and operations. It
+does not give temperatures, optimisers or how limits are weighed; what we chose is marked (ours) in
+``recipes.DNAS``.
 """
 
 from __future__ import annotations
@@ -33,11 +36,12 @@ from micronets_jax.supernet import init as init_supernet
 from micronets_jax.training import agreement, cross_entropy, kernels_only
 
 SAMPLED_LIMITS = ("sram_bytes",)
-"""Limits on a maximum: the mean network's cost is not the mean cost, so samples are costed."""
+"""Limits on a maximum over layers: the maximum of means is not the mean of maxima, so their
+expectation is estimated from sampled choices."""
 
 
 class State(NamedTuple):
-    """Everything a search step reads and writes."""
+    """Everything a search step reads and writes; ``multipliers`` are those of the limits."""
 
     step: Int[Array, ""]
     params: Any
@@ -50,14 +54,16 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DNAS:
-    """The search as ``search.base.Search`` has it; its metrics are ``loss`` and ``accuracy`` on the
-    half that judges, and each limit's used share."""
+    """The search, see ``search.base.Search``.
+
+    Metrics of a step: ``loss`` and ``accuracy`` on the held-out half, and each limit's used share.
+    """
 
     settings: recipes.DNAS
     problem: Problem
 
     def init(self, key: Key[Array, ""]) -> State:
-        """New weights, decisions as of :func:`start`."""
+        """New weights, logits of :func:`start`, multipliers 0."""
         variables = init_supernet(key, self.problem.space.supernetwork())
         logits = start(self.problem.space, self.settings, self.problem.budget)
         return State(
@@ -71,7 +77,8 @@ class DNAS:
         )
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """Weights move on their half, then decisions on the other, once weights are warm."""
+        """One step of the weights on their half, then, after the warm-up, one of the decisions on
+        the other half."""
         batch = accelerators.place(batch, self.problem.mesh, "data")
         seeded = jax.random.fold_in(jax.random.key(self.problem.seed), state.step)
         of_weights, of_decisions = jax.random.split(jax.random.fold_in(seeded, 1))
@@ -84,8 +91,8 @@ class DNAS:
         return state._replace(step=state.step + 1), metrics
 
     def proposals(self, state: State) -> list[Proposal]:
-        """What was learned, of the likeliest blocks and of others, in turn with layouts that were
-        not, so that a contest of few trials sees both."""
+        """Learned layouts (:func:`learned`) alternating with ones that need no training
+        (``proposals.unlearned``), so that a contest of few trials compares both."""
         space, budget = self.problem.space, self.problem.budget
         turns = itertools.zip_longest(
             learned(space, state.logits), proposals.unlearned(space, budget)
@@ -93,14 +100,14 @@ class DNAS:
         return proposals.fitting(space, budget, [x for pair in turns for x in pair if x])
 
     def variables(self, state: State) -> dict[str, Any]:
-        """Of the supernet."""
+        """Weights and batch-norm moments of the supernet."""
         return {"params": state.params, "batch_stats": state.batch_stats}
 
     # ------------------------------------------------------------ the two halves of a step
 
     def _weights_step(self, key: Key[Array, ""], state: State, x: Array, targets: Array) -> State:
         choice = jax.lax.stop_gradient(self._sample(key, state, state.logits, decisions.draw))
-        # Under blocks that come and go from the first step on, deep networks learn nothing.
+        # With blocks dropped at random from the first step on, deep networks do not learn.
         every = decisions.all_yes(choice, self.problem.space.decisions())
         warming = state.step < self._warmup_steps
         choice = jax.tree.map(lambda all_, some: jnp.where(warming, all_, some), every, choice)
@@ -123,7 +130,12 @@ class DNAS:
     def _decisions_step(
         self, key: Key[Array, ""], state: State, x: Array, targets: Array
     ) -> tuple[State, Metrics]:
-        """Decisions and the multipliers of the limits, by dual ascent."""
+        """Gradient step of the logits on the augmented Lagrangian, dual ascent of its multipliers.
+
+        With g the used share of a limit less 1, each limit adds ``multiplier * g + damping / 2 *
+        max(g, 0)^2`` to the loss, and its multiplier grows by ``multiplier_rate * g``, never below
+        0 (Bertsekas, "Constrained Optimization and Lagrange Multiplier Methods", 1982).
+        """
 
         def loss(logits: Logits) -> tuple[Array, Metrics]:
             choice = self._sample(key, state, logits, decisions.between)
@@ -155,7 +167,7 @@ class DNAS:
     # ------------------------------------------------------------ parts of both
 
     def _sample(self, key: Key[Array, ""], state: State, logits: Logits, draw: Callable) -> Choice:
-        """Relaxed architectures, but widths as ``draw`` has them if the settings say so."""
+        """Gumbel-softmax samples, whose widths ``draw`` replaces unless settings relax them too."""
         taken, temperature = self.problem.space.decisions(), self._temperature(state.step)
 
         def one(key: Key[Array, ""]) -> Choice:
@@ -170,14 +182,14 @@ class DNAS:
 
         keys = jax.random.split(key, self.settings.samples)
         choices = accelerators.place(jax.vmap(one)(keys), self.problem.mesh, "arch")
-        # Without it XLA's GPU compiler grows fusions through choice, masks and layers and analyses
-        # each of them anew: a step took five times as long to compile. Results are the same.
+        # Without the barrier XLA's GPU compiler fuses choice, masks and layers and analyses every
+        # fusion anew: a step took five times as long to compile. Results are the same.
         return jax.lax.optimization_barrier(choices)
 
     def _outputs(
         self, params: Any, batch_stats: Any, x: Array, choices: Choice
     ) -> tuple[Float[Array, "samples batch classes"], Any]:
-        """Logits and moments of each sampled architecture."""
+        """Logits and new batch-norm moments of each sampled architecture."""
         space = self.problem.space
         model = Supernet(space.supernetwork(), self.settings.bits or None, self.settings.precision)
 
@@ -221,8 +233,8 @@ class DNAS:
         taken, reach = self.problem.space.decisions(), self.settings.decision_reach
         return optax.chain(
             optax.stateless(lambda gradient, _: decisions.spread(gradient, taken, reach)),
-            # One scale for all widths, where Adam has one for each option: a decision that matters
-            # little must not follow its noise as far as one that matters much follows its signal.
+            # NovoGrad normalises by one second moment a leaf, Adam by one an option. With Adam's, a
+            # decision of little effect would follow its noise as far as others their signal.
             optax.novograd(self.settings.decision_learning_rate, b1=0.5, b2=0.95),
         )
 
@@ -231,11 +243,18 @@ class DNAS:
 
 
 def start(space: Space, settings: recipes.DNAS, budget: Budget) -> Logits:
-    """Widths about those of ``settings.start``, see :data:`STARTS`; all else is even.
+    """First logits: widths distributed about those of :data:`STARTS`, all else uniform.
 
-    So weights are trained from the first step on networks that might be built and that are alike
-    enough to share weights, and no multiplier has an excess to overshoot. Which blocks are worth
-    their cost is for the search to find; until then all of them count.
+    The mean network with all blocks meets the limits. So weights train from the first step on
+    networks near those that may be built and near each other, and multipliers do not overshoot.
+
+    Args:
+        space: what may be chosen.
+        settings: ``start`` names the proportions, ``decision_reach`` the deviation about them.
+        budget: limits that the mean network is scaled to.
+
+    Returns:
+        Logits, float32 [decisions, options], by name of the decision.
     """
     taken = space.decisions()
     logits = decisions.undecided(taken)
@@ -262,12 +281,12 @@ STARTS: dict[recipes.Start, Callable[[Space, Budget, Choice], Widths]] = {
     "balanced": proposals.balanced,
     "even": lambda space, budget, others: proposals.shares(space.decisions()),
 }
-"""Proportions of widths in which a search may start, made as wide as the limits allow."""
+"""Proportions of widths that a search may start from, before they are scaled to the limits."""
 
 
 def learned(space: Space, logits: Logits) -> list[Layout]:
-    """The mean widths with the likeliest of all else; then with the block flipped that it is least
-    certain of, and with the next one."""
+    """The mean widths with the likeliest option of every other decision; then the same with the
+    least certain binary decision flipped, and with the second least certain one."""
     taken = space.decisions()
     widths = jax.tree.map(jnp.asarray, decisions.widths(logits, taken))
     others = {
@@ -290,8 +309,11 @@ def learned(space: Space, logits: Logits) -> list[Layout]:
 
 
 def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict[str, Array]:
-    """Used share of each limit: of the mean widths of what is likeliest of all else, which is what
-    :func:`learned` proposes; but sampled where a maximum rules."""
+    """Used share of each limit, differentiable in ``logits``.
+
+    Of the network that :func:`learned` proposes first, its other decisions one-hot with
+    straight-through gradients; for :data:`SAMPLED_LIMITS` the mean over the sampled choices.
+    """
     taken, soft = space.decisions(), decisions.expected(logits)
     likeliest = decisions.straight_through(soft)
     mean = {

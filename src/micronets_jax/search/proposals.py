@@ -1,7 +1,7 @@
-"""Layouts: proportions of widths, learned or not, made as wide as the limits allow.
+"""Layouts: proportions of widths, learned or not, scaled up to the limits.
 
-Invariant: what :func:`fitting` returns fits by the exact costs, or its space has nothing that does
-in these proportions.
+Invariant: what :func:`fitting` returns meets every limit by the exact costs, or no member of the
+space with these proportions does.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from micronets_jax.search.base import Proposal
 from micronets_jax.spaces import Space
 
 FACTORS = np.geomspace(4.0, 1 / 64, 256, dtype=np.float32)
-"""What proportions are multiplied by, 2 % apart; 1 makes one of them as wide as its largest."""
+"""Scale factors, 2 % apart; at 1 one width is as large as its largest option."""
 
 SMOOTH = 4
-"""Order of the norm that stands for the most used limit where widths are balanced."""
+"""Order p of the p-norm of the used shares, a smooth maximum over limits."""
 
 TURNS = 48
-"""Of the fixed point that balances widths: each halves its distance."""
+"""Iterations of the fixed point of :func:`balanced`; each halves its distance."""
 
 FULL = 0.998
-"""Share of the limits that balanced widths are to use, so that what is left of the distance does
-not exceed them."""
+"""Used share that :func:`balanced` aims at: below 1, so that the distance which is left after
+:data:`TURNS` does not exceed a limit."""
 
 
 NARROW = 0.2
-"""Of a narrow stem to what follows."""
+"""Width of a narrow stem, as a share of the proportion of the layers behind it."""
 
 
 class Layout(NamedTuple):
     """A kind of network: widths up to a common factor, and all else decided.
 
     Attributes:
-        name: for people.
-        widths: in proportion to each other.
-        others: int32 one-hot, of all decisions that are no widths.
+        name: shown in reports.
+        widths: channel counts up to a common factor.
+        others: int32 one-hot choice of every decision that is not a width.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
 
 
 def fitting(space: Space, budget: Budget, layouts: Sequence[Layout]) -> list[Proposal]:
-    """Each layout at the largest factor at which it fits, in the space's own widths."""
+    """Each layout at the largest factor at which it fits, rounded to the space's widths."""
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *[layout[1:] for layout in layouts])
     choices = accelerators.once(_fit, space, budget, *stacked, static=(0, 1))
     choices = jax.tree.map(np.asarray, choices)
@@ -78,8 +78,17 @@ def _fit(space: Space, budget: Budget, widths: Widths, others: Choice) -> Choice
 def widest(
     space: Space, budget: Budget, widths: Widths, choose: Callable[[Widths], Choice]
 ) -> Widths:
-    """These widths times the largest of :data:`FACTORS` at which what ``choose`` makes of them
-    fits; the least of these factors where nothing does."""
+    """Widths scaled by the largest of :data:`FACTORS` that fits, by the least where none does.
+
+    Args:
+        space: what may be chosen.
+        budget: limits, decided on exact costs.
+        widths: channel counts by decision, before scaling.
+        choose: from scaled widths to the choice that is priced.
+
+    Returns:
+        Scaled channel counts, float32, by decision.
+    """
 
     def times(factor: Array) -> Widths:
         return jax.tree.map(lambda width: factor * width, widths)
@@ -90,12 +99,16 @@ def widest(
 
 
 def shares(taken: Decisions, stem: float = 1.0, rise: float = 0.0) -> Widths:
-    """Proportions to the largest widths: even by default.
+    """Widths as shares of the largest options: the same share everywhere by default.
 
     Args:
-        stem: of the first layer to what follows.
-        rise: by how much more the last width is than the one after the stem, linearly between, as
-            RegNet has it (Radosavovic et al., 2020, section 3.3).
+        taken: the space's decisions.
+        stem: factor on the share of the first layer.
+        rise: how much larger the last layer's share is than that of the layer after the stem,
+            linear in depth between, as in RegNet (Radosavovic et al., 2020, section 3.3).
+
+    Returns:
+        Channel counts, float32 [decisions], by name of the decision.
     """
     last = max(max(decision.places) for decision in taken.values())
     found = {}
@@ -109,16 +122,22 @@ def shares(taken: Decisions, stem: float = 1.0, rise: float = 0.0) -> Widths:
 
 
 def balanced(space: Space, budget: Budget, others: Choice) -> Widths:
-    """Widths at which one per cent more of any of them costs the same, as large as the limits
-    allow.
+    """Widths of equal cost elasticity that use the limits up.
 
-    The condition has one multiplier: that cost, ``w dC/dw``, is the same for all widths between
-    their least and their largest. It is met by a fixed point: each width is multiplied by the root
-    of how much less it costs than the multiplier says, the multiplier divided by the used share of
-    the limits. A convolution on large maps stays narrow, one on small maps becomes wide.
+    The cost C is the p-norm of the used shares (:data:`SMOOTH`). Its elasticity ``w dC/dw`` is one
+    Lagrange multiplier for every width strictly between its least and largest option: the
+    stationarity condition of a maximal sum of log widths under a limit on C. A fixed point solves
+    it: each iteration multiplies a width by the square root of multiplier over elasticity, and the
+    multiplier by the inverse square root of the used share. So layers on large maps come out
+    narrow, those on small maps wide.
 
     Args:
-        others: weights of all decisions that are no widths.
+        space: what may be chosen.
+        budget: limits; their used shares are made :data:`FULL`.
+        others: weights of every decision that is not a width.
+
+    Returns:
+        Channel counts, float32 [decisions], by name of the decision; empty without widths.
     """
     taken = space.decisions()
     logs = {
@@ -134,7 +153,7 @@ def balanced(space: Space, budget: Budget, others: Choice) -> Widths:
         widths = jax.tree.map(jnp.exp, logs)
         choice = decisions.interpolated(widths, taken) | others
         usage = jnp.stack([jnp.asarray(x) for x in budget.usage(space.network(choice)).values()])
-        # A smooth maximum: by the true one, widths that only the second limit feels were free.
+        # Under the true maximum, widths that only affect the second limit would cost nothing.
         return jnp.linalg.norm(usage, ord=SMOOTH), jnp.max(usage)
 
     def turn(at: tuple[Widths, Float[Array, ""]], _: None):
@@ -158,10 +177,12 @@ def balanced(space: Space, budget: Budget, others: Choice) -> Widths:
 
 
 def patterns(taken: Decisions, most: int = 2) -> dict[str, Choice]:
-    """All blocks, then without the deepest, and so on; of anything categorical the middle option.
+    """One-hot choices of binary and categorical decisions: all blocks, then one fewer at a time,
+    the deepest removed first; the middle option of every categorical decision.
 
     Args:
-        most: how many patterns at most.
+        taken: the space's decisions.
+        most: the largest number of patterns.
     """
     others = {name: decision for name, decision in taken.items() if decision.kind != "width"}
     pattern = {
@@ -190,8 +211,8 @@ def patterns(taken: Decisions, most: int = 2) -> dict[str, Choice]:
 
 
 def unlearned(space: Space, budget: Budget) -> list[Layout]:
-    """Layouts that take no training, each of all blocks and without the deepest: balanced widths;
-    behind a narrow stem rising ones, and even ones; even ones throughout."""
+    """Layouts that need no training, each with all blocks and without the deepest one: balanced;
+    a narrow stem with rising or with even shares; even shares."""
     taken = space.decisions()
     kept = patterns(taken)
 

@@ -1,6 +1,6 @@
-"""Random search: members of the space that fit and leave little unused, each as likely as any.
+"""Random search: uniform draws among the members of a space that fit and use most of a limit.
 
-Invariant: nothing is learned, so what another search finds is worth what it adds to this.
+Invariant: nothing is learned: this is the baseline that other searches are compared with.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
 from micronets_jax.spaces import Space
 
 TIGHT = 0.8
-"""Share of the tightest limit that a member has to use: what is far smaller is no rival."""
+"""Least share of its tightest limit that a drawn member uses; far smaller ones are no competitors
+of networks that were searched for."""
 
 DRAWS, ROUNDS = 4096, 16
-"""Members drawn at once, and how often before giving up."""
+"""Members drawn in one batch, and the largest number of batches."""
 
 
 class State(NamedTuple):
-    """Nothing but the number of steps, of which there are none."""
+    """The number of steps, always 0."""
 
     step: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Random:
-    """The search as ``search.base.Search`` has it."""
+    """The search, see ``search.base.Search``; a run takes no steps of it."""
 
     settings: recipes.Random
     problem: Problem
 
     def init(self, key: Key[Array, ""]) -> State:
-        """Nothing is learned."""
+        """The only state."""
         return State(jnp.zeros((), jnp.int32))
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """Nothing is learned."""
+        """Counts the step; learns nothing and has no metrics."""
         return State(state.step + 1), {}
 
     def proposals(self, state: State) -> list[Proposal]:
-        """As many as there are trials."""
+        """As many draws as there are trials, fewer where :func:`draw` finds fewer."""
         rng = np.random.default_rng(self.problem.seed)
         members = draw(rng, self.problem.space, self.problem.budget)
         return [
@@ -63,8 +64,8 @@ class Random:
 
 
 def draw(rng: np.random.Generator, space: Space, budget: Budget) -> Iterator[Choice]:
-    """Uniform draws that fit and use :data:`TIGHT` of the tightest limit, until none is found in
-    :data:`DRAWS` times :data:`ROUNDS`."""
+    """One-hot choices by rejection sampling: uniform draws that fit and use at least :data:`TIGHT`
+    of their tightest limit; ends after ``DRAWS * ROUNDS`` draws."""
     for _ in range(ROUNDS):
         choices = decisions.uniform(rng, space.decisions(), DRAWS)
         good = np.asarray(accelerators.once(_tight, space, budget, choices, static=(0, 1)))

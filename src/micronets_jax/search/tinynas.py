@@ -2,9 +2,10 @@
 
 Invariant: a state and a seed decide every state that follows, and the members proposed.
 
-TinyNAS's second stage (Lin et al., "MCUNet", NeurIPS 2020, section 3.1), trained by the sandwich
-rule with distillation in place (Yu et al., "BigNAS", ECCV 2020, section 3.1), where the paper draws
-members alone. Its first stage, which space suits a board, is ``spaces.survey``.
+Source: TinyNAS's second stage (Lin et al., "MCUNet", NeurIPS 2020, section 3.1). The supernet is
+trained by the sandwich rule with in-place distillation (Yu et al., "BigNAS", ECCV 2020, section
+3.1), where the paper draws random members alone. TinyNAS's first stage, which space suits a board,
+is ``spaces.survey``.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ class Member(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TinyNAS:
-    """The search as ``search.base.Search`` has it.
+    """The search, see ``search.base.Search``.
 
-    Its metrics are ``loss`` and ``accuracy`` of the largest network on what trains it, and
-    ``students``, how far the others are from what the largest says (cross entropy; 0 before they
-    learn).
+    Metrics of a step: ``loss`` and ``accuracy`` of the largest network on its training batch, and
+    ``students``, the mean cross entropy of the other members against the largest network's
+    probabilities (0 during the warm-up).
     """
 
     settings: recipes.TinyNAS
@@ -93,9 +94,8 @@ class TinyNAS:
         )
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """The largest network alone at first, then with the smallest and some that are drawn.
-
-        Between the two the channels of every expansion are sorted by their importance.
+        """The largest network alone during the warm-up, then the sandwich rule: largest, smallest
+        and drawn members. Between the two, expanded channels are sorted by importance.
         """
         batch = accelerators.place(batch, self.problem.mesh, "data")
         state = jax.lax.cond(
@@ -113,13 +113,13 @@ class TinyNAS:
         ]
 
     def variables(self, state: State) -> dict[str, Any]:
-        """Of the supernet."""
+        """Weights and batch-norm moments of the supernet."""
         return {"params": state.params, "batch_stats": state.batch_stats}
 
     # ------------------------------------------------------------ training
 
     def _sandwich(self, step: Int[Array, ""]) -> Choice:
-        """The largest, the smallest, and members of the pool."""
+        """Choices of a step: the largest, the smallest, and draws from the pool."""
         key = jax.random.fold_in(jax.random.key(self.problem.seed), step)
         drawn = jax.random.randint(key, (self.settings.samples - 2,), 0, self._pool_size)
         return jax.tree.map(
@@ -131,12 +131,17 @@ class TinyNAS:
     def _update(
         self, state: State, x: Array, targets: Array, choices: Choice, count: Int[Array, ""]
     ) -> tuple[State, Metrics]:
-        """Weights move so that the first of the choices fits the targets, and others what it says.
+        """One optimiser step on the sum of the choices' gradients: the first choice's loss is
+        against the targets, that of the others against the first one's probabilities.
 
-        One after the other in a loop: a gradient takes half a minute to compile, and as many
-        gradients side by side as there are choices took several times that.
+        Choices run in a loop, not unrolled: one gradient takes half a minute to compile, one for
+        each choice side by side took several times that.
 
         Args:
+            state: before the step.
+            x: inputs.
+            targets: classes [batch], or shares of classes [batch, classes].
+            choices: one-hot, stacked along the first axis.
             count: how many of the choices take part.
         """
         shares = jax.nn.one_hot(targets, self._classes) if targets.ndim == 1 else targets
@@ -173,7 +178,7 @@ class TinyNAS:
     def _forward(
         self, params: Any, batch_stats: Any, x: Array, choice: Choice
     ) -> tuple[Float[Array, "batch classes"], Any]:
-        """Logits of a member, and what its batch makes of the running moments."""
+        """Logits of a member, and the running moments after its batch."""
         outputs: Any = self._model.apply(
             {"params": params, "batch_stats": batch_stats},
             x,
@@ -185,7 +190,7 @@ class TinyNAS:
         return logits, changed["batch_stats"]
 
     def _sorted(self, state: State) -> State:
-        """The most important channels first, in weights, moments and the optimiser's memory."""
+        """Expanded channels in order of importance, in weights, moments and optimiser state."""
 
         def by_layer(part: Any) -> bool:
             return isinstance(part, dict)
@@ -205,10 +210,10 @@ class TinyNAS:
     # ------------------------------------------------------------ evolution
 
     def evolve(self, state: State) -> Iterator[list[Member]]:
-        """The population at first and after each round, the best first.
+        """The population at first and after each generation, the best first.
 
-        The best become parents. Half of their children are mutants, half cross two of them; only
-        children that fit and that nobody was before are judged (Lin et al., appendix).
+        The best are parents; half of the children are mutants, half crossovers of two parents. Only
+        children that fit and are new are evaluated (Lin et al., appendix).
         """
         settings, rng = self.settings, np.random.default_rng((self.problem.seed, 1))
         judge = self.judging(state)
@@ -225,9 +230,10 @@ class TinyNAS:
             yield population
 
     def judging(self, state: State) -> Callable[[list[Choice]], list[float]]:
-        """What gives the held-out loss of members under the shared weights.
+        """A function from members to their held-out losses under the shared weights.
 
-        Each has its moments taken anew from training examples; :data:`AT_ONCE` share a call.
+        Batch-norm moments are recalibrated for each member on training examples; :data:`AT_ONCE`
+        members share a call.
         """
         calibration, _ = base.examples(self.problem, 0, self.settings.calibration)
         x, labels = base.examples(self.problem, 1, self.settings.judged)
@@ -245,7 +251,8 @@ class TinyNAS:
 
     @functools.cached_property
     def _judged(self) -> Callable[..., Float[Array, " members"]]:
-        """Weights, moments, what calibrates, inputs, labels and choices to held-out losses."""
+        """Compiled evaluation: weights, moments, calibration inputs, held-out inputs and labels,
+        choices [members, ...] -> losses [members]."""
         space, model = self.problem.space, self._model
 
         def one(
@@ -266,7 +273,7 @@ class TinyNAS:
     def _children(
         self, rng: np.random.Generator, parents: list[Choice], known: set[bytes]
     ) -> list[Choice]:
-        """A population's worth that fit and were not known; they are known then."""
+        """A new population of members that fit and are not in ``known``, which they join."""
         half, rate = self.settings.population // 2, self.settings.mutation
 
         def mutant() -> Choice:
@@ -279,7 +286,7 @@ class TinyNAS:
         return mutants + self._new(self.settings.population - half, crossing, known)
 
     def _new(self, count: int, child: Callable[[], Choice], known: set[bytes]) -> list[Choice]:
-        """Up to so many."""
+        """Up to ``count`` children that fit and are not in ``known``, which they join."""
         found: list[Choice] = []
         for _ in range(ROUNDS):
             made = [child() for _ in range(DRAWS // 4)]
@@ -296,7 +303,7 @@ class TinyNAS:
 
     @functools.cached_property
     def _pool(self) -> Choice:
-        """Members that fit, each as likely as any, [:data:`POOL` or fewer, ...]."""
+        """Uniform draws of members that fit, stacked, at most :data:`POOL`."""
         rng, taken = np.random.default_rng(self.problem.seed), self.problem.space.decisions()
         found, drawn = [], 0
         while len(found) < POOL and drawn < DRAWS * ROUNDS:
@@ -368,7 +375,7 @@ def _rows(choices: Choice) -> list[Choice]:
 
 
 def _name(choice: Choice) -> bytes:
-    """What tells choices apart."""
+    """A key that is equal for equal choices only."""
     options = [np.argmax(leaf, axis=-1) for _, leaf in sorted(choice.items())]
     return np.concatenate(options).astype(np.uint8).tobytes()
 

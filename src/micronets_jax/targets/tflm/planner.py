@@ -121,7 +121,7 @@ class _Placed(NamedTuple):
 
 
 _NOWHERE = _Placed(2**30, 0)
-"""In nobody's way: all lie before its start, and it ends at once."""
+"""A sentinel without neighbours: it starts behind every buffer and ends at 0."""
 
 
 def _chain_head(network: Network, scratch: bool) -> Count:
