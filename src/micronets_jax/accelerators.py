@@ -72,11 +72,11 @@ def select(accelerator: str) -> str:
 
 
 def keep_memory() -> None:
-    """Make the process keep what it frees for its next use; call it once, where a process begins.
+    """Make the C library keep freed memory instead of returning it to the system; call it once, at
+    the start of a process.
 
-    Each program of XLA's allocates its buffers anew. To return them in between costs up to half of
-    a step, for every page must be mapped and cleared again. Where the C library has no such
-    settings nothing happens.
+    Each XLA program allocates its buffers anew, and mapping and clearing returned pages again takes
+    up to half of a step. Nothing happens where the C library lacks these settings.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):
@@ -86,13 +86,13 @@ def keep_memory() -> None:
 
 
 def mesh(examples: int, samples: int = 1, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """All local devices as a grid (``data``, ``arch``), or None where there is one device only.
+    """A mesh of all local devices with axes ``data`` and ``arch``; None for a single device.
 
     ``arch`` takes as many devices as divide the samples, ``data`` as many of the rest as divide
-    the examples; what divides neither stays idle.
+    the examples; devices left over stay idle.
 
     Args:
-        examples: in a batch.
+        examples: batch size.
         samples: architectures computed side by side.
         devices: in place of the local ones, such as those of a topology to compile for.
     """
@@ -107,9 +107,11 @@ def mesh(examples: int, samples: int = 1, devices: Sequence[Any] | None = None) 
 
 
 def place(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
-    """The arrays of a tree laid over the mesh: leading dimensions along these axes, or copied.
+    """The arrays of a tree with leading dimensions sharded over these axes of the mesh, the rest
+    replicated.
 
-    Outside ``jit`` arrays are moved, inside it is a constraint; without a mesh nothing happens.
+    Outside ``jit`` arrays are moved, inside it is a sharding constraint; without a mesh nothing
+    happens.
     """
     if mesh is None:
         return tree
@@ -120,13 +122,15 @@ def place(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
 
 
 def once(function: Callable[..., Any], *arguments: Any, static: Sequence[int] = ()) -> Any:
-    """``function(*arguments)`` as one program, for what runs only once.
+    """``function(*arguments)`` compiled as one program, for what runs only once.
 
-    A CPU does not optimise it, which would take longer than running it. Operation by operation each
-    would be compiled for itself. Inside another program it is a part of that.
+    For a CPU XLA's optimisations are off, for they take longer than such a program runs. Inside a
+    trace the function is called as it is.
 
     Args:
-        static: places of arguments that are not arrays; these must be hashable.
+        function: a pure function of arrays.
+        *arguments: of the function.
+        static: positions of arguments that are not arrays; these must be hashable.
     """
     if _traced(arguments):
         return function(*arguments)

@@ -243,6 +243,9 @@ def calibrate(
     """One network on a real board: firmware written, flashed, asked over its serial port.
 
     Args:
+        space: which networks are drawn, see :func:`draw`.
+        seed: of the draws.
+        index: of the network.
         device: whose firmware is written.
         port: of the board, ``serial:/dev/ttyACM0``.
         folder: where the firmware is written and linked, again for each network.

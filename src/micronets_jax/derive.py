@@ -157,6 +157,7 @@ def reorder(
     """Weights, or moments, with expanded channels in another order; the network computes the same.
 
     Args:
+        network: the largest network of the supernet.
         order: of :func:`importance`.
         tree: by layer, then by name; layers that are not in it are passed over.
     """

@@ -203,18 +203,22 @@ def greedy(
     tail: Any = None,
     halved: Any = None,
 ) -> Any:
-    """First byte of each buffer, [buffers], where one after the other goes to the lowest gap among
-    those already placed that live at the same time.
+    """Greedy placement: in a given order, each buffer at the lowest gap that fits among the placed
+    ones whose lives overlap its own.
 
-    Who can live beside whom does not depend on what is decided: traced sizes cost one pass per
-    buffer over its few possible neighbours.
+    Possible neighbours are static, so that traced sizes cost one pass over them a buffer.
 
     Args:
-        size: bytes of each, 0 of absent ones. NumPy arrays give one, others are traced.
-        first, last: operators from which and to which it lives, both included.
-        order: whose turn it is, [buffers].
+        size: bytes of each, 0 of absent ones, [buffers]; NumPy, or traced int32.
+        first: operator from which each lives, [buffers].
+        last: operator to which each lives, included.
+        order: buffers in the order of placement.
         near: see :func:`neighbours`.
-        tail, halved: after operator ``halved`` only the first ``tail`` bytes are occupied.
+        tail: bytes that stay occupied after operator ``halved``; None: all of them.
+        halved: the operator after which ``tail`` holds.
+
+    Returns:
+        First byte of each buffer, [buffers], in the kind of array that ``size`` is.
     """
     xp = np if isinstance(size, np.ndarray) else jnp
     beside = xp.asarray(near)

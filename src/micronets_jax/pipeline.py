@@ -598,10 +598,9 @@ def _measure(
 def _instructions(
     plan: Plan, found: Network, model: bytes, made: Mapping[str, Any]
 ) -> Mapping[str, int | None]:
-    """Predicted of what is delivered, and counted on an emulated core where the tools are here.
+    """Instructions of the delivered program: predicted, and counted in an emulator if there is one.
 
-    Args:
-        made: what is known of the firmware, if there is one; it counts if the runtime is its.
+    ``made`` is what is known of the firmware, used where its runtime is the plan's.
     """
     runtime, core = plan.budget.runtime, plan.device.core
     if made.get("runtime") == runtime:

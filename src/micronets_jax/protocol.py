@@ -62,7 +62,9 @@ class Port(Protocol):
         """What has come, waiting at most so long for a first byte; empty if nothing did."""
         ...
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Sends all bytes."""
+        ...
 
 
 class Frame(NamedTuple):
@@ -157,6 +159,11 @@ class SerialPort:
         self.path = path
 
     def read(self, seconds: float) -> bytes:
+        """As :meth:`Port.read`.
+
+        Raises:
+            ProtocolError: the port is gone.
+        """
         ready, _, _ = select.select([self._file], [], [], max(0.0, seconds))
         if not ready:
             return b""
@@ -171,6 +178,11 @@ class SerialPort:
         return data
 
     def write(self, data: bytes) -> None:
+        """As :meth:`Port.write`.
+
+        Raises:
+            ProtocolError: the port is gone.
+        """
         deadline = time.monotonic() + 10.0
         while data:
             _, ready, _ = select.select([], [self._file], [], 1.0)
@@ -184,6 +196,7 @@ class SerialPort:
                 raise ProtocolError(f"serial port {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
+        """Closes the port."""
         os.close(self._file)
 
 
@@ -357,9 +370,10 @@ class Board:
         self.ask(FORGET)
 
     def listen(self, audio: Iterable[bytes], *, look: bool = False) -> Heard:
-        """Lets the board hear a stream (int16, in parts of any length) from its beginning.
+        """Lets the board hear a stream from its beginning.
 
         Args:
+            audio: int16 samples, in parts of any length.
             look: whether to read features and outputs of every inference.
 
         Raises:

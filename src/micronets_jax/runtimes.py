@@ -50,7 +50,9 @@ class Runtime(Protocol):
     input_details: TensorDetails
     output_details: TensorDetails
 
-    def predict(self, inputs: Shaped[np.ndarray, "n ..."]) -> Shaped[np.ndarray, "n ..."]: ...
+    def predict(self, inputs: Shaped[np.ndarray, "n ..."]) -> Shaped[np.ndarray, "n ..."]:
+        """Outputs [n, ...] for inputs [n, ...], both as the model's own integers."""
+        ...
 
 
 class LiteRT:

@@ -46,7 +46,8 @@ def conv(window: Window, channels: Count, outputs: Count, signed: bool) -> Itera
 
     Args:
         window: how the kernel walks over the picture.
-        channels, outputs: read and made.
+        channels: of the input.
+        outputs: channels of the output.
         signed: whether an output may lie below its zero point, as behind a ReLU it does not.
     """
     wide = window.taps * channels >= _WIDE_INPUTS if window.taps > 1 else False

@@ -34,10 +34,12 @@ class Quantization:
 
     @property
     def scale(self) -> float:
+        """The scale, of a tensor that has one."""
         return float(self.scales[0])
 
     @property
     def zero_point(self) -> int:
+        """The zero point, of a tensor that has one."""
         return int(self.zero_points[0])
 
 
@@ -58,10 +60,12 @@ class Tensor:
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def label(self) -> str:
+        """Name and index for messages."""
         return f"tensor {self.index} ({self.name[:60]})" if self.name else f"tensor {self.index}"
 
 
@@ -77,6 +81,7 @@ class Operator:
 
     @property
     def label(self) -> str:
+        """Kind and index for messages."""
         return f"operator {self.index} ({self.kind})"
 
 

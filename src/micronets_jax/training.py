@@ -125,6 +125,7 @@ def rounds(recipe: recipes.Training, per_epoch: int) -> list[int]:
     A round is an epoch, or several where steps are given and passes over the data are short.
 
     Args:
+        recipe: epochs or steps.
         per_epoch: steps of an epoch.
     """
     total = recipe.num_steps(per_epoch)
@@ -202,6 +203,7 @@ def cross_entropy(
     """Mean over the batch of the cross entropy with smoothed targets, in nats.
 
     Args:
+        logits: of the network.
         targets: classes [batch], or shares of each class [batch, classes] that sum to 1.
         smoothing: weight of the uniform distribution.
     """

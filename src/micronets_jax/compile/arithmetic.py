@@ -69,6 +69,7 @@ def scale_array(
 
 
 def saturate(x: int, bits: int) -> int:
+    """``x`` clipped to the range of a signed integer of so many bits."""
     return max(-(1 << (bits - 1)), min((1 << (bits - 1)) - 1, x))
 
 
@@ -113,6 +114,7 @@ def requantize_table(
 
 
 def relu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    """RELU: requantised, then clamped below at zero."""
     multiplier, exponent = quantize_multiplier(in_scale / out_scale)
     low = max(-128, out_zero)
     return table_of(
@@ -127,6 +129,7 @@ def relu6_table(in_scale: float, in_zero: int) -> Table:
 
 
 def logistic_table(in_scale: float, in_zero: int) -> Table:
+    """LOGISTIC to scale 1/256, zero point -128, by the reference's fixed-point polynomial."""
     fraction, left = math.frexp(in_scale * (1 << 27))
     multiplier = round_away(fraction * (1 << 31))
     radius = math.floor(15 * (1 << 27) / 2.0**left)
@@ -160,6 +163,7 @@ def tanh_table(in_scale: float, in_zero: int) -> Table:
 def leaky_relu_table(
     in_scale: float, in_zero: int, out_scale: float, out_zero: int, alpha: float
 ) -> Table:
+    """LEAKY_RELU: ``x`` where x >= 0, else ``alpha * x``, each by a multiplier of its own."""
     multiplier, exponent = quantize_multiplier(in_scale / out_scale)
     slope = in_scale * alpha / out_scale
     slope_multiplier, slope_exponent = quantize_multiplier(abs(slope))
@@ -175,6 +179,7 @@ def leaky_relu_table(
 
 
 def elu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    """ELU: ``exp(x) - 1`` below 0, in single precision as the reference makes it."""
     f = np.float32
     return _single_precision_table(
         lambda x: f(math.exp(x)) - f(1) if x < 0 else x, in_scale, in_zero, out_scale, out_zero
@@ -184,6 +189,7 @@ def elu_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) ->
 def gelu_table(
     in_scale: float, in_zero: int, out_scale: float, out_zero: int, approximate: bool
 ) -> Table:
+    """GELU in single precision, by erfc or by the tanh approximation."""
     f = np.float32
 
     def gelu(x: np.float32) -> np.float32:
@@ -214,6 +220,7 @@ def _single_precision_table(
 
 
 def abs_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    """ABS: the distance from the zero point, requantised where scales differ."""
     multiplier, exponent = quantize_multiplier(in_scale / out_scale)
     if in_scale == out_scale:
         return table_of(lambda x: saturate(abs(x - in_zero) + out_zero, 8))
@@ -235,6 +242,11 @@ def rsqrt_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) 
 
 
 def hard_swish_table(in_scale: float, in_zero: int, out_scale: float, out_zero: int) -> Table:
+    """HARD_SWISH, ``x * relu6(x + 3) / 6``, in the reference's 16-bit steps.
+
+    Raises:
+        ValueError: the output's scale is finer than 1/128 of the input's.
+    """
     fine = np.float32(1 / 128) * np.float32(in_scale)
     out_multiplier, out_exponent = quantize_multiplier(float(fine / np.float32(out_scale)))
     if out_exponent > 0:

@@ -96,6 +96,7 @@ class Compiled:
 
     @property
     def arena_bytes(self) -> int:
+        """Bytes of the arena: the largest end of any buffer."""
         return self.plan.peak
 
     @property
@@ -110,6 +111,7 @@ class Compiled:
 
     @property
     def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
         return sum(call.macs for call in self.calls if not call.continues)
 
     @functools.cached_property
@@ -180,6 +182,7 @@ class Compiled:
         return {**files, "manifest.json": json.dumps(manifest, indent=1) + "\n"}
 
     def manifest(self) -> dict[str, Any]:
+        """What ``manifest.json`` says: interface, layers, memory, code and plan."""
         weights, tables = self.constant_bytes
         return {
             "format": 1,
@@ -252,6 +255,8 @@ def compile_model(
     """Reads, rewrites, lowers and plans a model.
 
     Args:
+        source: a TFLite file, or its bytes.
+        title: names the model in the files.
         flash_budget: bytes of flash that may go to weights widened to int16.
         plan: of :data:`PLANS`: ``balanced`` (least memory for at most 3 % more instructions than
             the fastest), ``speed`` (fewest instructions), ``memory`` (least memory), or ``whole``

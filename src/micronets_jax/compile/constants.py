@@ -26,6 +26,7 @@ class Range(NamedTuple):
 
     @property
     def constant(self) -> np.ndarray:
+        """Which channels have one value only: bool [channels]."""
         return self.low == self.high
 
     def seen(self, channels: int) -> Range:

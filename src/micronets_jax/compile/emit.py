@@ -129,6 +129,7 @@ def size_name(call: Call) -> str:
 
 
 def arrays(call: Call) -> list[np.ndarray]:
+    """The constant arrays of a call, its table last."""
     found = [v for v in call.fields.values() if isinstance(v, np.ndarray)]
     return found if call.table is None else [*found, call.table]
 
@@ -258,6 +259,8 @@ class Emitter:
         return [f"stream(&model_stretch_{number}, a);"]
 
     def pointer(self, call: Call, tensor: int, way: str) -> str:
+        """The C expression of a pointer to a tensor, for a call that reads it (``way`` is ``in``)
+        or writes it."""
         known = tensor in self.operands
         at = call.in_offset if way == "in" else call.byte_offset
         if known:
@@ -280,6 +283,7 @@ class Emitter:
         return f"(void *)(s + {self.state_places[tensor]})"
 
     def initialiser(self, field: Field, value: Any) -> str:
+        """The C initialiser of a struct's field."""
         if isinstance(value, np.ndarray):
             return self.array(value)
         if isinstance(value, list):
@@ -374,6 +378,7 @@ class Emitter:
         return [*lines, "}", ""]
 
     def weights_h(self) -> str:
+        """Text of ``weights.h``: declarations of all constants."""
         lines = [
             f"/* {self.title} */",
             "#ifndef MODEL_WEIGHTS_H",
@@ -392,6 +397,7 @@ class Emitter:
         return "\n".join(lines) + "\n"
 
     def weights_c(self) -> str:
+        """Text of ``weights.c``: definitions of all constants."""
         parts = [
             f'/* {self.title} */\n#include "weights.h"\n\n'
             "#if defined(__GNUC__)\n"

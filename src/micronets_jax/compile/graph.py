@@ -38,18 +38,22 @@ class Value:
 
     @property
     def in_arena(self) -> bool:
+        """Whether its bytes lie in the arena: it is neither a constant nor state."""
         return self.data is None and self.initial is None
 
     @property
     def elements(self) -> int:
+        """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def bytes(self) -> int:
+        """Size in bytes."""
         return self.elements * self.item_bytes
 
     @property
     def item_bytes(self) -> int:
+        """Bytes of an element."""
         return {"float32": 4, "int32": 4, "int16": 2}.get(self.dtype, 1)
 
 
@@ -115,6 +119,7 @@ class Folding:
 
     @property
     def folded(self) -> bool:
+        """Whether anything was removed."""
         return self.weights_left < self.weights or self.constant + self.unread > 0
 
 
@@ -138,6 +143,7 @@ class Graph:
     foldings: list[Folding] = dataclasses.field(default_factory=list)
 
     def consumers(self, tensor: int) -> list[Node]:
+        """The nodes that read a tensor."""
         return [node for node in self.nodes if tensor in node.inputs]
 
     @property

@@ -58,9 +58,10 @@ class Reference:
         return NAMES[self.engine]
 
     def run(self, cases: list[list[np.ndarray]], entries: Sequence[dict]) -> list[list[np.ndarray]]:
-        """Outputs of every case (a list of input arrays), one after another in one interpreter.
+        """Outputs of every case, one case after another in one interpreter.
 
         Args:
+            cases: the input arrays of each.
             entries: the interface of the compiled model, which says how many outputs there are.
 
         Raises:

@@ -55,6 +55,7 @@ class Call:
 
     @property
     def outputs(self) -> list[int]:
+        """The tensors that it writes."""
         return [self.output]
 
     @property
@@ -355,6 +356,7 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
 def depthwise_any(
     graph: Graph, node: Node, weights: np.ndarray, table: np.ndarray, rounding: str
 ) -> Call:
+    """A depthwise convolution of any kernel and stride, channel by channel."""
     o = node.options
     value = graph.values[node.inputs[0]]
     rows, columns, depth = node.in_shapes[0][1:]
@@ -823,6 +825,7 @@ def _lstm(graph: Graph, node: Node) -> list[Call]:
 
 
 def float_literal(x: float) -> str:
+    """A float32 as a C literal that reads back exactly."""
     return float(np.float32(x)).hex() + "f"
 
 

@@ -45,6 +45,8 @@ class Sharing:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
+    """Buffers with their addresses, first bytes in the arena of ``peak`` bytes."""
+
     buffers: tuple[Buffer, ...]
     sharings: tuple[Sharing, ...]
     addresses: tuple[int, ...]

@@ -101,6 +101,7 @@ def _running(has_state: bool) -> list[str]:
 
 
 def makefile() -> str:
+    """Text of the folder's Makefile."""
     return """\
 # make            builds the example for this machine
 # make CC=arm-none-eabi-gcc CFLAGS="-mcpu=cortex-m4 -mthumb -O2" build/libmodel.a
@@ -126,6 +127,7 @@ clean:
 
 
 def cmake() -> str:
+    """Text of the folder's CMakeLists.txt."""
     return """\
 cmake_minimum_required(VERSION 3.13)
 project(model C)

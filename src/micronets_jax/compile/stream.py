@@ -43,6 +43,7 @@ class Ring:
 
     @property
     def bytes(self) -> int:
+        """Size in bytes."""
         return self.depth * self.row_bytes
 
 
@@ -76,10 +77,12 @@ class Stretch:
 
     @property
     def output(self) -> int:
+        """The tensor that it makes last."""
         return self.outputs[-1]
 
     @property
     def pushed(self) -> bool:
+        """Whether its first operation is the input, pushed row by row."""
         return self.nodes[0].node.kind == "push"
 
     @property
@@ -152,11 +155,17 @@ def sources_of(node: RowNode) -> list[Source]:
 def stretch(
     graph: Graph, nodes: Sequence[RowNode], order: Order, begin: int, kept: set[int]
 ) -> Stretch:
-    """The stretch of ``order``'s nodes from ``begin`` on.
+    """The stretch of an order's nodes from ``begin`` on.
 
     Args:
-        nodes: all of the order's.
-        kept: tensors that are read after it.
+        graph: whose nodes they are.
+        nodes: all nodes of the order.
+        order: the order of their row calls.
+        begin: index of the stretch's first node.
+        kept: tensors that are read after the stretch.
+
+    Returns:
+        The stretch with its row calls, rings, sums and scratch, without addresses.
     """
     over = order.taken_over(kept)
     part = nodes[begin:]

@@ -82,6 +82,11 @@ class Host:
         return out
 
     def call(self, command: list[str]) -> None:
+        """Runs a tool of the build.
+
+        Raises:
+            TFLiteError: it failed; the sentence has its last words.
+        """
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise TFLiteError(f"{command[0]} failed on the generated code:\n{done.stderr[-4000:]}")

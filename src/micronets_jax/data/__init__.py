@@ -62,10 +62,13 @@ def split_features(
     frontend: FrontEnd,
     cache_folder: pathlib.Path | None = None,
 ) -> Float[np.ndarray, "examples rows columns channels"]:
-    """Features of an evaluation split, unchanged by augmentation, kept on disk for the next run.
+    """Features of an evaluation split, without augmentation, cached on disk.
 
     Args:
+        dataset: raw examples.
         split: ``train``, ``validation`` or ``test``.
+        frontend: what computes the features.
+        cache_folder: where they are kept; see ``cache.default_folder``.
     """
     name = cache.key(
         data=dataset.fingerprint,

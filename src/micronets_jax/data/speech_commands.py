@@ -478,6 +478,9 @@ def from_tfds(
 
     Args:
         words: some of the ten target words; the others become unknown.
+        seed: of the draw of unknown words.
+        cache_folder: where decoded audio is kept; see ``cache.default_folder``.
+        data_dir: of TensorFlow Datasets, its default if not given.
 
     Raises:
         DataError: it can be neither found nor downloaded, or ``words`` holds another word.

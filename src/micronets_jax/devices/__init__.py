@@ -95,6 +95,7 @@ class Device:
 
     @property
     def clock_hz(self) -> int:
+        """The clock in Hz."""
         return self.clock_mhz * 1_000_000
 
     @property

@@ -110,7 +110,12 @@ def write(
             as features.
         listening: text of the model's ``listening.json``; with it the firmware listens to a stream
             and tells words.
-        flash_budget, plan, ram, rows, tflm_include, tflm_library: see ``engine.Options``.
+        flash_budget: see ``compile.compile_model``, as of the three that follow.
+        plan: which layers go by rows.
+        ram: bytes that the arena may take.
+        rows: whether the input comes row by row.
+        tflm_include: see ``engine.Options``.
+        tflm_library: see ``engine.Options``.
 
     Raises:
         DeviceError: no such board.
@@ -147,12 +152,14 @@ def write(
 def front_end_bytes(
     frontend: str, core: str, classes: tuple[str, ...] = (), hop_ms: int = 0
 ) -> tuple[int, int]:
-    """RAM and flash that the front end of a ``frontend.json`` takes, 0 if no board computes it.
+    """Bytes of RAM and of flash that a front end takes on a board, 0 if no board computes it.
 
     Args:
+        frontend: text of ``frontend.json``.
         core: of the board.
-        classes, hop_ms: of a spotter that listens to a stream: what its listener takes at most,
-            however its smoothing will be chosen, is added.
+        classes: of a spotter that listens to a stream, else empty; then the most that its listener
+            takes under any choice of smoothing is added.
+        hop_ms: milliseconds between two inferences of such a spotter.
     """
     from micronets_jax.data import frontends
 

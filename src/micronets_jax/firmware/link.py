@@ -35,10 +35,12 @@ class Linked:
 
     @property
     def flash_bytes(self) -> int:
+        """Bytes of flash in all."""
         return sum(self.flash.values())
 
     @property
     def ram_bytes(self) -> int:
+        """Bytes of RAM in all."""
         return sum(self.ram.values())
 
 

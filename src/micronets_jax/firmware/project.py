@@ -34,10 +34,12 @@ class Prediction:
 
     @property
     def flash_bytes(self) -> int:
+        """Bytes of flash in all."""
         return sum(self.flash.values())
 
     @property
     def ram_bytes(self) -> int:
+        """Bytes of RAM in all."""
         return sum(self.ram.values())
 
 
@@ -71,7 +73,8 @@ def plan(
         model: its file, which runs are compared with; None where only its C is known.
         board: on which.
         title: names the model.
-        hearing, frontend_text: the front end, and the text of ``frontend.json``.
+        hearing: the front end, if there is one.
+        frontend_text: of its ``frontend.json``.
         listener: how it listens to a stream, if it does.
 
     Raises:

@@ -84,14 +84,19 @@ def choose(
     hop_ms: int,
     alarms_per_hour: float,
 ) -> Choice:
-    """The smoothing and threshold that miss fewest words at no more false alarms than are allowed.
+    """The smoothing and threshold with the fewest misses at an allowed rate of false alarms.
 
-    If all have more, those with fewest. Of equal ones the shorter mean and the higher threshold.
+    If every rate is higher, those with the lowest. Ties: the shorter mean, the higher threshold.
 
     Args:
-        posteriors: of every hop of each stream.
+        posteriors: of every hop of each stream, parts of ``spotting.ONE``.
         heard: the streams.
         classes: names of the columns.
+        hop_ms: milliseconds from one inference to the next.
+        alarms_per_hour: the largest allowed rate of false alarms.
+
+    Returns:
+        The settings, and the counted curve over thresholds at their smoothing.
     """
     found: list[Choice] = []
     for window in sorted({1 + ms // hop_ms for ms in WINDOWS_MS}):

@@ -48,14 +48,19 @@ class Stream:
 
     @property
     def seconds(self) -> float:
+        """Length of the sound."""
         return len(self.samples) / SAMPLE_RATE
 
 
 def of_split(dataset: Dataset, split: str, minutes: float, seed: int) -> Stream:
-    """The clips of a split in an order by lot, anew when all were heard, over noises of the split.
+    """The clips of a split in random order over background noise of the split, reshuffled when all
+    were heard.
 
     Args:
+        dataset: clips of one second and background noise.
         split: ``train``, ``validation`` or ``test``.
+        minutes: length of the stream.
+        seed: of order, pauses and noise.
     """
     part: Split = getattr(dataset, split)
     rng = np.random.default_rng([seed, *split.encode()])
@@ -120,6 +125,7 @@ class Score:
 
     @property
     def alarms_per_hour(self) -> float:
+        """False alarms per hour of sound."""
         return 3600 * self.alarms / self.seconds
 
     def __add__(self, other: Score) -> Score:

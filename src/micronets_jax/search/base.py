@@ -79,7 +79,9 @@ class State(Protocol):
     """A pytree of arrays that counts its steps."""
 
     @property
-    def step(self) -> Int[Array, ""]: ...
+    def step(self) -> Int[Array, ""]:
+        """Steps taken so far, int32 []."""
+        ...
 
 
 S = TypeVar("S", bound=State)

@@ -43,6 +43,11 @@ class Builder:
         self.missing: set[int] = set()  # what refused operators would have computed
 
     def build(self) -> Graph:
+        """The nodes of all operators.
+
+        Raises:
+            TFLiteError: operators or inputs are refused; the sentence lists all of them.
+        """
         model = self.model
         advice.refuse_by_kind_of_file(model)
         unfit = []
@@ -85,6 +90,11 @@ class Builder:
         self.missing.update(operator.outputs)
 
     def check_arity(self, operator: Operator, inputs: int, outputs: int) -> None:
+        """Whether an operator has the inputs, counted from the first, and the outputs of its row.
+
+        Raises:
+            TFLiteError: it does not.
+        """
         if len(operator.inputs) < inputs or -1 in operator.inputs[:inputs]:
             raise TFLiteError(f"it needs {inputs} inputs and has {list(operator.inputs)}")
         if outputs >= 0 and len(operator.outputs) != outputs:
@@ -93,11 +103,18 @@ class Builder:
     # Values -------------------------------------------------------------------------------------
 
     def root(self, index: int) -> int:
+        """The tensor that owns the bytes of this one."""
         while index in self.roots:
             index = self.roots[index]
         return index
 
     def define_input(self, tensor: Tensor) -> None:
+        """Adds an input of the model as a value.
+
+        Raises:
+            TFLiteError: an open dimension besides the batch, a type or a quantisation that cannot
+                be compiled.
+        """
         if tensor.index in self.constants:
             raise TFLiteError(f"input {tensor.label} is a constant")
         if tensor.index in self.values:
@@ -281,6 +298,7 @@ class Builder:
         return tensor, data
 
     def integers(self, operator: Operator, position: int, what: str) -> list[int]:
+        """A constant input as Python ints; ``what`` names it in a refusal."""
         _, data = self.constant(operator, position, what, ("int32", "int64"))
         if data.size > MAX_FOLDED:
             raise TFLiteError(f"its {what} has {data.size} elements; at most {MAX_FOLDED}")
@@ -298,6 +316,7 @@ class Builder:
         self.constants[target.index] = np.ascontiguousarray(data).reshape(target.shape)
 
     def is_constant(self, operator: Operator, *positions: int) -> bool:
+        """Whether the inputs at these positions are all constants."""
         return all(operator.inputs[i] in self.constants for i in positions)
 
 
@@ -320,6 +339,7 @@ def affine(tensor: Tensor) -> tuple[float, int]:
 
 
 def same_quantization(a: Value, b: Value) -> bool:
+    """Whether two values have the same scale and zero point."""
     return (a.scale, a.zero_point) == (b.scale, b.zero_point)
 
 

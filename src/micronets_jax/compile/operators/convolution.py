@@ -89,9 +89,11 @@ def scales_of(value: Value, weights: Tensor, output: Value, channels: int) -> di
 def _convolution(
     b: Builder, operator: Operator, value: Value, tensor: Tensor, weights: np.ndarray
 ) -> None:
-    """Adds a convolution with any number of groups, of which a depthwise one has as many as inputs.
+    """Adds a convolution with any number of groups; a depthwise one has one for each input channel.
 
     Args:
+        b: the builder.
+        operator: that is read.
         value: the picture.
         tensor: the weights as the file has them.
         weights: of shape [outputs, rows, columns, inputs of each output].
@@ -123,6 +125,7 @@ def _convolution(
     inputs=2,
 )
 def conv_2d(b: Builder, operator: Operator) -> None:
+    """A convolution of any number of groups."""
     _convolution(b, operator, b.input(operator), *weights_of(b, operator, 0, 4))
 
 
@@ -133,6 +136,7 @@ def conv_2d(b: Builder, operator: Operator) -> None:
     inputs=2,
 )
 def depthwise_conv_2d(b: Builder, operator: Operator) -> None:
+    """A convolution of one input channel an output, of any multiplier."""
     tensor, weights = weights_of(b, operator, 3, 4)
     if weights.shape[0] != 1:
         raise TFLiteError(f"weights {list(weights.shape)}, which should begin with 1")
@@ -145,6 +149,7 @@ def depthwise_conv_2d(b: Builder, operator: Operator) -> None:
     inputs=2,
 )
 def fully_connected(b: Builder, operator: Operator) -> None:
+    """A dense layer: a convolution of 1 x 1 over rows of inputs."""
     value = b.input(operator)
     tensor, weights = weights_of(b, operator, 0, 2)
     if operator.options["weights_format"]:
@@ -171,6 +176,7 @@ def fully_connected(b: Builder, operator: Operator) -> None:
     inputs=3,
 )
 def transpose_conv(b: Builder, operator: Operator) -> None:
+    """A transposed convolution: each input adds its kernel to a window of the output."""
     value = b.input(operator, 2)
     tensor, weights = weights_of(b, operator, 0, 4)
     batch, _, _, channels = picture(value)

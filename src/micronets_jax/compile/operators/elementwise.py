@@ -68,6 +68,7 @@ _function("RSQRT", arithmetic.rsqrt_table, "of negative inputs, which have no ro
 
 @reads("LEAKY_RELU")
 def leaky_relu(b: Builder, operator: Operator) -> None:
+    """``x`` where x >= 0, else ``alpha * x``: a table."""
     alpha = operator.options["alpha"]
     if not np.isfinite(alpha):
         raise TFLiteError(f"alpha is {alpha}")
@@ -81,6 +82,7 @@ def leaky_relu(b: Builder, operator: Operator) -> None:
 
 @reads("GELU", "as LiteRT computes it; TensorFlow Lite Micro does not")
 def gelu(b: Builder, operator: Operator) -> None:
+    """The Gaussian error linear unit, exact or by the tanh approximation: a table."""
     table(
         b, operator,
         lambda x, y: arithmetic.gelu_table(
@@ -91,6 +93,9 @@ def gelu(b: Builder, operator: Operator) -> None:
 
 @reads("QUANTIZE", "between int8, uint8 and int16, from float32, and from int16 to int32")
 def quantize(b: Builder, operator: Operator) -> None:
+    """Between integer types a table or a rescaling; from float32 a kernel, or one table with all
+    that computed the float32 from a byte.
+    """
     source, target = (b.model.tensors[i[0]].dtype for i in (operator.inputs, operator.outputs))
     if operator.inputs[0] in b.floats:
         value, reals = b.floats[operator.inputs[0]]
@@ -127,6 +132,7 @@ def quantize(b: Builder, operator: Operator) -> None:
 
 @reads("DEQUANTIZE", "from int8 or uint8 to float32")
 def dequantize(b: Builder, operator: Operator) -> None:
+    """To float32; functions of the result that end in QUANTIZE become one table."""
     source = b.model.tensors[operator.inputs[0]].dtype
     if source not in ("int8", "uint8"):
         raise TFLiteError(f"from {source}; {FULL_INTEGER}")
@@ -138,6 +144,7 @@ def dequantize(b: Builder, operator: Operator) -> None:
 
 @reads("CAST", "of constants, and from int8 to int32 or float32 at an output of the model")
 def cast(b: Builder, operator: Operator) -> None:
+    """Constants are folded; an output of the model is converted by a kernel."""
     target = b.model.tensors[operator.outputs[0]].dtype
     if b.is_constant(operator, 0) and target in ("int32", "int64"):
         b.fold(operator, b.constants[operator.inputs[0]].astype(target))
@@ -173,6 +180,9 @@ def pair(
     the same tensor; a constant where both are known.
 
     Args:
+        b: the builder.
+        operator: that is read.
+        kind: of the node, if it remains one.
         function: the output byte, before its clamp to ``options``' min and max, of two bytes.
         operands: what :func:`operands_of` gives.
         options: of the node, if it remains one.
@@ -229,6 +239,7 @@ def _broadcast(*values: Value) -> tuple[int, ...]:
 @reads("ADD", "with broadcasting", inputs=2)
 @reads("SUB", "with broadcasting", inputs=2)
 def add(b: Builder, operator: Operator) -> None:
+    """ADD, SUB: operands widened by 20 bits at twice the coarser scale; the sum requantised."""
     subtract = operator.kind == "SUB"
     if folded(b, operator, np.subtract if subtract else np.add):
         return
@@ -256,6 +267,7 @@ def add(b: Builder, operator: Operator) -> None:
 
 @reads("MUL", "with broadcasting", inputs=2)
 def mul(b: Builder, operator: Operator) -> None:
+    """The product of both operands less their zero points, requantised."""
     if folded(b, operator, np.multiply):
         return
     left, right, output = operands_of(b, operator)
@@ -274,6 +286,7 @@ def mul(b: Builder, operator: Operator) -> None:
 @reads("MAXIMUM", "with broadcasting; bytes are compared, whatever their scales", inputs=2)
 @reads("MINIMUM", "with broadcasting; bytes are compared, whatever their scales", inputs=2)
 def extreme(b: Builder, operator: Operator) -> None:
+    """The larger or smaller byte of two; scales are ignored, as by the reference."""
     largest = operator.kind == "MAXIMUM"
     if not folded(b, operator, np.maximum if largest else np.minimum):
         pair(
@@ -315,6 +328,7 @@ def compare(b: Builder, operator: Operator) -> None:
 @reads("LOGICAL_AND", "with broadcasting; of bool", inputs=2)
 @reads("LOGICAL_OR", "with broadcasting; of bool", inputs=2)
 def logical(b: Builder, operator: Operator) -> None:
+    """AND is the minimum of two bytes that are 0 or 1, OR the maximum."""
     both = operator.kind == "LOGICAL_AND"
     pair(
         b, operator, "minimum" if both else "maximum", min if both else max,
@@ -324,6 +338,7 @@ def logical(b: Builder, operator: Operator) -> None:
 
 @reads("LOGICAL_NOT", "of bool")
 def logical_not(b: Builder, operator: Operator) -> None:
+    """1 for 0, 0 for any other byte: a table."""
     value = b.input(operator, 0, "bool")
     output = b.output(operator, value.shape, "bool")
     made = arithmetic.table_of(lambda x: int(x == 0))
@@ -332,12 +347,14 @@ def logical_not(b: Builder, operator: Operator) -> None:
 
 @reads("SELECT_V2", "with broadcasting; bytes are taken, whatever their scales", inputs=3)
 def select(b: Builder, operator: Operator) -> None:
+    """Elements of the second input where the first is true, else of the third."""
     operands = [b.input(operator, i, t) for i, t in enumerate(("bool", "int8", "int8"))]
     b.add(operator, "select", operands, b.output(operator, _broadcast(*operands)))
 
 
 @reads("PRELU", "with broadcasting", inputs=2)
 def prelu(b: Builder, operator: Operator) -> None:
+    """``x`` where x >= 0, else ``x * slope``, with a tensor of slopes."""
     left, right, output = operands_of(b, operator)
     scales = [
         arithmetic.quantize_multiplier(left.scale / output.scale),
@@ -355,6 +372,7 @@ def prelu(b: Builder, operator: Operator) -> None:
 
 @reads("SQUARED_DIFFERENCE", "with broadcasting", inputs=2)
 def squared_difference(b: Builder, operator: Operator) -> None:
+    """``(x - y)^2``: operands widened by 7 bits to twice the coarser scale."""
     left, right, output = operands_of(b, operator)
     twice = 2.0 * max(left.scale, right.scale)
     scales = [
@@ -380,6 +398,7 @@ def squared_difference(b: Builder, operator: Operator) -> None:
     inputs=2,
 )
 def div(b: Builder, operator: Operator) -> None:
+    """The quotient, by a table of the reciprocals of all 256 divisors."""
     if folded(b, operator, lambda x, y: np.trunc(x / np.where(y, y, 1)).astype(x.dtype)):
         return
     left, right, output = operands_of(b, operator)
@@ -400,18 +419,22 @@ def div(b: Builder, operator: Operator) -> None:
 
 @reads("FLOOR_DIV", "of integer constants, which compute shapes", inputs=2)
 def floor_div(b: Builder, operator: Operator) -> None:
+    """Floor division of integer constants, folded; 0 divides as 1."""
     if not folded(b, operator, lambda x, y: np.floor_divide(x, np.where(y, y, 1))):
         raise TFLiteError("only integer constants are divided so; use DIV")
 
 
 @reads("FLOOR_MOD", "of integer constants, which compute shapes", inputs=2)
 def floor_mod(b: Builder, operator: Operator) -> None:
+    """The remainder of floor division of integer constants, folded; 0 divides as 1."""
     if not folded(b, operator, lambda x, y: np.mod(x, np.where(y, y, 1))):
         raise TFLiteError("only integer constants are divided so")
 
 
 @reads("REDUCE_PROD", "of integer constants, which compute shapes", inputs=2)
 def reduce_prod(b: Builder, operator: Operator) -> None:
+    """The product along axes of integer constants, folded."""
+
     def product(x: np.ndarray, axes: np.ndarray) -> np.ndarray:
         return np.asarray(np.prod(x, axis=tuple(int(a) for a in axes.reshape(-1)), dtype=x.dtype))
 

@@ -38,7 +38,11 @@ def move(
     """Adds a move, or what is left of it: a constant, another name of its input, or copies.
 
     Args:
+        b: the builder.
+        operator: that is read.
         positions: which inputs of the operator are moved.
+        function: the move of NumPy arrays.
+        kind: of the node.
         shape: of the output, if it is not that of the function's result.
         fill: what padding holds, None for the output's zero point.
         output: which output of the operator is written.
@@ -75,6 +79,11 @@ def move(
 
 
 def axis_of(operator: Operator, axis: int, rank: int) -> int:
+    """The axis counted from 0, of one that may be negative.
+
+    Raises:
+        TFLiteError: it is out of range.
+    """
     if not -rank <= axis < rank:
         raise TFLiteError(f"axis {axis} of a tensor of rank {rank}")
     return axis % rank
@@ -93,6 +102,7 @@ def _shape_of(b: Builder, operator: Operator, position: int = 0) -> tuple[int, .
 @reads("SQUEEZE")
 @reads("EXPAND_DIMS")
 def reshape(b: Builder, operator: Operator) -> None:
+    """The same elements under another shape: an alias, where quantisation does not change."""
     shape = b.model.tensors[operator.outputs[0]].shape
     before = _shape_of(b, operator)
     open_ = b.model.tensors[operator.outputs[0]].open
@@ -117,6 +127,7 @@ def reshape(b: Builder, operator: Operator) -> None:
 
 @reads("STRIDED_SLICE", "begin, end and strides constant", inputs=4)
 def strided_slice(b: Builder, operator: Operator) -> None:
+    """Basic slicing by begin, end and strides with the masks of TensorFlow."""
     begin, end, step = (
         b.integers(operator, i, n) for i, n in enumerate(("begin", "end", "strides"), 1)
     )
@@ -149,6 +160,7 @@ def strided_slice(b: Builder, operator: Operator) -> None:
 
 @reads("SLICE", "begin and size constant", inputs=3)
 def slice_(b: Builder, operator: Operator) -> None:
+    """A box of the input, from ``begin`` and of ``size`` (-1: to the end)."""
     begin, size = b.integers(operator, 1, "begin"), b.integers(operator, 2, "size")
     shape = _shape_of(b, operator)
     if not len(begin) == len(size) == len(shape):
@@ -178,6 +190,7 @@ def _split(b: Builder, operator: Operator, source: int, axis: int, sizes: list[i
 
 @reads("SPLIT", "axis constant", inputs=2, outputs=-1)
 def split(b: Builder, operator: Operator) -> None:
+    """Parts of equal size along an axis."""
     (axis,) = b.integers(operator, 0, "axis")[:1] or [0]
     shape = _shape_of(b, operator, 1)
     parts = len(operator.outputs)
@@ -189,12 +202,14 @@ def split(b: Builder, operator: Operator) -> None:
 
 @reads("SPLIT_V", "sizes and axis constant", inputs=3, outputs=-1)
 def split_v(b: Builder, operator: Operator) -> None:
+    """Parts of given sizes along an axis, one of which may be -1: the rest."""
     sizes, axis = b.integers(operator, 1, "sizes"), b.integers(operator, 2, "axis")
     _split(b, operator, 0, axis[0] if axis else 0, sizes)
 
 
 @reads("UNPACK", outputs=-1)
 def unpack(b: Builder, operator: Operator) -> None:
+    """The slices along an axis, one output each, without that axis."""
     shape = _shape_of(b, operator)
     axis = axis_of(operator, operator.options["axis"], len(shape))
     if len(operator.outputs) != shape[axis]:
@@ -227,6 +242,7 @@ def _check_parts(operator: Operator) -> None:
 
 @reads("PACK")
 def pack(b: Builder, operator: Operator) -> None:
+    """Inputs stacked along a new axis."""
     _check_parts(operator)
     axis = axis_of(operator, operator.options["axis"], len(_shape_of(b, operator)) + 1)
     move(
@@ -241,6 +257,7 @@ def pack(b: Builder, operator: Operator) -> None:
 
 @reads("CONCATENATION", "without a fused activation; bytes are copied, whatever their scales")
 def concatenation(b: Builder, operator: Operator) -> None:
+    """Inputs joined along an axis; their bytes are copied, whatever the scales."""
     _check_parts(operator)
     if operator.options["activation"]:
         raise TFLiteError("a fused activation is not supported")
@@ -253,6 +270,7 @@ def concatenation(b: Builder, operator: Operator) -> None:
 
 @reads("GATHER", "positions constant", inputs=2)
 def gather(b: Builder, operator: Operator) -> None:
+    """Slices at constant positions along an axis, with batch dimensions."""
     _, at = b.constant(operator, 1, "positions", ("int32", "int64"))
     shape = _shape_of(b, operator)
     axis = axis_of(operator, operator.options["axis"], len(shape))
@@ -290,6 +308,7 @@ def dynamic_update_slice(b: Builder, operator: Operator) -> None:
 
 @reads("GATHER_ND", "positions constant", inputs=2)
 def gather_nd(b: Builder, operator: Operator) -> None:
+    """Elements or slices at constant multi-dimensional positions."""
     _, at = b.constant(operator, 1, "positions", ("int32", "int64"))
     shape = _shape_of(b, operator)
     depth = at.shape[-1] if at.shape else 0
@@ -326,11 +345,13 @@ def _pad(b: Builder, operator: Operator, fill: int | None) -> None:
 
 @reads("PAD", "paddings constant", inputs=2)
 def pad(b: Builder, operator: Operator) -> None:
+    """Padding with the zero point."""
     _pad(b, operator, None)
 
 
 @reads("PADV2", "paddings and value constant", inputs=3)
 def pad_v2(b: Builder, operator: Operator) -> None:
+    """Padding with a constant of the file."""
     _, value = b.constant(operator, 2, "value", ("int8", "uint8", "int32"))
     if value.size != 1:
         raise TFLiteError(f"{value.size} values to pad with")
@@ -339,6 +360,7 @@ def pad_v2(b: Builder, operator: Operator) -> None:
 
 @reads("MIRROR_PAD", "paddings constant", inputs=2)
 def mirror_pad(b: Builder, operator: Operator) -> None:
+    """Padding with the input reflected at its borders, without or with the border itself."""
     pads, mode = _paddings(b, operator), operator.options["mode"]
     for n, two in zip(_shape_of(b, operator), pads, strict=True):
         if mode not in (0, 1) or max(two) > n - (mode == 0):
@@ -349,6 +371,7 @@ def mirror_pad(b: Builder, operator: Operator) -> None:
 
 @reads("BROADCAST_TO", "shape constant", inputs=2)
 def broadcast_to(b: Builder, operator: Operator) -> None:
+    """The input repeated along axes of size 1 to a constant shape."""
     shape = tuple(b.integers(operator, 1, "shape"))
     if int(np.prod(shape, dtype=np.int64)) != b.model.tensors[operator.outputs[0]].size:
         raise TFLiteError(f"the output should have shape {list(shape)}")
@@ -367,6 +390,7 @@ def broadcast_to(b: Builder, operator: Operator) -> None:
 
 @reads("TRANSPOSE", "permutation constant", inputs=2)
 def transpose(b: Builder, operator: Operator) -> None:
+    """Axes permuted."""
     order, rank = b.integers(operator, 1, "permutation"), len(_shape_of(b, operator))
     if sorted(a % rank if -rank <= a < rank else -1 for a in order) != list(range(rank)):
         raise TFLiteError(f"{order} is not a permutation of {rank} dimensions")
@@ -375,6 +399,7 @@ def transpose(b: Builder, operator: Operator) -> None:
 
 @reads("REVERSE_V2", "axes constant", inputs=2)
 def reverse(b: Builder, operator: Operator) -> None:
+    """The order along some axes reversed."""
     rank = len(_shape_of(b, operator))
     axes = tuple(axis_of(operator, a, rank) for a in b.integers(operator, 1, "axes"))
     move(b, operator, [0], lambda x, _: np.flip(x[0], axes), "copy")
@@ -389,6 +414,7 @@ def _block(operator: Operator) -> int:
 
 @reads("SPACE_TO_DEPTH")
 def space_to_depth(b: Builder, operator: Operator) -> None:
+    """Blocks of rows and columns moved to channels."""
     n, rows, columns, depth = picture(value_of(b, operator, 0))
     s = _block(operator)
     if rows % s or columns % s:
@@ -402,6 +428,7 @@ def space_to_depth(b: Builder, operator: Operator) -> None:
 
 @reads("DEPTH_TO_SPACE")
 def depth_to_space(b: Builder, operator: Operator) -> None:
+    """Channels moved to blocks of rows and columns."""
     n, rows, columns, depth = picture(value_of(b, operator, 0))
     s = _block(operator)
     if depth % (s * s):
@@ -439,6 +466,7 @@ def _blocks(b: Builder, operator: Operator, what: str) -> Blocks:
 
 @reads("SPACE_TO_BATCH_ND", "block and paddings constant; folded into dilation where it is that", 3)
 def space_to_batch(b: Builder, operator: Operator) -> None:
+    """Padded, then every d-th row and column as a batch of its own."""
     made = _blocks(b, operator, "paddings")
     batch, *size, depth = made.shape
     size = [n + low + high for n, (low, high) in zip(size, made.borders, strict=True)]
@@ -462,6 +490,7 @@ def space_to_batch(b: Builder, operator: Operator) -> None:
 
 @reads("BATCH_TO_SPACE_ND", "block and crops constant; folded into dilation where it is that", 3)
 def batch_to_space(b: Builder, operator: Operator) -> None:
+    """Batches interleaved as rows and columns, then cropped."""
     made = _blocks(b, operator, "crops")
     batch, *counts, depth = made.shape
     count = int(np.prod(made.block))
@@ -485,6 +514,7 @@ def batch_to_space(b: Builder, operator: Operator) -> None:
 
 @reads("TILE", "multiples constant", inputs=2)
 def tile(b: Builder, operator: Operator) -> None:
+    """The input repeated a constant number of times along each axis."""
     times, shape = b.integers(operator, 1, "multiples"), _shape_of(b, operator)
     if len(times) != len(shape) or min(times, default=1) < 1 or max(times, default=1) > 1 << 14:
         raise TFLiteError(f"multiples {times} of {list(shape)}")
@@ -495,6 +525,7 @@ def tile(b: Builder, operator: Operator) -> None:
 
 @reads("FILL", "of constants", inputs=2)
 def fill(b: Builder, operator: Operator) -> None:
+    """A constant of a constant shape, folded."""
     shape = b.integers(operator, 0, "shape")
     _, value = b.constant(operator, 1, "value", ("int8", "uint8", "int32", "int64"))
     if value.size != 1 or min(shape, default=1) < 0 or math.prod(shape) > MAX_FOLDED:
@@ -504,6 +535,7 @@ def fill(b: Builder, operator: Operator) -> None:
 
 @reads("ZEROS_LIKE", "the byte 0 everywhere")
 def zeros_like(b: Builder, operator: Operator) -> None:
+    """A constant 0 of the input's shape, folded."""
     shape, dtype = _shape_of(b, operator), b.model.tensors[operator.outputs[0]].dtype
     if dtype not in ("int8", "int32", "int64") or math.prod(shape) > MAX_FOLDED:
         raise TFLiteError(f"{dtype} of {list(shape)}; at most {MAX_FOLDED} integers")
@@ -512,6 +544,7 @@ def zeros_like(b: Builder, operator: Operator) -> None:
 
 @reads("BROADCAST_ARGS", "of constants, which compute shapes", inputs=2)
 def broadcast_args(b: Builder, operator: Operator) -> None:
+    """The shape that two constant shapes broadcast to, folded."""
     shapes = [b.integers(operator, i, "shape") for i in (0, 1)]
     try:
         made = np.broadcast_shapes(*shapes)
@@ -522,11 +555,13 @@ def broadcast_args(b: Builder, operator: Operator) -> None:
 
 @reads("SHAPE")
 def shape(b: Builder, operator: Operator) -> None:
+    """The input's shape, folded to int32."""
     b.fold(operator, np.array(_shape_of(b, operator), np.int32))
 
 
 @reads("RESIZE_NEAREST_NEIGHBOR", "size constant", inputs=2)
 def resize_nearest_neighbor(b: Builder, operator: Operator) -> None:
+    """The nearest source pixel of each output pixel; rows and columns are found separately."""
     value = b.input(operator)
     batch, rows, columns, channels = picture(value)
     size = output_size(b, operator)

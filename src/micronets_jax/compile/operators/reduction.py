@@ -15,6 +15,11 @@ from micronets_jax.tflite import Operator, TFLiteError
 
 
 def require_same_quantization(a: Value, b: Value) -> None:
+    """Refuses an operator that copies bytes between tensors of different scale or zero point.
+
+    Raises:
+        TFLiteError: they differ.
+    """
     if not same_quantization(a, b):
         raise TFLiteError(
             "input and output differ in scale or zero point, which it cannot change; put a QUANTIZE"
@@ -37,11 +42,13 @@ def _pool(b: Builder, operator: Operator, kind: str) -> None:
 
 @reads("AVERAGE_POOL_2D", "one scale for input and output")
 def average_pool_2d(b: Builder, operator: Operator) -> None:
+    """The mean over each window, padding left out."""
     _pool(b, operator, "average_pool")
 
 
 @reads("MAX_POOL_2D", "one scale for input and output")
 def max_pool_2d(b: Builder, operator: Operator) -> None:
+    """The largest byte of each window."""
     _pool(b, operator, "max_pool")
 
 
@@ -70,6 +77,7 @@ def _reduced(
 @reads("MEAN", "axes constant", inputs=2)
 @reads("SUM", "axes constant", inputs=2)
 def mean_or_sum(b: Builder, operator: Operator) -> None:
+    """Sums along axes, requantised; the mean's multiplier includes the division by the count."""
     value = b.input(operator)
     axes = _axes(b, operator, value)
     output = _reduced(b, operator, value, axes)
@@ -89,6 +97,7 @@ def mean_or_sum(b: Builder, operator: Operator) -> None:
     "along the last axis; output scale 1/256, zero point -128; in int16 1/65536 and -32768",
 )
 def softmax(b: Builder, operator: Operator) -> None:
+    """Softmax along the last axis from a table of exponentials, to int8 or int16."""
     value = b.input(operator)
     wide = b.model.tensors[operator.outputs[0]].dtype == "int16"
     output = b.output(operator, value.shape, "int16" if wide else "int8")
@@ -105,6 +114,7 @@ def softmax(b: Builder, operator: Operator) -> None:
 
 @reads("LOG_SOFTMAX", "along the last axis; output scale 1/16, zero point 127")
 def log_softmax(b: Builder, operator: Operator) -> None:
+    """Logarithm of the softmax along the last axis, from a table of exponentials."""
     value = b.input(operator)
     output = b.output(operator, value.shape)
     if output.scale != 1 / 16 or output.zero_point != 127:
@@ -123,6 +133,7 @@ def log_softmax(b: Builder, operator: Operator) -> None:
 
 @reads("L2_NORMALIZATION", "along the last axis; output scale 1/128, zero point 0")
 def l2_normalization(b: Builder, operator: Operator) -> None:
+    """Vectors along the last axis divided by their Euclidean norm."""
     value = b.input(operator)
     if operator.options["activation"]:
         raise TFLiteError("a fused activation is not supported")
@@ -134,6 +145,7 @@ def l2_normalization(b: Builder, operator: Operator) -> None:
 @reads("REDUCE_MAX", "axes constant; one scale for input and output", inputs=2)
 @reads("REDUCE_MIN", "axes constant; one scale for input and output", inputs=2)
 def reduce_extreme(b: Builder, operator: Operator) -> None:
+    """The largest or smallest byte along axes."""
     value = b.input(operator)
     axes = _axes(b, operator, value)
     output = _reduced(b, operator, value, axes)
@@ -145,6 +157,7 @@ def reduce_extreme(b: Builder, operator: Operator) -> None:
 @reads("ARG_MAX", "axis constant; output int32", inputs=2)
 @reads("ARG_MIN", "axis constant; output int32", inputs=2)
 def arg_extreme(b: Builder, operator: Operator) -> None:
+    """Position of the largest or smallest byte along an axis, int32."""
     value = b.input(operator)
     axis = _axis(b, operator, value)
     output = _reduced(b, operator, value, [axis], "int32")
@@ -154,6 +167,7 @@ def arg_extreme(b: Builder, operator: Operator) -> None:
 
 @reads("CUMSUM", "axis constant", inputs=2)
 def cumsum(b: Builder, operator: Operator) -> None:
+    """Running sums along an axis, forwards or backwards, with or without the element itself."""
     value = b.input(operator)
     axis = _axis(b, operator, value)
     output = b.output(operator, value.shape)
@@ -171,6 +185,7 @@ def cumsum(b: Builder, operator: Operator) -> None:
 
 @reads("RESIZE_BILINEAR", "size constant", inputs=2)
 def resize_bilinear(b: Builder, operator: Operator) -> None:
+    """Bilinear interpolation in fixed point with 10 bits of fraction."""
     value = b.input(operator)
     batch, rows, columns, channels = picture(value)
     size = output_size(b, operator)
@@ -201,6 +216,7 @@ def _between(size: int, out_size: int, align: bool, half: bool) -> list[tuple[in
 
 @reads("BATCH_MATMUL", "both factors computed or constant, either transposed", inputs=2)
 def batch_matmul(b: Builder, operator: Operator) -> None:
+    """Products of matrices over batches that broadcast, either factor transposed."""
     left, right = b.input(operator), b.input(operator, 1)
     turned = [bool(operator.options[n]) for n in ("adj_x", "adj_y")]
     if min(len(left.shape), len(right.shape)) < 2 or max(len(left.shape), len(right.shape)) > 5:

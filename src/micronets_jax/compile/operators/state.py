@@ -32,6 +32,7 @@ def _whole(source: Value) -> list[Copy]:
 
 @reads("VAR_HANDLE", inputs=0)
 def var_handle(b: Builder, operator: Operator) -> None:
+    """Remembers the name that a handle of a variable stands for; computes nothing."""
     b.handles[operator.outputs[0]] = (
         f"{operator.options['container']}/{operator.options['shared_name']}"
     )
@@ -39,6 +40,7 @@ def var_handle(b: Builder, operator: Operator) -> None:
 
 @reads("CALL_ONCE", "of a subgraph that assigns constants to variables", inputs=0, outputs=0)
 def call_once(b: Builder, operator: Operator) -> None:
+    """The initial values of variables, from a subgraph that assigns constants."""
     once = Builder(b.model.called[operator.options["init_subgraph_index"]])
     for inner in once.model.operators:
         if inner.kind != "ASSIGN_VARIABLE":
@@ -75,6 +77,7 @@ def _state(b: Builder, name: str, like: Value) -> Value:
 
 @reads("READ_VARIABLE", "state of int8, uint8, float32 or int32")
 def read_variable(b: Builder, operator: Operator) -> None:
+    """A copy of a variable's state."""
     tensor = b.model.tensors[operator.outputs[0]]
     output = b.output(operator, tensor.shape, tensor.dtype)
     state = _state(b, _variable(b, operator), output)
@@ -83,6 +86,7 @@ def read_variable(b: Builder, operator: Operator) -> None:
 
 @reads("ASSIGN_VARIABLE", "state of int8, uint8, float32 or int32", inputs=2, outputs=0)
 def assign_variable(b: Builder, operator: Operator) -> None:
+    """A copy of a tensor to a variable's state."""
     value = value_of(b, operator, 1)
     state = _state(b, _variable(b, operator), value)
     b.add(operator, "write_state", [value], state, copies=_whole(value), fill=None)
@@ -139,6 +143,9 @@ def _scale(tensor: Tensor) -> float:
     "SVDF", "int8 state or int16; bias; no batch; clamped to int8, whatever activation is fused", 5
 )
 def svdf(b: Builder, operator: Operator) -> None:
+    """Singular value decomposition filters: features are weighted, kept in the state, then weighted
+    over time (Nakkiran et al., 2015).
+    """
     value = b.input(operator)
     rank = operator.options["rank"]
     if len(value.shape) != 2 or value.shape[0] != 1 or value.shape[1] > MAX_SIDE:
@@ -177,6 +184,7 @@ _UNIT = 2.0**-15  # of what comes out
     inputs=9,
 )
 def unidirectional_sequence_lstm(b: Builder, operator: Operator) -> None:
+    """A long short-term memory over all steps of one sequence: int8 with an int16 cell state."""
     value = b.input(operator)
     o, inputs = operator.options, operator.inputs
     if len(inputs) != 24 or any(inputs[i] != -1 for i in (*range(9, 12), 16, 17, *range(20, 24))):

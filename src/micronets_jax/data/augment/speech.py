@@ -75,9 +75,12 @@ def spectra(
     mel: Float[Array, "batch frames mels"],
     hop_s: float,
 ) -> Float[Array, "batch frames mels"]:
-    """Mel magnitudes as in a room, coloured, some stretches hidden.
+    """Mel magnitudes with reverberation, a random frequency response, and time and mel masks.
 
     Args:
+        key: of the draws.
+        how: strengths.
+        mel: magnitudes.
         hop_s: seconds from one frame to the next.
     """
     room_key, colour_key, time_key, mel_key = jax.random.split(key, 4)

@@ -439,9 +439,16 @@ def _gain(
     the one from which on the padding above is read.
 
     Args:
+        end: the unit with which the stretch ends.
         own: whether the unit that reads the input last writes the output in the same calls.
-        reader: that unit; its place in the chain.
-        size, row, level: of the input; pad: of the unit, looked: up to it; last: its last call.
+        reader: place in the chain of the unit that reads the input last.
+        size: bytes of the input.
+        row: bytes of a row of the input.
+        level: of the input: its row is ``2^level`` rows of the image.
+        pad: rows of padding above the reader's input.
+        looked: rows of the image that all units up to the reader look ahead.
+        last: the reader's last call.
+        xp: NumPy, or jax.numpy for traced counts.
     """
     late = own | (end.zeros > 0)  # the output's row is there before its last readings
     delta, ahead, one = xp.where(late, 1, 0), end.looked - looked, 1 << end.level

@@ -23,6 +23,7 @@ class Arena(NamedTuple):
 
     @property
     def total(self) -> int:
+        """Bytes of the arena: activations or what planning takes, and structures."""
         return max(self.activations, self.planning) + self.persistent
 
 
