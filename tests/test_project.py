@@ -1,10 +1,12 @@
 """The project's own promises: light imports, and a lock file that fits and names no place."""
 
+import ast
 import pathlib
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 
 import pytest
 from packaging.requirements import Requirement
@@ -53,3 +55,23 @@ def test_the_lock_names_no_place_and_hashes_everything():
     assert not re.search(r"://|^\s*-(?!-hash)|@", text, re.MULTILINE)
     entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
     assert entries and all("--hash=sha256:" in entry for entry in entries)
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """Public functions of a module, and public methods of its public classes."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public(node)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def test_functions_of_many_parameters_say_what_they_take():
+    silent = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in public(ast.parse(path.read_text())):
+            named = {a.arg for a in [*node.args.args, *node.args.kwonlyargs]} - {"self", "cls"}
+            table = node.name.endswith("_table")  # of compile.arithmetic, see Table there
+            if len(named) > 3 and not table and "Args:" not in (ast.get_docstring(node) or ""):
+                silent.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not silent

@@ -59,7 +59,14 @@ class Budget(Limits):
         runtime: str = "compiled",
         besides: tuple[int, int] = (0, 0),
     ) -> Budget:
-        """All of the device's memory, except where ``limits`` says otherwise."""
+        """All of the device's memory, except where ``limits`` says otherwise.
+
+        Args:
+            device: whose memories are the limits.
+            limits: what a person states instead; None leaves the device's own.
+            runtime: a name in ``targets``.
+            besides: bytes of SRAM and of flash that the firmware takes besides.
+        """
         stated = {f.name: getattr(limits, f.name, None) for f in dataclasses.fields(Limits)}
         defaults = {"sram_bytes": device.sram_bytes, "flash_bytes": device.flash_bytes}
         values = defaults | {name: value for name, value in stated.items() if value is not None}

@@ -215,6 +215,13 @@ def measure(space: str, seed: int, index: int, core: str, runtime: str = "compil
 
     ``tflm`` needs its library, named by TFLM_INCLUDE and TFLM_LIBRARY; see ``firmware``.
 
+    Args:
+        space: which networks are drawn, see :func:`draw`.
+        seed: of the draws.
+        index: of the network.
+        core: of the emulated board.
+        runtime: a name in ``targets``.
+
     Raises:
         RuntimeError, ValueError: the network cannot be exported, built or run.
     """
@@ -293,7 +300,15 @@ def _weights_rng(seed: int, index: int) -> np.random.Generator:
 def attempt(
     space: str, seed: int, index: int, core: str, runtime: str = "compiled"
 ) -> Sample | str:
-    """:func:`measure`, or the reason why this network has no measurement, as one line."""
+    """:func:`measure`, or the reason why this network has no measurement, as one line.
+
+    Args:
+        space: which networks are drawn, see :func:`draw`.
+        seed: of the draws.
+        index: of the network.
+        core: of the emulated board.
+        runtime: a name in ``targets``.
+    """
     try:
         return measure(space, seed, index, core, runtime)
     except (RuntimeError, ValueError) as error:
@@ -361,7 +376,17 @@ def layer_errors(
     runtime: str,
     steps: Mapping[str, float],
 ) -> Float[np.ndarray, " n"]:
-    """How far off the steps are for each layer, as a share of its instructions and a thousand."""
+    """How far off the steps are for each layer, as a share of its instructions and a thousand.
+
+    Args:
+        networks: that were run.
+        samples: what was measured of each.
+        runtime: that they ran in.
+        steps: instructions of each step.
+
+    Returns:
+        Relative errors, one for each layer measured; 1000 instructions are added to the divisor.
+    """
     rows, seen = _layer_rows(networks, samples, runtime)
     predicted = [sum(steps.get(name, 0.0) * n for name, n in row.items()) for row in rows]
     return np.abs(np.array(predicted) - seen) / (np.array(seen) + _INSTRUCTIONS)
@@ -386,7 +411,14 @@ def _layer_rows(
 def step_errors(
     networks: Iterable[Network], samples: Iterable[Sample], runtime: str, core: str
 ) -> Float[np.ndarray, " n"]:
-    """Relative error of ``latency.instructions`` for each sample."""
+    """Relative error of ``latency.instructions`` for each sample.
+
+    Args:
+        networks: that were run.
+        samples: what was measured of each.
+        runtime: that they ran in.
+        core: whose fitted steps predict.
+    """
     return np.array(
         [
             latency.instructions(network, runtime, core) / sample.instructions - 1

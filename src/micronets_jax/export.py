@@ -56,6 +56,12 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
     layer. What no interpreter reads is left out: metadata, signatures, names of weights, scales of
     biases, empty buffers.
 
+    Args:
+        network: decided, without mixes.
+        folded: float kernels and biases by layer, batch norm folded.
+        ranges: of activations and weights, as trained.
+        softmax: whether the output is probabilities.
+
     Raises:
         ValueError: a weight or range is not finite, the network still has mixes, or TensorFlow Lite
             Micro cannot run the bits of a layer.

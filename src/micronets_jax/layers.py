@@ -42,7 +42,14 @@ def _by_platform(
 def conv(
     x: Images, kernel: Float[Array, "kh kw in out"], stride: Steps, padding: Padding
 ) -> Outputs:
-    """Convolution without bias. On a CPU it runs as one matrix product over gathered patches."""
+    """Convolution without bias. On a CPU it runs as one matrix product over gathered patches.
+
+    Args:
+        x: input.
+        kernel: weights.
+        stride: rows and columns.
+        padding: ``SAME`` or ``VALID``, as TensorFlow defines them.
+    """
     return _by_platform(
         lambda x, kernel: _conv_as_product(x, kernel, stride, padding),
         lambda x, kernel: _conv(x, kernel, stride, padding, 1),
@@ -52,7 +59,14 @@ def conv(
 def depthwise(
     x: Images, kernel: Float[Array, "kh kw 1 channels"], stride: Steps, padding: Padding
 ) -> Float[Array, "batch new_rows new_columns channels"]:
-    """One filter per channel, without bias. On a CPU it runs as a sum of shifted products."""
+    """One filter per channel, without bias. On a CPU it runs as a sum of shifted products.
+
+    Args:
+        x: input.
+        kernel: weights.
+        stride: rows and columns.
+        padding: ``SAME`` or ``VALID``, as TensorFlow defines them.
+    """
     return _by_platform(
         lambda x, kernel: _depthwise_as_sum(x, kernel, stride, padding),
         lambda x, kernel: _conv(x, kernel, stride, padding, x.shape[-1]),
@@ -184,7 +198,14 @@ def _pieces(x: Array) -> Array:
 def avg_pool(
     x: Images, window: Steps, stride: Steps, padding: Padding
 ) -> Float[Array, "batch new_rows new_columns channels"]:
-    """Mean over each window; under ``SAME`` over the real pixels only, as TensorFlow Lite does."""
+    """Mean over each window; under ``SAME`` over the real pixels only, as TensorFlow Lite does.
+
+    Args:
+        x: input.
+        window: rows and columns.
+        stride: rows and columns.
+        padding: ``SAME`` or ``VALID``, as TensorFlow defines them.
+    """
     if padding == "VALID" and window == x.shape[1:3]:
         return x.mean(axis=(1, 2), keepdims=True)
     if padding == "SAME" and window == stride:
@@ -262,6 +283,12 @@ def batch_norm(
     activation: Activation,
 ) -> tuple[Images, Float[Array, " channels"], Float[Array, " channels"]]:
     """Normalise by the batch's own moments, scale, shift, activate.
+
+    Args:
+        x: input.
+        scale: of each channel.
+        offset: of each channel.
+        activation: applied last.
 
     Returns:
         The activated output, and the batch's mean and variance (no gradient flows through these).

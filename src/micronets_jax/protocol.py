@@ -415,7 +415,14 @@ class Board:
     def ask(
         self, kind: int, argument: int = 0, payload: bytes = b"", seconds: float | None = None
     ) -> Frame:
-        """The answer to one request, which is sent again if it or its answer is lost."""
+        """The answer to one request, which is sent again if it or its answer is lost.
+
+        Args:
+            kind: of the request, see ``csrc/firmware/protocol.h``.
+            argument: of the frame.
+            payload: of the frame.
+            seconds: to wait for each answer; None for the board's usual ones.
+        """
         self._sequence = self._sequence % 255 + 1
         request = encode(Frame(kind, self._sequence, argument, payload))
         wait = self._seconds if seconds is None else seconds

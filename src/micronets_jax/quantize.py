@@ -163,6 +163,12 @@ def fake_quant(
     straight through inside the range, 0 outside; to the range as in LSQ (the rounding error inside,
     1 to the end that clips outside). LSQ's gradient scale is left out: it tames the gradient of a
     step, and that of a whole range is smaller by the number of levels.
+
+    Args:
+        x: of any shape.
+        low: lower end of the range.
+        high: upper end of the range.
+        bits: of the levels.
     """
     return _to_levels(x, jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype), bits)
 
@@ -222,6 +228,13 @@ def fake_quant_weight(
     max|w| / 127 whatever was trained, then finds the trained range. Exceptions are channels without
     weights and, where ``bias`` and ``input_scale`` are given, those whose bias would not fit int32:
     they borrow the largest threshold of the layer. Gradients as for :func:`fake_quant`.
+
+    Args:
+        kernel: output channels last.
+        threshold: largest magnitude of each channel's range.
+        bias: of each channel; None where it has no part in the limit.
+        input_scale: of the layer's input; 0 where there is no bias.
+        bits: of the levels.
     """
     largest_level = np.float32(weight_max(bits))
     limited = _limit(jnp, kernel, threshold, bias, input_scale)
@@ -276,6 +289,12 @@ def apply(
 
     Differentiable in ``folded`` and ``ranges``. Agrees with :func:`run` up to one level here and
     there, where float32 sums round to the other side.
+
+    Args:
+        network: decided.
+        folded: float kernels and biases by layer, batch norm folded.
+        ranges: of activations and weights.
+        x: float inputs.
     """
     activation = ranges["activation"]
     owner, bits = range_owners(network), range_bits(network)

@@ -161,7 +161,14 @@ def told(
     settings: Settings,
     free: int = 0,
 ) -> Iterator[Event]:
-    """The words among :func:`strongest` ones, by threshold and pause; none before step ``free``."""
+    """The words among :func:`strongest` ones, by threshold and pause; none before step ``free``.
+
+    Args:
+        best: largest sum of any word at each step.
+        labels: of that word.
+        settings: threshold, window and pause.
+        free: first step at which a word may be told.
+    """
     for step in np.flatnonzero(best >= settings.threshold * settings.window).tolist():
         if step >= free:
             yield Event(step, int(labels[step]), int(best[step]) // settings.window)

@@ -62,7 +62,16 @@ def products(
     groups: int, singles: int, quads: Count, outputs: Count, signed: bool, wide: Any = False
 ) -> Iterator[Term]:
     """All outputs of groups of four pixels, two output channels at a time, and of single pixels,
-    four at a time; ``wide`` where weights are stored as int16."""
+    four at a time.
+
+    Args:
+        groups: of four pixels.
+        singles: pixels beside the groups.
+        quads: groups of four inputs in a patch.
+        outputs: output channels.
+        signed: whether an output may lie below its zero point.
+        wide: whether weights are stored as int16.
+    """
     pairs, fours, rest = parts(outputs, 2), quotient(outputs, 4), parts(remainder(outputs, 4), 2)
     yield Term(1, {"conv_group": groups, "conv_single": singles})
     yield Term(outputs, {"conv_group_output": groups, "conv_group_signed": signed * groups})

@@ -338,6 +338,12 @@ class Folder:
 def check(path: pathlib.Path, module: str, words: Sequence[str], resume: bool) -> dict[str, Any]:
     """What a sweep's folder says is tried there, by trial; nothing is written.
 
+    Args:
+        path: the sweep's folder.
+        module: of the experiment.
+        words: of the sweep's command line.
+        resume: whether the sweep is to be continued.
+
     Raises:
         SweepError: it holds something else, or a sweep while ``resume`` is False, or another one.
     """
@@ -357,6 +363,13 @@ def create(
     path: pathlib.Path, module: str, words: Sequence[str], tried: Iterable[Trial], resume: bool
 ) -> Folder:
     """A sweep's folder with what is tried; trials that it holds already stay.
+
+    Args:
+        path: the sweep's folder.
+        module: of the experiment.
+        words: of the sweep's command line.
+        tried: trials.
+        resume: whether the sweep is to be continued.
 
     Raises:
         SweepError: as :func:`check`.

@@ -88,7 +88,14 @@ class Prepared(NamedTuple):
 
 
 def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, seed: int) -> Prepared:
-    """What :func:`fit` would feed a network, computed ahead; fit it with :func:`as_prepared`."""
+    """What :func:`fit` would feed a network, computed ahead; fit it with :func:`as_prepared`.
+
+    Args:
+        examples: raw training examples.
+        inputs: front end and augmentation.
+        recipe: batch size and steps.
+        seed: of the order of examples and of augmentation.
+    """
     seen = ahead(_batches(examples, inputs, recipe, seed))
     steps = [(np.asarray(x), np.asarray(targets)) for x, targets in seen]
     return Prepared(steps, examples.num_batches(recipe.batch_size))
@@ -192,7 +199,14 @@ def kernels_only(trainable: Variables) -> Variables:
 
 
 def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_steps: int) -> State:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Args:
+        trainable: first weights.
+        stats: first batch-norm moments.
+        recipe: of the optimiser.
+        num_steps: of the whole training, for the schedule.
+    """
     optimizer = accelerators.once(_optimizer(recipe, num_steps).init, trainable)
     return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
 
@@ -255,7 +269,16 @@ def make_step(
     key: Key[Array, ""],
     loss: Loss | None = None,
 ) -> Callable[[State, Array, Array], tuple[State, Float[Array, 2]]]:
-    """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, not yet jitted."""
+    """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, not yet jitted.
+
+    Args:
+        model: what is trained.
+        inputs: front end and augmentation.
+        recipe: of the optimiser and the loss.
+        num_steps: of the whole training, for the schedule.
+        key: of augmentation; the step's number is folded in.
+        loss: of ``(logits, targets, inputs)``; cross entropy where not given.
+    """
     optimizer = _optimizer(recipe, num_steps)
 
     def objective(trainable: Variables, stats: Variables, x: Array, targets: Array):
@@ -339,6 +362,12 @@ def predict(
     """``apply(variables, x)`` over all of ``x`` in batches of one shape.
 
     Compiled once for all calls with the same function.
+
+    Args:
+        apply: pure, from variables and a batch to logits.
+        variables: of the network.
+        x: inputs.
+        batch_size: of every batch; the last one is padded.
     """
     compiled = jax.jit(apply)
     out = []

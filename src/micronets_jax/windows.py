@@ -14,7 +14,15 @@ Padding = Literal["SAME", "VALID"]
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Padding, dilation: int = 1) -> int:
-    """Rows (or columns) of the output; below 1 where a ``VALID`` kernel does not fit."""
+    """Rows (or columns) of the output; below 1 where a ``VALID`` kernel does not fit.
+
+    Args:
+        size: of the input.
+        kernel: rows (or columns) of the kernel.
+        stride: from one output to the next.
+        padding: ``SAME`` or ``VALID``.
+        dilation: from one tap to the next.
+    """
     if padding == "SAME":
         return -(-size // stride)
     return (size - (kernel - 1) * dilation - 1) // stride + 1
@@ -23,7 +31,15 @@ def output_size(size: int, kernel: int, stride: int, padding: Padding, dilation:
 def pads(
     size: int, kernel: int, stride: int, padding: Padding, dilation: int = 1
 ) -> tuple[int, int]:
-    """Rows (or columns) of padding before and after the input."""
+    """Rows (or columns) of padding before and after the input.
+
+    Args:
+        size: of the input.
+        kernel: rows (or columns) of the kernel.
+        stride: from one output to the next.
+        padding: ``SAME`` or ``VALID``.
+        dilation: from one tap to the next.
+    """
     if padding == "VALID":
         return 0, 0
     outputs = output_size(size, kernel, stride, padding)
@@ -54,7 +70,14 @@ class Window:
     def over(
         size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: Padding
     ) -> Window:
-        """The window of a kernel over an input of this size."""
+        """The window of a kernel over an input of this size.
+
+        Args:
+            size: rows and columns of the input.
+            kernel: rows and columns.
+            stride: rows and columns.
+            padding: ``SAME`` or ``VALID``.
+        """
         axes = list(zip(size, kernel, stride, strict=True))
         rows, columns = (output_size(n, k, s, padding) for n, k, s in axes)
         top, left = (pads(n, k, s, padding)[0] for n, k, s in axes)

@@ -82,6 +82,12 @@ class Workdir:
 
         Where it is not the ``last`` and too soon after the one before, or after the stage was
         restored, nothing happens.
+
+        Args:
+            stage: of the run.
+            epoch: after which the state is.
+            state: a pytree of arrays.
+            last: whether the stage has ended, so that the state must be kept.
         """
         from orbax import checkpoint
 

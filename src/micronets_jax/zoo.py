@@ -205,6 +205,15 @@ def mobilenet_v2(
     ``multiple`` rounds finer, ``narrow_last`` scales the last convolution too, and there may be
     other ``stages`` and another ``last_width``.
 
+    Args:
+        width: multiplier of all widths.
+        input_shape: rows, columns, channels.
+        num_classes: outputs of the dense layer.
+        multiple: that widths are rounded to.
+        narrow_last: whether the last convolution is scaled below its published width.
+        stages: in place of the published ones.
+        last_width: of the last convolution, before scaling.
+
     Raises:
         ValueError: ``width`` is not a number above 0, or ``multiple`` below 1.
     """
@@ -248,6 +257,13 @@ def dscnn(
     """A DS-CNN with these output channels (stem first) and one stride per block.
 
     Layers are named as in ``spaces.DSCNN``, whose members this makes too where all blocks stay.
+
+    Args:
+        widths: output channels, stem first.
+        strides: one a block.
+        input_shape: rows, columns, channels.
+        stem_kernel: rows and columns.
+        num_classes: outputs of the dense layer.
 
     Raises:
         ValueError: other than one width more than strides, or a width below 1.

@@ -89,9 +89,11 @@ def activation_range(activation: int, out_scale: float, zero_point: int) -> tupl
     return min(low, high), high
 
 
-# Tables of one byte -> one byte, indexed by the bit pattern of the input.
-
 Table = tuple[int, ...]
+"""256 output bytes by the bit pattern of the input byte.
+
+Functions that make one take scale and zero point of the input (``in_scale``, ``in_zero``), then of
+the output (``out_scale``, ``out_zero``), then what the operator has besides."""
 
 
 def table_of(function, signed_in: bool = True) -> Table:
@@ -356,7 +358,14 @@ def reciprocal(x: int) -> int:
 
 
 def quotient(x: int, y: int, multiplier: int, exponent: int) -> int:
-    """x / y * multiplier / 2^31 * 2^exponent."""
+    """x / y * multiplier / 2^31 * 2^exponent.
+
+    Args:
+        x: dividend, less its zero point.
+        y: divisor, less its zero point; 0 divides as the reference's Newton steps end.
+        multiplier: of the result.
+        exponent: of the result.
+    """
     if x == 0:
         return 0
     if y < 0:

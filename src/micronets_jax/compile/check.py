@@ -42,7 +42,14 @@ class Access:
 def accesses(
     graph: Graph, steps: list[Call | Stretch], addresses: dict[int, int], places: list[list[int]]
 ) -> Iterator[Access]:
-    """Every call of every step, in order."""
+    """Every call of every step, in order.
+
+    Args:
+        graph: the model.
+        steps: of the plan.
+        addresses: tensor that is whole at some time -> first byte in the arena.
+        places: first bytes of every step's local buffers.
+    """
     size = {t: v.bytes for t, v in graph.values.items()}
     layer = 0
     for step, local in zip(steps, places, strict=True):
@@ -106,6 +113,12 @@ def accesses(
 
 def prove(graph: Graph, calls: list[Access], peak: int, addresses: dict[int, int]) -> None:
     """Every read finds the bytes that were written for it.
+
+    Args:
+        graph: the model.
+        calls: as :func:`accesses` gives them.
+        peak: bytes of the arena.
+        addresses: tensor that is whole at some time -> first byte in the arena.
 
     Raises:
         AssertionError: one does not (a fault of the compiler, never of the model).

@@ -352,7 +352,14 @@ become fewer."""
 def lay_out(
     room: plans.Plans, candidate: plans.Candidate, title: str, effort: int = 40_000
 ) -> Compiled:
-    """A plan with addresses for everything; ``effort`` as in :func:`planner.plan`."""
+    """A plan with an address for every buffer.
+
+    Args:
+        room: all plans of the model.
+        candidate: the plan.
+        title: names the model.
+        effort: placements that are tried, see :func:`planner.plan`.
+    """
     steps, layers = room.build(candidate)
     buffers, sharings, tensors = arena(room.graph, steps)
     laid = planner.plan(buffers, sharings, effort)

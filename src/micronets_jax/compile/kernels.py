@@ -139,11 +139,17 @@ CHANNEL = np.dtype(
 def channel_table(
     graph: Graph, node: Node, folded: bool = True, odd: np.ndarray | None = None
 ) -> tuple[np.ndarray, str]:
-    """Table of one row per channel (padded to an even number) and the rounding of the layer. The
-    input's zero point is ``folded`` into biases, or else the kernel subtracts it.
+    """Requantisation: a table of one row per channel (padded to an even number) and the rounding of
+    the layer.
 
     A channel is wide where two folded constants cannot stand for the reference's two roundings:
     a scale of 1/2 and more, a negative one, or sums beyond 30 bits; and where ``odd`` says so.
+
+    Args:
+        graph: the model.
+        node: a layer with weights and one scale or one for each output channel.
+        folded: whether the input's zero point goes into the biases; else the kernel subtracts it.
+        odd: channels that are wide whatever their scale, bool [channels].
     """
     o, zero_out = node.options, graph.values[node.output].zero_point
     weights, sums, reach = o["weights"].astype(np.int64), o["sums"], o["reach"]
@@ -356,7 +362,15 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
 def depthwise_any(
     graph: Graph, node: Node, weights: np.ndarray, table: np.ndarray, rounding: str
 ) -> Call:
-    """A depthwise convolution of any kernel and stride, channel by channel."""
+    """A depthwise convolution of any kernel and stride, channel by channel.
+
+    Args:
+        graph: the model.
+        node: a depthwise convolution.
+        weights: int8 [kernel rows, kernel columns, channels].
+        table: of :func:`channel_table`.
+        rounding: of :func:`channel_table`.
+    """
     o = node.options
     value = graph.values[node.inputs[0]]
     rows, columns, depth = node.in_shapes[0][1:]

@@ -55,7 +55,14 @@ class Plan:
 
 
 def share(source: int, target: int, step: int, order: Order) -> Sharing:
-    """How close two buffers may lie, from the order of the call at ``step``."""
+    """How close two buffers may lie, from the order of the call at ``step``.
+
+    Args:
+        source: index of the buffer that is read for the last time.
+        target: index of the buffer that is written first.
+        step: of the call.
+        order: of the call's reads and writes.
+    """
     if order.steps is None:
         return Sharing(source, target, step, order, same=True)
     return Sharing(source, target, step, order, lead=order.lead)

@@ -21,7 +21,15 @@ def model_h(
     interface: list[dict[str, Any]],
     rows: tuple[int, int] | None = None,
 ) -> str:
-    """The interface; ``rows``: how many rows the input is pushed in, and the bytes of each."""
+    """The interface; ``rows``: how many rows the input is pushed in, and the bytes of each.
+
+    Args:
+        title: of the model.
+        arena_bytes: of the arena.
+        state_bytes: of the state; 0 for a model without.
+        interface: inputs, then outputs, as the manifest has them.
+        rows: how many rows the input is pushed in, and the bytes of each; None where it is whole.
+    """
     lines = [
         f"/* {title} */",
         "#ifndef MODEL_H",

@@ -180,6 +180,12 @@ class Dataset:
         """From arrays named ``<split>_examples`` and ``<split>_labels``.
 
         Others named ``<split>_<fact>`` are facts of the split, the rest are extras.
+
+        Args:
+            name: of the data set, for reports.
+            fingerprint: hexadecimal, differs whenever any example does.
+            class_names: by label.
+            arrays: by name.
         """
         splits, used = [], set()
         for split in SPLITS:

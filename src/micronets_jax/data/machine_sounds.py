@@ -78,6 +78,12 @@ def embedded(
 ) -> Dataset:
     """Synthesised machines, made once and kept on disk.
 
+    Args:
+        frontend: what cuts recordings into patches.
+        size: ``tiny``, ``quick`` or ``paper``.
+        seed: of the synthesis.
+        cache_folder: where patches are kept; see ``cache.default_folder``.
+
     Raises:
         DataError: no such size.
     """
@@ -106,6 +112,12 @@ def from_folder(
     cache_folder: pathlib.Path | None = None,
 ) -> Dataset:
     """The recordings of a folder; a tenth of each machine's training recordings validates.
+
+    Args:
+        folder: in the layout of DCASE 2020 task 2.
+        frontend: what cuts recordings into patches.
+        seed: of the training recordings that validate.
+        cache_folder: where patches are kept; see ``cache.default_folder``.
 
     Raises:
         DataError: the folder is not in the layout, holds fewer than two machines, one that is not
@@ -238,6 +250,12 @@ def from_tfds(
     data_dir: str | pathlib.Path | None = None,
 ) -> Dataset:
     """What the builder ``micronets_dcase`` has made of the original archives.
+
+    Args:
+        frontend: what cuts recordings into patches.
+        seed: of the training recordings that validate.
+        cache_folder: where patches are kept; see ``cache.default_folder``.
+        data_dir: of TensorFlow Datasets, its default if not given.
 
     Raises:
         DataError: it cannot be prepared, or as ``from_folder``.

@@ -112,6 +112,12 @@ def embedded(
 ) -> Dataset:
     """The synthesised vocabulary, made once and kept on disk.
 
+    Args:
+        size: ``tiny``, ``quick`` or ``paper``.
+        words: must be None: the words of the vocabulary are fixed.
+        seed: of the synthesis.
+        cache_folder: where clips are kept; see ``cache.default_folder``.
+
     Raises:
         DataError: no such size, or ``words`` are given.
     """
@@ -145,6 +151,12 @@ def from_folder(
     else all folders. In the first two cases ``silence`` follows, and ``unknown`` if other folders
     exist. Decoded audio is kept on disk and memory-mapped. Recordings that are not mono at 16 kHz
     are converted, with one warning for the folder.
+
+    Args:
+        folder: one folder for each word.
+        words: the words to tell apart, all other words becoming ``unknown``; None as above.
+        seed: of made-up silence, and of splits where names carry no speaker.
+        cache_folder: where decoded audio is kept; see ``cache.default_folder``.
 
     Raises:
         DataError: the folder is missing or empty, has one class, no folder for a word, too few

@@ -78,6 +78,12 @@ def embedded(
 ) -> Dataset:
     """Rendered scenes, made once and kept on disk.
 
+    Args:
+        frontend: to what size scenes are rendered.
+        size: ``tiny``, ``quick`` or ``paper``.
+        seed: of the scenes.
+        cache_folder: where pixels are kept; see ``cache.default_folder``.
+
     Raises:
         DataError: no such size, or pictures too small to see anybody.
     """
@@ -206,6 +212,12 @@ def from_coco(
 ) -> Dataset:
     """COCO 2014 from a folder that holds its archives, packed or unpacked.
 
+    Args:
+        folder: that holds the archives of COCO 2014.
+        frontend: to what size pictures are brought.
+        seed: of the training pictures that validate.
+        cache_folder: where pixels are kept; see ``cache.default_folder``.
+
     Raises:
         DataError: annotations or images are missing or damaged, or more than 1 % of the images.
     """
@@ -269,6 +281,12 @@ def from_tfds(
     data_dir: str | pathlib.Path | None = None,
 ) -> Dataset:
     """``micronets_vww`` if it has been prepared, else COCO 2014 as TensorFlow Datasets serves it.
+
+    Args:
+        frontend: to what size pictures are brought.
+        seed: of the training pictures that validate.
+        cache_folder: where pixels are kept; see ``cache.default_folder``.
+        data_dir: of TensorFlow Datasets, its default if not given.
 
     Raises:
         DataError: it can be neither found nor downloaded.

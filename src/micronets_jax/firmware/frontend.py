@@ -249,7 +249,14 @@ def stream_of(path: pathlib.Path, front_end: FrontEnd) -> list[Int16[np.ndarray,
 def features_of(
     samples: Int16[np.ndarray, " samples"], front_end: FrontEnd, scale: float, zero_point: int
 ) -> Int8[np.ndarray, "rows columns channels"]:
-    """What the front end in Python makes of the same samples, as the model reads it."""
+    """What the front end in Python makes of the same samples, as the model reads it.
+
+    Args:
+        samples: of one input of the model.
+        front_end: of the firmware.
+        scale: of the model's input.
+        zero_point: of the model's input.
+    """
     from micronets_jax import data, runtimes
 
     record = front_end.record

@@ -142,7 +142,14 @@ def predict(
     hearing: FrontEnd | None = None,
     listener: Listener | None = None,
 ) -> Prediction:
-    """What an engine and everything around it take on a board."""
+    """What an engine and everything around it take on a board.
+
+    Args:
+        engine: what computes the model.
+        board: on which.
+        hearing: the front end, if there is one.
+        listener: how it listens to a stream, if it does.
+    """
     kind = _kind(engine, hearing, listener)
     flash = {
         **engine.flash,

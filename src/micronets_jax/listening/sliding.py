@@ -79,6 +79,13 @@ def windows(
 def logits(
     blocks: Iterable[Int16[np.ndarray, " _"]], frontend: MFCC, hop_ms: int, network: Network
 ) -> Iterator[Shaped[np.ndarray, "_ classes"]]:
-    """What a network makes of every hop, some hops at a time."""
+    """What a network makes of every hop, some hops at a time.
+
+    Args:
+        blocks: int16 samples at 16 kHz.
+        frontend: of the network.
+        hop_ms: milliseconds from one inference to the next.
+        network: from features [n, rows, columns, 1] to logits [n, classes].
+    """
     for features in windows(blocks, frontend, hop_ms):
         yield network(features)

@@ -77,7 +77,14 @@ def command(words: str) -> Html:
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: int) -> Html:
-    """A list whose first column names the row and whose columns from ``numbers`` on are numbers."""
+    """A list whose first column names the row and whose columns from ``numbers`` on are numbers.
+
+    Args:
+        caption: of the table, for screen readers.
+        head: of each column.
+        rows: cells of each row.
+        numbers: index of the first column of numbers.
+    """
 
     def style(i: int) -> str | None:
         return "number" if i >= numbers else None
@@ -132,11 +139,20 @@ def chart(
     decades: bool = False,
     dots: Points = (),
 ) -> Html | None:
-    """Lines over epochs, or over ``across``; ``line`` is a level to compare with, ``span`` epochs.
-    ``dots`` are points beside the lines.
+    """A line chart as SVG with a legend.
 
-    The span is shaded; values across that are no epochs are shares, written in percent, or above 0
-    and on a logarithmic scale, if ``decades`` says so.
+    Args:
+        title: of the chart.
+        series: points by name; empty ones are left out.
+        style: class of the drawing.
+        line: a level to compare with.
+        span: ends of a stretch of the horizontal axis that is shaded.
+        across: what the horizontal axis shows: ``epoch``, or shares, written in percent.
+        decades: whether the horizontal axis is logarithmic, of values above 0.
+        dots: points beside the lines.
+
+    Returns:
+        None where no series has a point.
     """
     series = {name: points for name, points in series.items() if points}
     if not series:

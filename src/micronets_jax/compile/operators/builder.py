@@ -221,6 +221,12 @@ class Builder:
 
         Where the file leaves a dimension open, its tensors say 1 there, whatever an operator makes
         of it (SPACE_TO_BATCH_ND: a multiple), so there the given shape holds.
+
+        Args:
+            operator: that computes it.
+            shape: that it must have.
+            dtype: that it must have.
+            position: which output of the operator.
         """
         tensor, shape = self.model.tensors[operator.outputs[position]], tuple(shape)
         known = tensor.open or (False,) * len(tensor.shape)
@@ -244,7 +250,16 @@ class Builder:
     def add(
         self, operator: Operator, kind: str, inputs: list[Value], output: Value, macs: int = 0, **kw
     ) -> None:
-        """Adds a node; ``kw`` are the options of its kind."""
+        """Adds a node.
+
+        Args:
+            operator: that is read.
+            kind: a name in ``kernels``.
+            inputs: of the node.
+            output: of the node.
+            macs: multiply-accumulates.
+            **kw: options of its kind.
+        """
         roots = [v.tensor if v.data is not None else self.root(v.tensor) for v in inputs]
         name = (output.name.split(";")[0] or f"{kind}_{operator.index}")[:80]
         shapes = [value.shape for value in inputs]
@@ -288,7 +303,14 @@ class Builder:
     # Constants ----------------------------------------------------------------------------------
 
     def constant(self, operator: Operator, position: int, what: str, dtypes: tuple[str, ...]):
-        """The tensor and data of an input that must be constant."""
+        """The tensor and data of an input that must be constant.
+
+        Args:
+            operator: that reads it.
+            position: which input of the operator.
+            what: names the input in a refusal.
+            dtypes: that are accepted.
+        """
         tensor = self.tensor(operator, position, what)
         data = self.constants.get(tensor.index)
         if data is None:

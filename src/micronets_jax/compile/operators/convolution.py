@@ -17,7 +17,14 @@ from micronets_jax.windows import Padding, output_size, pads
 def window(
     operator: Operator, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]
 ) -> dict[str, Any]:
-    """Stride, padding at the top and left, and output size."""
+    """Stride, padding at the top and left, and output size.
+
+    Args:
+        operator: whose stride and padding are read.
+        size: rows and columns of the input.
+        kernel: rows and columns of the kernel.
+        dilation: rows and columns from one tap to the next.
+    """
     o = operator.options
     stride = (o["stride_h"], o["stride_w"])
     if min(*stride, *dilation, *kernel) < 1 or max(*stride, *dilation, *kernel) > 1 << 14:
@@ -44,7 +51,14 @@ def activation(operator: Operator, output: Value) -> dict[str, int]:
 
 
 def weights_of(b: Builder, operator: Operator, axis: int, ndim: int) -> tuple[Tensor, np.ndarray]:
-    """Constant weights with one scale, or one for each index of ``axis``."""
+    """Constant weights with one scale, or one for each index of ``axis``.
+
+    Args:
+        b: the builder.
+        operator: whose second input is read.
+        axis: of the output channels.
+        ndim: that the weights must have.
+    """
     tensor, data = b.constant(operator, 1, "weights", ("int8", "int4"))
     if data.ndim != ndim or data.size == 0:
         raise TFLiteError(f"its weights have shape {list(data.shape)}")
@@ -65,7 +79,17 @@ def weights_of(b: Builder, operator: Operator, axis: int, ndim: int) -> tuple[Te
 
 def bias_of(b: Builder, operator: Operator, channels: int, position: int = 2) -> np.ndarray:
     """Biases, or zeros. What their tensor says of scales is not looked at: they are in the units
-    of the sums, input scale times weight scale."""
+    of the sums, input scale times weight scale.
+
+    Args:
+        b: the builder.
+        operator: whose bias is read.
+        channels: how many there must be.
+        position: of the bias among the inputs.
+
+    Returns:
+        int64 [channels].
+    """
     if len(operator.inputs) <= position or operator.inputs[position] == -1:
         return np.zeros(channels, np.int64)
     _, data = b.constant(operator, position, "bias", ("int32",))
@@ -75,7 +99,17 @@ def bias_of(b: Builder, operator: Operator, channels: int, position: int = 2) ->
 
 
 def scales_of(value: Value, weights: Tensor, output: Value, channels: int) -> dict[str, np.ndarray]:
-    """Fixed-point factors from sums to outputs, one per channel."""
+    """Fixed-point factors from sums to outputs, one per channel.
+
+    Args:
+        value: the input.
+        weights: whose scales are one, or one for each channel.
+        output: of the layer.
+        channels: of the output.
+
+    Returns:
+        ``multiplier`` and ``exponent``, int64 [channels].
+    """
     assert weights.quantization is not None
     product = value.scale * weights.quantization.scales.astype(np.float64)
     pairs = [arithmetic.quantize_multiplier(float(p / output.scale)) for p in product]

@@ -22,7 +22,14 @@ def table(
     b: Builder, operator: Operator, make: Callable[[Value, Value], arithmetic.Table],
     types: tuple[str, str] = ("int8", "int8"),
 ) -> None:  # fmt: skip
-    """Adds a function of one byte; ``make`` gives its 256 outputs from input and output."""
+    """Adds a function of one byte as a table.
+
+    Args:
+        b: the builder.
+        operator: that is read.
+        make: from input and output to the 256 output bytes.
+        types: of input and output.
+    """
     value = b.input(operator, 0, types[0])
     output = b.output(operator, value.shape, types[1])
     try:

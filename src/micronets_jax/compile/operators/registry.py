@@ -29,7 +29,7 @@ class Row:
         limits: what of it compiles, in words.
         read: adds what the operator computes to the builder's graph.
         inputs: how many inputs, counted from the first, must be there.
-        outputs: how many outputs it has; 0 for any number.
+        outputs: how many outputs it has; -1 for any number.
     """
 
     name: str
@@ -53,7 +53,14 @@ FLOAT_FUNCTIONS: dict[str, FloatFunction] = {}
 def reads(
     name: str, limits: str = "", inputs: int = 1, outputs: int = 1
 ) -> Callable[[Reader], Reader]:
-    """Registers a reader by the name of its operator; the arguments are those of :class:`Row`."""
+    """A decorator that adds a reader to :data:`ROWS` under the name of its operator.
+
+    Args:
+        name: as TensorFlow Lite spells it.
+        limits: what of it compiles, in words.
+        inputs: how many inputs must be there, counted from the first.
+        outputs: how many outputs it has; -1 for any number.
+    """
 
     def register(read: Reader) -> Reader:
         family = read.__module__.rsplit(".", 1)[-1]

@@ -45,7 +45,14 @@ def blended(
     x: Float[Array, "batch rows columns channels"],
     shares: Float[Array, "batch classes"],
 ) -> tuple[Float[Array, "batch rows columns channels"], Float[Array, "batch classes"]]:
-    """Each example and its shares, blended with those of another: at least a half of its own."""
+    """Each example and its shares, blended with those of another: at least a half of its own.
+
+    Args:
+        key: of the draws.
+        alpha: of the Beta distribution of shares.
+        x: features.
+        shares: of the classes, which sum to 1.
+    """
     share_key, partner_key = jax.random.split(key)
     share = jax.random.beta(share_key, alpha, alpha, (len(x),))
     share = jnp.maximum(share, 1 - share)

@@ -55,7 +55,14 @@ def waveforms(
     clips: Int16[Array, "batch samples"],
     noise: Int16[Array, "recordings length"],
 ) -> Float[Array, "batch samples"]:
-    """Clips moved, resampled, louder or softer, and noisy, as floats about [-1, 1)."""
+    """Clips moved, resampled, louder or softer, and noisy, as floats about [-1, 1).
+
+    Args:
+        key: of the draws.
+        how: strengths.
+        clips: of speech.
+        noise: background recordings.
+    """
     move_key, loud_key, noise_key = jax.random.split(key, 3)
     x = clips.astype(jnp.float32) / 32768
     largest = round(how.shift_ms * SAMPLE_RATE / 1000)
@@ -117,7 +124,14 @@ def resampled(
     key: Key[Array, ""], x: Float[Array, "batch samples"], largest: int, speed: float
 ) -> Float[Array, "batch samples"]:
     """Each clip at up to ``speed`` times more or less than its own speed about its middle, and
-    earlier or later by up to ``largest`` samples, read between samples along straight lines."""
+    earlier or later by up to ``largest`` samples, read between samples along straight lines.
+
+    Args:
+        key: of the draws.
+        x: clips.
+        largest: samples that a clip moves at most.
+        speed: largest relative change of speed.
+    """
     speed_key, shift_key = jax.random.split(key)
     batch, samples = x.shape
     middle = (samples - 1) / 2
@@ -139,7 +153,15 @@ def add_noise(
     probability: float,
     volume: float,
 ) -> Float[Array, "batch samples"]:
-    """With a probability, adds a random stretch of int16 noise times a factor in [0, volume)."""
+    """With a probability, adds a random stretch of int16 noise times a factor in [0, volume).
+
+    Args:
+        key: of the draws.
+        x: clips.
+        noise: background recordings.
+        probability: that a clip gets noise.
+        volume: largest factor on the noise.
+    """
     stretch_key, loud, chance = jax.random.split(key, 3)
     factor = volume * jax.random.uniform(loud, (len(x), 1))
     factor *= jax.random.bernoulli(chance, probability, (len(x), 1))
@@ -153,7 +175,15 @@ def add_noise_at(
     probability: float,
     snr_db: tuple[float, float],
 ) -> Float[Array, "batch samples"]:
-    """With a probability, adds a random stretch of int16 noise at a drawn signal-to-noise ratio."""
+    """With a probability, adds a random stretch of int16 noise at a drawn signal-to-noise ratio.
+
+    Args:
+        key: of the draws.
+        x: clips.
+        noise: background recordings.
+        probability: that a clip gets noise.
+        snr_db: least and greatest ratio of powers, in dB; uniform between.
+    """
     stretch_key, ratio_key, chance = jax.random.split(key, 3)
     added = _cuttings(stretch_key, x, noise)
     ratio = jax.random.uniform(ratio_key, (len(x), 1), minval=snr_db[0], maxval=snr_db[1])
@@ -169,6 +199,12 @@ def in_room(
 
     A room's echo is noise whose energy falls by 60 dB in the reverberation time (Polack, 1988),
     drawn here up to ``longest_s``; as a whole it is up to as loud as what comes straight.
+
+    Args:
+        key: of the draws.
+        mel: magnitudes.
+        longest_s: largest reverberation time (to -60 dB), seconds.
+        hop_s: seconds from one frame to the next.
     """
     time_key, share_key = jax.random.split(key)
     batch, frames, _ = mel.shape
@@ -198,7 +234,14 @@ def _cuttings(
 def stretches(
     key: Key[Array, ""], shape: tuple[int, int], count: int, longest: int
 ) -> Bool[Array, "batch places"]:
-    """True on ``count`` random stretches of 0 to ``longest`` places in each row."""
+    """True on ``count`` random stretches of 0 to ``longest`` places in each row.
+
+    Args:
+        key: of the draws.
+        shape: batch, places.
+        count: stretches in each row.
+        longest: places of one at most.
+    """
     batch, places = shape
     longest = min(longest, places)
     length_key, start_key = jax.random.split(key)

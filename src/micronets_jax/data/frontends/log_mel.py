@@ -149,6 +149,13 @@ def slaney_triangles(
 
     That scale has 15 mel per 1000 Hz up to 1000 Hz, above it 27 mel per factor 6.4 (Slaney,
     "Auditory Toolbox", 1998). Neighbours meet at half height in Hz.
+
+    Args:
+        num_mels: triangles.
+        fft_length: samples of the transform.
+        sample_rate: Hz.
+        low_hz: lower end of the lowest triangle.
+        high_hz: upper end of the highest triangle.
     """
     ends = [
         hz * 0.015 if hz < 1000 else 15 + 27 * math.log(hz / 1000, 6.4) for hz in (low_hz, high_hz)

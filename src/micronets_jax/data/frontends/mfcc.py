@@ -211,6 +211,13 @@ def mel_triangles(
     """Weights of FFT bins in triangles equally wide in HTK mel, ``2595 log10(1 + f / 700)``.
 
     Neighbours meet at half height *in mel*, the convention of TensorFlow's signal library.
+
+    Args:
+        num_mels: triangles.
+        fft_length: samples of the transform.
+        sample_rate: Hz.
+        low_hz: lower end of the lowest triangle.
+        high_hz: upper end of the highest triangle.
     """
     hz = np.arange(fft_length // 2 + 1)[:, None] * sample_rate / fft_length
     triangles = _triangles(np, hz, num_mels, low_hz, high_hz)

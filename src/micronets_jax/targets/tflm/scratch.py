@@ -46,7 +46,15 @@ def cmsis_nn(
 def reference(
     kind: str, kernel: tuple[int, int], inputs: Count, outputs: Count, weight_bits: int
 ) -> Count:
-    """Bytes of TFLM's reference kernels, which unpack 4-bit weights."""
+    """Bytes of TFLM's reference kernels, which unpack 4-bit weights.
+
+    Args:
+        kind: TFLite's name of the operator.
+        kernel: rows and columns.
+        inputs: channels of what is read.
+        outputs: channels of what is made.
+        weight_bits: 8 or 4.
+    """
     if weight_bits == 8 or kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return 0
     return kernel[0] * kernel[1] * (inputs if kind == "CONV_2D" else 1) * outputs

@@ -18,8 +18,12 @@ from micronets_jax.windows import Window
 def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> Iterator[Term]:
     """What TFLM does for a layer that reads ``channels`` channels.
 
-    ``old`` means CMSIS-NN as of October 2020. Its 1x1 kernel knew no groups of four inputs and did
-    not take channels that are no multiple of 4.
+    Args:
+        layer: decided or expected.
+        window: how its kernel walks.
+        channels: that it reads.
+        old: whether CMSIS-NN is that of October 2020, whose 1x1 kernel knew no groups of four
+            inputs and did not take channels that are no multiple of 4.
     """
     if layer.kind == "conv":
         if layer.kernel != (1, 1):

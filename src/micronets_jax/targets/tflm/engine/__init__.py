@@ -78,6 +78,12 @@ def check_library(
 ) -> None:
     """Whether the library has the operators and is for the core, as far as binutils are here.
 
+    Args:
+        library: of TFLM.
+        symbols: that it defines.
+        kinds: TFLite's names of the operators.
+        board: whose core it must be for.
+
     Raises:
         FirmwareError: it lacks an operator, or is for another core.
     """
