@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,14 @@ import pytest
 
 from micronets_jax import cli
 from micronets_jax.compile import operators
+
+
+def test_the_version_is_the_newest_that_the_changelog_lists(capsys):
+    changelog = (pathlib.Path(__file__).parents[1] / "CHANGELOG.md").read_text()
+    newest = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)[0]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"micronets {newest}\n"
 
 
 @pytest.fixture

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         zoo,
     )
 
+__version__ = "0.3.0"
+"""The newest version in ``CHANGELOG.md``; what is packaged takes it from here."""
+
 __all__ = [
     "budgets",
     "compile",

@@ -14,7 +14,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from micronets_jax import targets
+from micronets_jax import __version__, targets
 from micronets_jax.tflite import TFLiteError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="micronets", description="Neural networks for microcontrollers."
     )
+    parser.add_argument("--version", action="version", version=f"micronets {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function, help: str) -> argparse.ArgumentParser:
