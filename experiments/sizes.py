@@ -6,7 +6,8 @@
 Everything is compiled for each core as a firmware compiles it, and linked; nothing runs. A kernel
 keeps in flash what can be reached from it, as linkers drop the rest; how deep its stack gets is
 read from the machine code (``firmware.stack``). The table has the most of all cores and of all ways
-in which a kernel can be made; cores differ by some bytes.
+in which a kernel can be made; cores differ by some bytes. Of cores with the vector extension, whose
+kernels are others, it has by how much any of them, and the firmware, takes more of the stack.
 """
 
 from __future__ import annotations
@@ -77,9 +78,13 @@ def measure() -> dict[str, Any]:
     tools.require(tools.COMPILER)
     compiler = f"{tools.COMPILER} {tools.version(tools.COMPILER)}"
     kernels: dict[str, Any] = {}
+    more = dict.fromkeys(boards.CORE_FLAGS, 0)
     with tempfile.TemporaryDirectory() as folder:
         for core in boards.CORE_FLAGS:
             for name, depth, parts in _kernels(pathlib.Path(folder) / core, core):
+                if core in boards.VECTOR_CORES:  # they come behind the others
+                    more[core] = max(more[core], depth - kernels[name]["stack"])
+                    continue
                 known = kernels.setdefault(name, {"stack": 0, "flash": {}})
                 known["stack"] = max(known["stack"], depth)
                 for part, size in parts.items():
@@ -89,6 +94,8 @@ def measure() -> dict[str, Any]:
             for kind in sizes.KINDS:
                 known.setdefault(kind, known["plain"])  # one that is new, until it is measured
         firmware = _firmware(pathlib.Path(folder) / "firmware")
+    for core in boards.VECTOR_CORES:
+        firmware["more stack"][core] += more[core]
     made = f"python -m experiments.sizes; {compiler}"
     return {"made": made, "kernels": dict(sorted(kernels.items())), "firmware": firmware}
 
@@ -302,7 +309,7 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
     of all that runs at other times, and of interrupts and faults."""
     from micronets_jax import characterize, devices, export, firmware, zoo
     from micronets_jax.data import frontends
-    from micronets_jax.firmware import engine, link, listening, stack
+    from micronets_jax.firmware import boards, engine, link, listening, stack
 
     network = zoo.dscnn((8, 8), (1,))
     weights = characterize.random_weights(np.random.default_rng(0), network)
@@ -320,6 +327,7 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
     engines: dict[str, int] = {}
     depths: dict[str, dict[str, int]] = {}
     handlers = marks = 0
+    more = dict.fromkeys(boards.VECTOR_CORES, 0)
     for board, kind in itertools.product(devices.DEVICES.values(), kinds):
         if board.startup is None:
             continue
@@ -336,13 +344,17 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         known = depths.setdefault(kind, {"above the model": 0, "besides the model": 0})
         above = code.held("core_prepare", run)
         assert above is not None
-        known["above the model"] = max(known["above the model"], above)
         besides = code.depth("core_prepare", without=[run])
-        known["besides the model"] = max(known["besides the model"], besides)
+        for what, taken in (("above the model", above), ("besides the model", besides)):
+            if board.core in boards.VECTOR_CORES:
+                more[board.core] = max(more[board.core], taken - known[what])
+            else:
+                known[what] = max(known[what], taken)
         handlers = max(handlers, code.depth("core_trap"), code.depth("core_systick"))
         marks = max(marks, code.depth("firmware_mark"))
     return {
-        "flash": flash, "engine": engines, "stack": depths, "handlers": handlers, "a mark": marks,
+        "flash": flash, "engine": engines, "stack": depths, "more stack": more,
+        "handlers": handlers, "a mark": marks,
     }  # fmt: skip
 
 

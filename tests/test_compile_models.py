@@ -57,6 +57,17 @@ def test_a_cortex_m33_takes_the_instructions_of_an_m4(reference, name):
     assert counted["cortex-m33"] == pytest.approx(counted["cortex-m4"], rel=0.003)
 
 
+VECTORS_AT_MOST = {"mlperf_ic_resnet8": 0.33, "mlperf_vww": 0.59}
+"""Instructions of the vector extension's kernels, as parts of those of the DSP extension's."""
+
+
+@pytest.mark.parametrize("name", VECTORS_AT_MOST)
+def test_vector_kernels_compute_the_same_faster(reference, name):
+    usual, ran = (emulated(reference, name, core) for core in (CORES[0], "cortex-m55"))
+    np.testing.assert_array_equal(ran.outputs[0], usual.outputs[0])
+    assert ran.instructions <= VECTORS_AT_MOST[name] * usual.instructions
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("budget", [0, 1 << 20])
 def test_bytes_on_this_machine(reference, name, budget):

@@ -16,7 +16,7 @@ import pytest
 from micronets_jax import cli, devices, firmware, protocol
 from micronets_jax import compile as compiler
 from micronets_jax.compile import verify
-from micronets_jax.firmware import execute, inputs, link
+from micronets_jax.firmware import boards, execute, inputs, link
 
 MODELS = ["mlperf_kws_dscnn", "mlperf_ic_resnet8", "micronet_kws_m", "mcunet_10fps_vww"]
 STARTED = [on.name for on in devices.DEVICES.values() if on.startup]
@@ -254,7 +254,9 @@ def test_predicted_against_linked(reference, name, device, tmp_path):
     firmware.write(load(reference, name), device, tmp_path, title=name)
     fit = firmware.check(tmp_path)
     assert fit.ram_predicted == fit.ram_linked
-    assert abs(fit.flash_predicted - fit.flash_linked) < 0.01 * fit.flash_linked
+    # Kernels of the vector extension are predicted from those of the DSP extension.
+    others = 0.1 if devices.device(device).core in boards.VECTOR_CORES else 0.01
+    assert abs(fit.flash_predicted - fit.flash_linked) < others * fit.flash_linked
     assert (tmp_path / "build" / "firmware.bin").stat().st_size == fit.flash_linked
 
 

@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", help="what `micronets compile` or `micronets firmware` wrote")
     sub.add_argument(
         "--core",
-        help="cortex-m4 (default), cortex-m7 or cortex-m33; a firmware runs on its board's core",
+        help="cortex-m4 (default), cortex-m7, cortex-m33 or cortex-m55; a firmware runs on its "
+        "board's core",
     )
     sub.add_argument(
         "--input",

@@ -234,7 +234,7 @@ class Result:
     """One inference on a board.
 
     Attributes:
-        ticks: of the model alone; a tick is a core cycle, or 40 instructions of an emulated core.
+        ticks: of the model alone; a tick is a core cycle, or some instructions of an emulated core.
         frontend_ticks: of the front end over the whole clip, 0 without audio.
         stack_bytes: of the firmware, at its deepest.
         layer_ticks: of each layer.

@@ -170,5 +170,11 @@ def thread_stack_bytes(model: Count, kind: str = "plain") -> Count:
     return align(deepest, 8) + INTERRUPT_BYTES
 
 
+def more_stack_bytes(core: str) -> int:
+    """Most stack that a firmware takes on a core with the vector extension more than on another; 0
+    for cores without it."""
+    return align(_firmware()["more stack"].get(core, 0), 8)
+
+
 def _firmware() -> dict[str, Any]:
     return table()["firmware"]

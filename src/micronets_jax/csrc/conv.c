@@ -5,6 +5,251 @@
  * is read before its first output is written. */
 #include "kernels.h"
 
+/* What a window reads: pointers to its rows, 0 for those outside of the picture; or, where the kernel
+ * has too many, the picture and the first row in it. */
+enum { MAX_LINES = 10 };
+struct source {
+    const int8_t *const *rows;
+    const int8_t *in;
+    int row;
+};
+
+MN_INLINE const int8_t *row_of(const struct mn_conv *c, const struct source *from, int k)
+{
+    int y;
+    if (from->rows)
+        return from->rows[k];
+    y = from->row + k * c->dilation_rows;
+    return y < 0 || y >= c->in_rows ? 0 : from->in + y * c->in_columns * c->in_channels;
+}
+
+#if MN_MVE
+/* Patches of four pixels lie one after the other as bytes, as inputs do, and sums of two output
+ * channels a and b of four pixels fill the eight registers that VMLADAVA can take.
+ *
+ * Of 16 inputs the weights of a pair are eight words: (a0 B0 a2 B2) in even ones, (a1 B1 a3 B3) in odd
+ * ones, which VLD2 takes apart. Taken as an int16, two bytes are a + 256 b, so narrowing makes the
+ * bytes of a, and a rounded narrowing shift by 8 those of b, in the order of inputs. */
+struct mn_product {
+    const int8_t *weights;
+    const int8_t *x; /* of the first pixel */
+    int32_t pitch;   /* from pixel to pixel */
+    int32_t steps;   /* of 16 inputs */
+    const struct mn_channel *channels;
+    int8_t *out;
+    int32_t left; /* output channels */
+    int32_t out_step, min, max;
+    int32_t rest; /* inputs behind the last step, in quads */
+};
+MN_AT(mn_product, rest, 40);
+
+#define TAKE_APART                                                                                 \
+    "vrshrnb.i16 q2, q0, #8\n\t"                                                                   \
+    "vrshrnt.i16 q2, q1, #8\n\t"                                                                   \
+    "vmovnt.i16 q0, q1\n\t"
+#define WEIGHTS                                                                                    \
+    "vld20.32 {q0, q1}, [r1]\n\t"                                                                  \
+    "vld21.32 {q0, q1}, [r1]!\n\t" TAKE_APART
+#define PIXEL(MLA, x, a, b)                                                                        \
+    "vldrb.8 q3, [" x "], #16\n\t" MLA " " a ", q0, q3\n\t" MLA " " b ", q2, q3\n\t"
+/* Fewer inputs than 16: lanes beyond them have no weights. */
+#define REST_WEIGHTS                                                                               \
+    "add r11, r1, #4\n\t"                                                                          \
+    "vpstt\n\t"                                                                                    \
+    "vldrwt.u32 q0, [r1, q4]\n\t"                                                                  \
+    "vldrwt.u32 q1, [r11, q4]\n\t"                                                                 \
+    "ldr r11, [sp, #32]\n\t" TAKE_APART                                                            \
+    "add r1, r1, r11\n\t"
+#define REST_PIXEL(MLA, x, a, b)                                                                   \
+    "vpst\n\t"                                                                                     \
+    "vldrbt.8 q3, [" x "]\n\t" MLA " " a ", q0, q3\n\t" MLA " " b ", q2, q3\n\t"
+#define PIXELS_1(P, MLA) P(MLA, "r3", "r0", "r8")
+#define PIXELS_2(P, MLA) PIXELS_1(P, MLA) P(MLA, "r5", "r2", "r10")
+#define PIXELS_3(P, MLA) PIXELS_2(P, MLA) P(MLA, "r7", "r4", "r12")
+#define PIXELS_4(P, MLA) PIXELS_3(P, MLA) P(MLA, "r9", "r6", "lr")
+
+/* Sums to vectors; where there are fewer pixels than four, the first one again, which is stored again. */
+#define SUMS_1(q, s0, s1, s2, s3)                                                                  \
+    "vdup.32 " q ", " s0 "\n\t"
+#define SUMS_2(q, s0, s1, s2, s3)                                                                  \
+    "vdup.32 " q ", " s0 "\n\t"                                                                    \
+    "vmov.32 " q "[1], " s1 "\n\t"
+#define SUMS_3(q, s0, s1, s2, s3)                                                                  \
+    "vmov " q "[2], " q "[0], " s0 ", " s2 "\n\t"                                                  \
+    "vmov " q "[3], " q "[1], " s1 ", " s0 "\n\t"
+#define SUMS_4(q, s0, s1, s2, s3)                                                                  \
+    "vmov " q "[2], " q "[0], " s0 ", " s2 "\n\t"                                                  \
+    "vmov " q "[3], " q "[1], " s1 ", " s3 "\n\t"
+
+/* An output channel of all pixels from its sums, parameters at r11; mn_requantize and the clamp. */
+#define SIGN_MN_POSITIVE(q)
+#define SIGN_MN_SIGNED(q)                                                                          \
+    "vshr.s32 q3, " q ", #31\n\t"                                                                  \
+    "vadd.i32 q2, q2, q3\n\t"
+#define OUTPUTS(q, ROUNDING)                                                                       \
+    "ldm r11!, {r2, r3, r4, r5}\n\t"                                                               \
+    "vadd.i32 " q ", " q ", r2\n\t"                                                                \
+    "rsbs r5, r5, #0\n\t"                                                                          \
+    "vqrdmulh.s32 q2, " q ", r3\n\t" SIGN_##ROUNDING(q)                                            \
+    "vadd.i32 q2, q2, r4\n\t"                                                                      \
+    "vshl.s32 q2, r5\n\t"                                                                          \
+    "vmax.s32 q2, q2, q6\n\t"                                                                      \
+    "vmin.s32 q2, q2, q7\n\t"                                                                      \
+    "vstrb.32 q2, [r0, q5]\n\t"
+
+/* Lanes of no pixel store where the first does. */
+#define ALIKE_1 "vmov.i32 q5, #0\n\t"
+#define ALIKE_2                                                                                    \
+    "movs r0, #0\n\t"                                                                              \
+    "vmov.32 q5[2], r0\n\t"                                                                        \
+    "vmov.32 q5[3], r0\n\t"
+#define ALIKE_3                                                                                    \
+    "movs r0, #0\n\t"                                                                              \
+    "vmov.32 q5[3], r0\n\t"
+#define ALIKE_4
+#define FURTHER_1
+#define FURTHER_2
+#define FURTHER_3 "ldrd r7, r9, [sp, #8]\n\t"
+#define FURTHER_4 FURTHER_3
+
+/* Stack: 0 x of four pixels, 16 steps, 20 channels, 24 out, 28 channels left, 32 bytes of the weights
+ * of the rest. */
+#define PRODUCT(name, P, ROUNDING)                                                                 \
+    MN_NAKED name(MN_REGISTER const struct mn_product *product)                                    \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "vpush {d8-d15}\n\t"                                                                   \
+            "sub sp, sp, #36\n\t"                                                                  \
+            "ldr r11, [r0, #40]\n\t"                                                               \
+            "ldm r0, {r1-r10}\n\t"                                                                 \
+            "vdup.32 q6, r9\n\t"                                                                   \
+            "vdup.32 q7, r10\n\t"                                                                  \
+            "movs r0, #0\n\t"                                                                      \
+            "vidup.u32 q4, r0, #8\n\t"                                                             \
+            "movs r0, #0\n\t"                                                                      \
+            "vidup.u32 q5, r0, #1\n\t"                                                             \
+            "vmul.i32 q5, q5, r8\n\t" ALIKE_##P                                                    \
+            "add r9, r2, r3\n\t"                                                                   \
+            "strd r2, r9, [sp]\n\t"                                                                \
+            "add r9, r9, r3\n\t"                                                                   \
+            "add r10, r9, r3\n\t"                                                                  \
+            "strd r9, r10, [sp, #8]\n\t"                                                           \
+            "strd r4, r5, [sp, #16]\n\t"                                                           \
+            "strd r6, r7, [sp, #24]\n\t"                                                           \
+            "lsls r3, r11, #2\n\t"                                                                 \
+            "vctp.8 r3\n\t"                                                                        \
+            "lsls r3, r11, #3\n\t"                                                                 \
+            "str r3, [sp, #32]\n"                                                                  \
+            "1:\n\t"                                                                               \
+            "ldrd r3, r5, [sp]\n\t" FURTHER_##P                                                    \
+            "ldr r11, [sp, #16]\n\t"                                                               \
+            "subs r11, r11, #1\n\t"                                                                \
+            "bmi 5f\n\t" WEIGHTS PIXELS_##P(PIXEL, "vmladav.s8")                                   \
+            "beq 3f\n"                                                                             \
+            "2:\n\t" WEIGHTS PIXELS_##P(PIXEL, "vmladava.s8")                                      \
+            "subs r11, r11, #1\n\t"                                                                \
+            "bne 2b\n"                                                                             \
+            "3:\n\t"                                                                               \
+            "ldr r11, [sp, #32]\n\t"                                                               \
+            "cmp r11, #0\n\t"                                                                      \
+            "beq 4f\n\t" REST_WEIGHTS PIXELS_##P(REST_PIXEL, "vmladava.s8")                   \
+            "4:\n\t" SUMS_##P("q0", "r0", "r2", "r4", "r6") SUMS_##P("q1", "r8", "r10", "r12", "lr") \
+            "ldrd r11, r0, [sp, #20]\n\t"                                                          \
+            "ldr r6, [sp, #28]\n\t" OUTPUTS("q0", ROUNDING)                                        \
+            "subs r6, r6, #1\n\t"                                                                  \
+            "beq 6f\n\t"                                                                           \
+            "adds r0, r0, #1\n\t" OUTPUTS("q1", ROUNDING)                                          \
+            "adds r0, r0, #1\n\t"                                                                  \
+            "subs r6, r6, #1\n\t"                                                                  \
+            "strd r11, r0, [sp, #20]\n\t"                                                          \
+            "str r6, [sp, #28]\n\t"                                                                \
+            "bne 1b\n\t"                                                                           \
+            "b 6f\n"                                                                               \
+            "5:\n\t" REST_WEIGHTS PIXELS_##P(REST_PIXEL, "vmladav.s8")                             \
+            "b 4b\n"                                                                               \
+            "6:\n\t"                                                                               \
+            "add sp, sp, #36\n\t"                                                                  \
+            "vpop {d8-d15}\n\t"                                                                    \
+            "pop {r4-r11, pc}\n\t");                                                               \
+    }
+PRODUCT(product1_positive, 1, MN_POSITIVE)
+PRODUCT(product1_signed, 1, MN_SIGNED)
+PRODUCT(product2_positive, 2, MN_POSITIVE)
+PRODUCT(product2_signed, 2, MN_SIGNED)
+PRODUCT(product3_positive, 3, MN_POSITIVE)
+PRODUCT(product3_signed, 3, MN_SIGNED)
+PRODUCT(product4_positive, 4, MN_POSITIVE)
+PRODUCT(product4_signed, 4, MN_SIGNED)
+
+/* Lays out the patch of the output pixel whose window starts at `column` of these rows. */
+MN_NOINLINE void lay(const struct mn_conv *c, const struct source *from, int column, int8_t *patch)
+{
+    const int channels = c->in_channels, dilation = c->dilation_columns;
+    const int taps = dilation == 1 ? 1 : c->kernel_columns; /* of one column each, or all at once */
+    const int run = c->kernel_columns / taps;
+    const int8_t *const end = patch + 4 * c->quads;
+    for (int k = 0; k < c->kernel_rows; k++) {
+        const int8_t *const line = row_of(c, from, k);
+        for (int i = 0, x = column; i < taps; i++, x += dilation) {
+            const int room = c->in_columns - x;
+            const int low = x >= 0 ? 0 : -x < run ? -x : run;
+            const int high = room >= run ? run : room > low ? room : low;
+            if (line && high - low == run) {
+                mn_move(line + x * channels, patch, run * channels);
+            } else {
+                mn_set(c->pad_value, patch, run * channels);
+                if (line && high > low)
+                    mn_move(line + (x + low) * channels, patch + low * channels,
+                            (high - low) * channels);
+            }
+            patch += run * channels;
+        }
+    }
+    mn_set(0, patch, (int32_t)(end - patch));
+}
+
+/* Any scale, and weights stored as int16. */
+MN_NOINLINE void product(const int8_t *x, const struct mn_conv *c, int o, int8_t *out)
+{
+    const int at = (o >> 1) * 8 * c->quads;
+    const int8_t *narrow = (const int8_t *)c->weights + at;
+    const int16_t *wide = (const int16_t *)c->weights + at + 2 * (o & 1);
+    uint32_t acc = (uint32_t)c->channels[o].bias;
+    for (int i = 0; i < 4 * c->quads; i++) {
+        const int8_t *const two = narrow + i / 4 * 8 + (i & 1) * 4 + (i & 2);
+        const int w = c->wide  ? wide[i / 4 * 8 + (i & 1) * 4 + (i >> 1 & 1)]
+                      : o & 1 ? (int8_t)(two[1] + (two[0] < 0))
+                              : two[0];
+        acc += (uint32_t)(x[i] * w);
+    }
+    out[o] = mn_clamp(mn_requantize((int32_t)acc, &c->channels[o], c->rounding), c->min, c->max);
+}
+
+/* One to four pixels. */
+MN_NOINLINE void multiply(const int8_t *x, int32_t pitch, int lanes, const struct mn_conv *c,
+                          int8_t *out)
+{
+    const int positive = c->rounding == MN_POSITIVE;
+    if (!c->wide) {
+        const struct mn_product p = {c->weights,    x,   pitch, c->quads / 4,     c->channels, out,
+                                     c->out_channels, c->out_channels, c->min, c->max, c->quads % 4};
+        if (lanes == 4)
+            (positive ? product4_positive : product4_signed)(&p);
+        else if (lanes == 3)
+            (positive ? product3_positive : product3_signed)(&p);
+        else if (lanes == 2)
+            (positive ? product2_positive : product2_signed)(&p);
+        else
+            (positive ? product1_positive : product1_signed)(&p);
+    }
+    for (int lane = 0; lane < lanes && (c->wide || c->rounding == MN_MIXED);
+         lane++, x += pitch, out += c->out_channels)
+        for (int o = 0; o < c->out_channels; o++)
+            if (c->wide || c->channels[o].wide)
+                product(x, c, o, out);
+}
+#else
 /* Words of one pixel's patch lie `lanes` words apart: quad q of inputs 0..3 makes the words (0, 2)
  * and (1, 3), which is what SXTB16 makes of four bytes. */
 MN_INLINE int16_t *widen_quads(const int8_t *in, int16_t *x, int quads, int lanes)
@@ -47,24 +292,6 @@ MN_NOINLINE int16_t *widen_value(int8_t value, int16_t *x, int quads, int lanes)
     for (; quads > 0; quads--, x += 4 * lanes)
         x[0] = x[1] = x[2 * lanes] = x[2 * lanes + 1] = value;
     return x;
-}
-
-/* What a window reads: pointers to its rows, 0 for those outside of the picture; or, where the kernel
- * has too many, the picture and the first row in it. */
-enum { MAX_LINES = 10 };
-struct source {
-    const int8_t *const *rows;
-    const int8_t *in;
-    int row;
-};
-
-MN_INLINE const int8_t *row_of(const struct mn_conv *c, const struct source *from, int k)
-{
-    int y;
-    if (from->rows)
-        return from->rows[k];
-    y = from->row + k * c->dilation_rows;
-    return y < 0 || y >= c->in_rows ? 0 : from->in + y * c->in_columns * c->in_channels;
 }
 
 /* Copies the bytes of a run; runs are short. */
@@ -455,6 +682,8 @@ MN_NOINLINE void multiply_few(const int16_t *x, int lanes, const struct mn_conv 
         complete(x, lanes, c, out);
 }
 
+#endif
+
 /* A pixel is its own patch. */
 static int is_pointwise(const struct mn_conv *c)
 {
@@ -463,6 +692,67 @@ static int is_pointwise(const struct mn_conv *c)
            c->in_channels % 4 == 0 && c->pixels == c->in_rows * c->in_columns;
 }
 
+#if MN_MVE
+void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch)
+{
+    const int pointwise = is_pointwise(c), size = 4 * c->quads, most = c->pixels < 4 ? 1 : 4;
+    const int8_t *lines[MAX_LINES];
+    struct source from = {0, in, -c->pad_top};
+    int column = -c->pad_left, at = 0;
+    for (int32_t left = c->pixels, lanes; left > 0; left -= lanes) {
+        int8_t *patch = scratch;
+        lanes = left < most ? left : most;
+        if (pointwise) {
+            mn_move(in, patch, lanes * size);
+            in += lanes * size;
+        }
+        for (int lane = 0; lane < lanes && !pointwise; lane++, patch += size) {
+            if (at == 0 && c->kernel_rows <= MAX_LINES) {
+                from.rows = 0;
+                for (int k = 0; k < c->kernel_rows; k++)
+                    lines[k] = row_of(c, &from, k);
+                from.rows = lines;
+            }
+            lay(c, &from, column, patch);
+            column += c->stride_columns;
+            if (++at == c->out_columns) {
+                at = 0;
+                column = -c->pad_left;
+                from.row += c->stride_rows;
+            }
+        }
+        multiply(scratch, size, lanes, c, out);
+        out += lanes * c->out_channels;
+    }
+}
+
+/* One row of outputs, which lies apart from its inputs: pixels that are patches stay where they are. */
+void mn_conv_row(const void *parameters, const int8_t *const *rows, int8_t *out, void *scratch,
+                 int32_t row)
+{
+    const struct mn_conv *c = parameters;
+    const struct source from = {rows, 0, 0};
+    const int pointwise = c->kernel_rows * c->kernel_columns == 1 && c->in_channels % 4 == 0 &&
+                          c->pad_left == 0 && rows[0] &&
+                          (c->out_columns - 1) * c->stride_columns < c->in_columns;
+    const int size = 4 * c->quads, step = c->stride_columns * c->in_channels;
+    int column = -c->pad_left;
+    (void)row;
+    for (int left = c->out_columns, lanes; left > 0; left -= lanes) {
+        int8_t *patch = scratch;
+        lanes = left < 4 ? left : 4;
+        for (int lane = 0; lane < lanes; lane++, column += c->stride_columns, patch += size)
+            if (!pointwise)
+                lay(c, &from, column, patch);
+        if (pointwise)
+            multiply(rows[0] + (column - lanes * c->stride_columns) * c->in_channels, step, lanes, c,
+                     out);
+        else
+            multiply(scratch, size, lanes, c, out);
+        out += lanes * c->out_channels;
+    }
+}
+#else
 void mn_conv(const struct mn_conv *c, const int8_t *in, int8_t *out, void *scratch)
 {
     const int pointwise = is_pointwise(c);
@@ -524,3 +814,4 @@ void mn_conv_row(const void *parameters, const int8_t *const *rows, int8_t *out,
         out += lanes * c->out_channels;
     }
 }
+#endif

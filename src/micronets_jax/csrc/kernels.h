@@ -1,8 +1,9 @@
 /* Interface and arithmetic of the int8 kernels.
  *
  * Every kernel computes, bit for bit, what TensorFlow Lite Micro computes. Kernels keep no state,
- * call no allocator and write only to `out` and `scratch`. Two paths share all of the code but the
- * innermost loops: portable C99, and the DSP extension of Armv7E-M / Armv8-M (MN_DSP). */
+ * call no allocator and write only to `out` and `scratch`. Three paths share all of the code but the
+ * innermost loops: portable C99, the DSP extension of Armv7E-M / Armv8-M (MN_DSP), and with it the
+ * vector extension of Armv8.1-M (MN_MVE). All read the same weights. */
 #ifndef MN_KERNELS_H
 #define MN_KERNELS_H
 
@@ -19,6 +20,11 @@
 #else
 #define MN_DSP 0
 #define MN_INLINE static inline
+#endif
+#if MN_DSP && defined(__ARM_FEATURE_MVE)
+#define MN_MVE 1
+#else
+#define MN_MVE 0
 #endif
 
 /* Small code: what is called from many places is not copied there, nor for one of them alone. */
@@ -451,6 +457,34 @@ MN_INLINE int32_t mn_smmlar(int32_t x, int32_t y, int32_t acc)
 MN_INLINE int32_t mn_saturate(int32_t x)
 {
     return x < -128 ? -128 : x > 127 ? 127 : x;
+}
+#endif
+
+#if MN_MVE
+/* Bytes one after the other, up to 16 at a time. */
+MN_INLINE void mn_move(const int8_t *in, int8_t *out, int32_t bytes)
+{
+    __asm__ volatile("wlstp.8 lr, %[bytes], 2f\n"
+                     "1:\n\t"
+                     "vldrb.8 q0, [%[in]], #16\n\t"
+                     "vstrb.8 q0, [%[out]], #16\n\t"
+                     "letp lr, 1b\n"
+                     "2:\n\t"
+                     : [in] "+&r"(in), [out] "+&r"(out)
+                     : [bytes] "r"(bytes)
+                     : "lr", "q0", "cc", "memory");
+}
+MN_INLINE void mn_set(int8_t value, int8_t *out, int32_t bytes)
+{
+    __asm__ volatile("vdup.8 q0, %[value]\n\t"
+                     "wlstp.8 lr, %[bytes], 2f\n"
+                     "1:\n\t"
+                     "vstrb.8 q0, [%[out]], #16\n\t"
+                     "letp lr, 1b\n"
+                     "2:\n\t"
+                     : [out] "+&r"(out)
+                     : [bytes] "r"(bytes), [value] "r"(value)
+                     : "lr", "q0", "cc", "memory");
 }
 #endif
 

@@ -171,6 +171,7 @@ _F7 = {
 }  # fmt: skip
 _MPS2 = {"UART": 0x40004000, "WAIT": 200_000}
 _MPS2_SECURE = {**_MPS2, "UART": 0x50200000}  # where TrustZone's secure side, which starts, sees it
+_MPS3 = {**_MPS2, "UART": 0x59303000}
 
 
 def nucleo(numbers: Mapping[str, int], openocd: str) -> Startup:
@@ -179,7 +180,7 @@ def nucleo(numbers: Mapping[str, int], openocd: str) -> Startup:
 
 
 def emulation(machine: str, numbers: Mapping[str, int] = _MPS2) -> Startup:
-    """Start-up of a machine of qemu's MPS2 family."""
+    """Start-up of a machine of qemu's MPS2 and MPS3 families."""
     return Startup("mps2.c", numbers, "qemu's first serial port", machine=machine)
 
 
@@ -187,8 +188,8 @@ _NUCLEO_F4 = nucleo(_F4, "board/st_nucleo_f4.cfg")
 _NUCLEO_F7 = nucleo(_F7, "board/st_nucleo_f7.cfg")
 
 # Core, clock, memories: the makers' data sheets. Power: energy over latency of MicroNets (Banbury
-# et al., MLSys 2021), tables 1 to 5. Emulated boards run at the clocks of Arm's AN386, AN500 and
-# AN505, out of memories that answer at once.
+# et al., MLSys 2021), tables 1 to 5. Emulated boards run at the clocks of Arm's AN386, AN500,
+# AN505 and AN547, out of memories that answer at once.
 DEVICES = {
     device.name: device
     for device in (
@@ -244,13 +245,17 @@ DEVICES = {
             "mps2-an505", "cortex-m33", 20, Memory(0x38000000, 4096 * KIB),
             Memory(0x10000000, 4096 * KIB), emulation("mps2-an505", _MPS2_SECURE),
         ),
+        Device(
+            "mps3-an547", "cortex-m55", 32, Memory(0x31000000, 4096 * KIB),
+            Memory(0x10000000, 512 * KIB), emulation("mps3-an547", _MPS3),
+        ),
     )
 }  # fmt: skip
 """Every known microcontroller by name."""
 
 PROVENANCE = {
     "core, clock, SRAM, flash": "the maker's data sheet: the highest clock, and the largest memory"
-    " that one array can fill. Emulated boards: Arm's AN386, AN500, AN505.",
+    " that one array can fill. Emulated boards: Arm's AN386, AN500, AN505, AN547.",
     "cycles per instruction": "an estimate for our build, -O2, on which nobody has published a"
     " latency: the median of latency * clock / instructions over the networks of the nearest"
     " published build; nine of ten networks lie in the range. Emulated boards: 1 by definition.",

@@ -17,8 +17,12 @@ CORE_FLAGS = {
     "cortex-m4": "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16",
     "cortex-m7": "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16",
     "cortex-m33": "-mcpu=cortex-m33 -mthumb -mfloat-abi=hard -mfpu=fpv5-sp-d16",
+    "cortex-m55": "-mcpu=cortex-m55 -mthumb -mfloat-abi=hard -mfpu=auto",
 }
 """What tells a compiler of the core."""
+
+VECTOR_CORES = ("cortex-m55",)
+"""Of these, cores with the vector extension (MVE)."""
 
 
 def startup(of: Device) -> Startup:

@@ -110,9 +110,9 @@ def read_manifest(folder: str | pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def instructions_per_tick(machine: Device) -> int:
+def instructions(ticks: int, machine: Device) -> int:
     """Of an emulated board: one instruction is a nanosecond, a tick is a cycle of its clock."""
-    return 1000 // machine.clock_mhz
+    return ticks * 1000 // machine.clock_mhz
 
 
 def is_firmware(folder: str | pathlib.Path) -> bool:
@@ -183,11 +183,13 @@ def run(
             raise FirmwareError(f"{folder} on {twin.name}: {error}") from error
         model = place / "model.tflite"
         reference = model.read_bytes() if compare and model.is_file() else None
-    tick = instructions_per_tick(twin)
     result = results[-1]
     stream = [inputs.split(one.output, manifest["interface"], "output") for one in results]
     layers = [
-        {**{key: layer[key] for key in ("name", "kind", "macs")}, "instructions": ticks * tick}
+        {
+            **{key: layer[key] for key in ("name", "kind", "macs")},
+            "instructions": instructions(ticks, twin),
+        }
         for layer, ticks in zip(manifest["layers"], result.layer_ticks, strict=True)
     ]
     differing, steps, notes = None, None, ()
@@ -202,8 +204,8 @@ def run(
     code = {name: n for name, n in linked.flash.items() if name.startswith(engine.OBJECTS)}
     weights = code.pop(f"{engine.OBJECTS}weights.o", 0)
     return Run(
-        own.name, twin.name, manifest["runtime"], result.ticks * tick,
-        result.frontend_ticks * tick, manifest["arena_bytes"], arena_used,
+        own.name, twin.name, manifest["runtime"], instructions(result.ticks, twin),
+        instructions(result.frontend_ticks, twin), manifest["arena_bytes"], arena_used,
         result.stack_bytes, manifest["stack_bytes"], linked.flash_bytes, linked.ram_bytes,
         sum(code.values()), weights, stream[-1], stream, layers, differing, notes, steps,
     )  # fmt: skip
@@ -311,16 +313,15 @@ def listen(
             raise FirmwareError(f"{folder} on {twin.name}: {heard.lost} samples were lost")
         hearing = frontend.build((place / "frontend.json").read_text(), manifest["interface"])
         model = (place / "model.tflite").read_bytes()
-    tick = instructions_per_tick(twin)
     length = len(samples) / hearing.record.sample_rate
-    work = (heard.ticks + heard.frontend_ticks) * tick
+    work = instructions(heard.ticks + heard.frontend_ticks, twin)
     differ = (
         _stream_differs(heard, samples, settings, hearing, model, manifest) if compare else None
     )
     return Heard(
         own.name, twin.name, length,
         [(settings.seconds(w.step), w.name, w.confidence / ONE) for w in heard.words],
-        heard.steps, heard.ticks * tick, heard.frontend_ticks * tick,
+        heard.steps, instructions(heard.ticks, twin), instructions(heard.frontend_ticks, twin),
         work * own.cycles_per_instruction / (own.clock_hz * length), heard.stack_bytes,
         *(differ or (None, None, None)),
     )  # fmt: skip

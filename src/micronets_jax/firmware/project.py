@@ -90,7 +90,8 @@ def plan(
         )
     }  # fmt: skip
     files |= engine.files
-    stack_bytes = engine.stack_bytes[_kind(engine, hearing, listener)]
+    kind = _kind(engine, hearing, listener)
+    stack_bytes = engine.stack_bytes[kind] + sizes.more_stack_bytes(board.core)
     files |= board_files(board, stack_bytes)
     files |= {
         "config.h": _config(engine, title, hearing, listener),
@@ -157,7 +158,8 @@ def predict(
             boards.startup(board).source, board.core, kind
         ),
     }
-    stacks = engine.stack_bytes[kind] + reserves.HANDLER_STACK_BYTES
+    thread = engine.stack_bytes[kind] + sizes.more_stack_bytes(board.core)
+    stacks = thread + reserves.HANDLER_STACK_BYTES
     ram = {**engine.ram, "stacks": stacks, "start-up, protocol, main": reserves.STATE_BYTES}
     for name, part in (("front end", hearing), ("listener", listener)):
         if part:

@@ -236,13 +236,12 @@ def plain(name: str) -> str:
 def _taken(function: str, step: _Instruction) -> int:
     """Bytes by which an instruction lets the stack grow."""
     name, operands = step.name, step.operands
-    words = _registers(operands)
     if name == "push" or (name == "stmdb" and operands.startswith("sp!")):
-        return 4 * words
+        return 4 * _registers(operands)
     if name == "pop" or (name in ("ldmia", "ldm") and operands.startswith("sp!")):
-        return -4 * words
+        return -4 * _registers(operands)
     if name in ("vpush", "vpop"):
-        size = (8 if "{d" in operands else 4) * words
+        size = (8 if "{d" in operands else 4) * _registers(operands)
         return size if name == "vpush" else -size
     if moved := re.search(r"\[sp(?:\], #|, #)(-?\d+)(\]!)?$", operands):
         writes_back = moved[2] or "], #" in operands

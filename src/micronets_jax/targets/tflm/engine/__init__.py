@@ -91,7 +91,8 @@ def check_library(
         return
     facts = _run("arm-none-eabi-readelf", "-A", str(library.archive))
     architectures = set(re.findall(r"Tag_CPU_arch: (\S+)", facts))
-    wanted = "v8-M.mainline" if board.core == "cortex-m33" else "v7E-M"
+    newer = {"cortex-m33": "v8-M.mainline", "cortex-m55": "v8.1-M.mainline"}
+    wanted = newer.get(board.core, "v7E-M")
     if architectures != {wanted}:
         found = ", ".join(sorted(architectures)) or "no Arm core"
         raise FirmwareError(
