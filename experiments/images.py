@@ -37,7 +37,7 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=1.0),
         input=Input(size=(24, 24)),
-        space=Space(width=0.25),
+        space=Space(width=0.25, blocks=(1, 2, 2), last_width=320),
         search=DNAS(epochs=1, trials=1, batch_size=8),
         train=FloatTraining(epochs=2, batch_size=8),
         quantize=Training(epochs=1, batch_size=8, learning_rate=0.0005),

@@ -94,7 +94,7 @@ PRESETS = {
         preset="tiny",
         budget=Limits(mops=1.0),
         input=Input(size=(32, 32)),
-        space=Space(width=0.25),
+        space=Space(width=0.25, blocks=(1, 2, 2), last_width=320),
         family=Family((0.2,), (32,), depths=(1, 2), kernels=(3, 5), expansions=(2, 3)),
         search=DNAS(epochs=2, trials=1, batch_size=32),
         train=FloatTraining(epochs=3, batch_size=32),
