@@ -15,6 +15,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("house")
 
+pytest.register_assert_rewrite("support")
+
 NO_SKIPS = "MICRONETS_NO_SKIPS"
 """Set, it turns every skip into a failure whose reason does not say "accelerator"."""
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_firmware import NoisyLine
 
 from experiments import characterize as command
 from micronets_jax import characterize, cost, devices, firmware, latency, protocol
 from micronets_jax.devices.instructions import STEPS
 from micronets_jax.network import output_sizes
+from support.lines import NoisyLine
 
 ROOT = pathlib.Path(__file__).parent.parent
 

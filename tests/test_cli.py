@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
 from micronets_jax import cli
 from micronets_jax.compile import operators
+from support import flatbuffer_models as fm
 
 
 def test_the_version_is_the_newest_that_the_changelog_lists(capsys):

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from micronets_jax import tflite
 from micronets_jax.compile import arithmetic, emit, kernels, operators, planner
 from micronets_jax.compile import compiler as inner
 from micronets_jax.kernels import Order, Spans, Steps
+from support import flatbuffer_models as fm
 
 # Arithmetic -------------------------------------------------------------------------------------
 

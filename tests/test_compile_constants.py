@@ -4,7 +4,6 @@ import itertools
 import pathlib
 import tempfile
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,6 +13,7 @@ from micronets_jax import compile as compiler
 from micronets_jax import firmware, tflite
 from micronets_jax.compile import arithmetic, operators, report, verify
 from micronets_jax.firmware.inputs import noise
+from support import flatbuffer_models as fm
 
 RELU6 = {"scale": 6 / 255, "zero_point": -128}
 

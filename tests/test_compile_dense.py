@@ -1,11 +1,9 @@
 """Dense layers that read the input as it lies: the layout of weights, and the bytes."""
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_compile_operators import check
 
 from micronets_jax import compile as compiler
 from micronets_jax import firmware, kernels
@@ -13,6 +11,8 @@ from micronets_jax.compile import verify
 from micronets_jax.compile.kernels import pack_dense
 from micronets_jax.firmware.inputs import noise
 from micronets_jax.windows import Window
+from support import flatbuffer_models as fm
+from support.compiled import check
 
 
 def dense(depth: int, count: int, batch: int = 1, seed: int = 0, extreme: bool = False) -> bytes:

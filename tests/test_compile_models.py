@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from typing import Any
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
@@ -17,6 +16,7 @@ from micronets_jax import compile as compiler
 from micronets_jax import firmware, tflite
 from micronets_jax.compile import verify
 from micronets_jax.firmware.inputs import noise
+from support import flatbuffer_models as fm
 
 pytestmark = pytest.mark.slow
 
@@ -283,10 +283,8 @@ def test_generated_build_files(reference, tmp_path):
 )
 def test_exported_networks(name):
     """Networks of the house's own space and format, from folded weights to C."""
-    from test_export import NETWORKS
-    from test_quantize import trained
-
     from micronets_jax import export
+    from support.networks import NETWORKS, trained
 
     model = export.to_tflite(NETWORKS[name], *trained(NETWORKS[name], seed=len(name)))
     compiled = compiler.compile_model(model)
@@ -296,7 +294,7 @@ def test_exported_networks(name):
 
 def portable() -> dict[str, bytes]:
     """Models of one kernel each that has no assembly of its own."""
-    import test_tflite
+    from support import operator_models
 
     def rows(kind: str, options: str, scale: float, zero_point: int) -> bytes:
         m = fm.Models()
@@ -307,13 +305,13 @@ def portable() -> dict[str, bytes]:
 
     shapes = (1, 3, 4, 2), (1, 6, 8, 2)
     return {
-        **{kind: test_tflite.pair(kind) for kind in ("MAXIMUM", "PRELU", "SQUARED_DIFFERENCE")},
-        "BATCH_MATMUL": test_tflite.pair("BATCH_MATMUL"),
-        "REDUCE_MAX": test_tflite.single("REDUCE_MAX", "", (1, 3, 4, 2), (1, 2), [[1, 2]]),
-        "RESIZE_BILINEAR": test_tflite.single("RESIZE_BILINEAR", "", *shapes, [[6, 8]]),
+        **{kind: operator_models.pair(kind) for kind in ("MAXIMUM", "PRELU", "SQUARED_DIFFERENCE")},
+        "BATCH_MATMUL": operator_models.pair("BATCH_MATMUL"),
+        "REDUCE_MAX": operator_models.single("REDUCE_MAX", "", (1, 3, 4, 2), (1, 2), [[1, 2]]),
+        "RESIZE_BILINEAR": operator_models.single("RESIZE_BILINEAR", "", *shapes, [[6, 8]]),
         "LOG_SOFTMAX": rows("LOG_SOFTMAX", "LogSoftmaxOptions", 1 / 16, 127),
         "L2_NORMALIZATION": rows("L2_NORMALIZATION", "L2NormOptions", 1 / 128, 0),
-        "CUMSUM": test_tflite.single("CUMSUM", "", (1, 3, 4, 2), (1, 3, 4, 2), [[1]]),
+        "CUMSUM": operator_models.single("CUMSUM", "", (1, 3, 4, 2), (1, 3, 4, 2), [[1]]),
         "CONV_2D in groups": fm.convolution(
             np.random.default_rng(0), (2, 5, 6, 8), 6, (3, 3), groups=2
         ),

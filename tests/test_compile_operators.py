@@ -3,7 +3,6 @@
 import pathlib
 import tempfile
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -11,6 +10,8 @@ from hypothesis import strategies as st
 
 from micronets_jax import compile as compiler
 from micronets_jax.compile import verify
+from support import flatbuffer_models as fm
+from support.compiled import check
 
 pytestmark = pytest.mark.slow
 
@@ -21,13 +22,6 @@ drawn = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
 )
-
-
-def check(model: bytes) -> None:
-    """Compiles with sanitizers and compares, with and without poisoning of dead bytes."""
-    compiled = compiler.compile_model(model)
-    verdict = verify.verify(compiled, model, 4, ("-O1", "-g", *verify.SANITIZE))
-    assert (verdict.cases, verdict.equal_to[0]) == (8, "TensorFlow Lite Micro")
 
 
 sizes = st.integers(1, 9)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
 from micronets_jax.compile.operators import ROWS, advice
+from support import flatbuffer_models as fm
 
 Q: dict[str, Any] = {"scale": 0.1, "zero_point": -7}
 

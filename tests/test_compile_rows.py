@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from micronets_jax.compile import check, operators, plans, stream, verify
 from micronets_jax.compile import compiler as inner
 from micronets_jax.compile.rows import by_rows
 from micronets_jax.rows import Order
+from support import flatbuffer_models as fm
 
 LINEAR = {"scale": 0.1, "zero_point": 3}
 

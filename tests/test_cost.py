@@ -160,9 +160,8 @@ def exported_networks():
 @pytest.mark.slow
 @pytest.mark.parametrize("network", list(exported_networks()))
 def test_files_and_arenas_of_the_exporter(network):
-    from test_quantize import trained
-
     from micronets_jax import export, runtimes
+    from support.networks import trained
 
     with jax.numpy_rank_promotion("allow"):  # quantisation meets channels by the last axis
         data = export.to_tflite(network, *trained(network, seed=0))

@@ -9,13 +9,13 @@ import warnings
 
 import numpy as np
 import pytest
-import scipy.io.wavfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micronets_jax import data
 from micronets_jax.data import cache, recordings, speech_commands, vocabulary
 from micronets_jax.data.dataset import SPLITS
+from support.recordings import folder_of, tone, write
 
 SMALL = vocabulary.Vocabulary(train=60, validation=30, test=30)
 
@@ -23,24 +23,6 @@ SMALL = vocabulary.Vocabulary(train=60, validation=30, test=30)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MICRONETS_CACHE", str(tmp_path / "cache"))
-
-
-def tone(seed: int, samples: int = 16_000) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(-900, 900, samples).astype(np.int16)
-
-
-def write(path: pathlib.Path, samples: np.ndarray, rate: int = 16_000) -> pathlib.Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scipy.io.wavfile.write(path, rate, samples)
-    return path
-
-
-def folder_of(path: pathlib.Path, words: str, count: int, pattern: str = "{k}.wav") -> pathlib.Path:
-    for i, word in enumerate(words.split()):
-        for k in range(count):
-            write(path / word / pattern.format(k=k), tone(1000 * i + k))
-    return path
 
 
 # --- the embedded vocabulary ---------------------------------------------------------------------

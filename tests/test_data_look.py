@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
-from test_data import folder_of, tone, write
 
 from micronets_jax import data
 from micronets_jax.data import duplicates, pictures, recordings, speech_commands, splits
+from support.recordings import folder_of, tone, write
 
 
 @pytest.fixture(autouse=True)

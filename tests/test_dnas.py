@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_search
-from test_search import BUDGET, LARGEST, SPACE, finish, problem
-from test_search import SETTINGS as ALL
-from test_training import DATA
 
 from micronets_jax import cost, decisions, recipes, search
 from micronets_jax.budgets import Budget
 from micronets_jax.search import Batch, base, dnas
 from micronets_jax.spaces.only import Only
 from micronets_jax.targets.tflm import arena as tflm
+from support import searches
+from support.learning import DATA
+from support.searches import BUDGET, LARGEST, SPACE, finish, problem
+from support.searches import SETTINGS as ALL
 
 SETTINGS = ALL["dnas"]
 STEPS = base.num_steps(SETTINGS, problem())
@@ -24,7 +24,7 @@ STEPS = base.num_steps(SETTINGS, problem())
 
 @pytest.fixture
 def finished():
-    return test_search.finished("dnas")
+    return searches.finished("dnas")
 
 
 def test_limits_are_met_in_expectation_and_exactly_in_the_end(finished):

@@ -7,7 +7,6 @@ import pathlib
 import subprocess
 import sys
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +15,7 @@ from benchmarks import recipes
 from experiments import ad, images, kws, vww
 from micronets_jax import budgets, devices, pipeline
 from micronets_jax.recipes import Random
+from support import flatbuffer_models as fm
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOMES = {"ad": ad.AD, "images": images.IMAGES, "kws": kws.KWS, "vww": vww.VWW}

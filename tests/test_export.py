@@ -6,63 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_quantize import RESIDUAL, RESIDUAL_SPACE, SPACE, inputs, trained
 
 from micronets_jax import cost, export, memory, quantize, runtimes
-from micronets_jax.network import INPUT, Layer, Network
+from micronets_jax.network import INPUT
 from micronets_jax.targets.tflm import arena as tflm
+from support.networks import (
+    CONVOLUTIONAL,
+    MIXED,
+    NETWORKS,
+    RESIDUAL,
+    RESIDUAL_SPACE,
+    SPACE,
+    SUMS,
+    inputs,
+    random_inputs,
+    trained,
+)
 
 DSCNN_OPERATORS = {"CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "FULLY_CONNECTED"}
-
-# Everything that a layer may be and the space does not use: VALID, relu6, linear, colour, 5x5, odd
-# strides, pooling at the edge, a reshape of several pixels, two dense layers.
-MIXED = Network(
-    (31, 17, 3),
-    (
-        Layer("first", "conv", (INPUT,), 3, 8, (3, 3), (2, 2), "VALID", "relu6"),
-        Layer("second", "depthwise", ("first",), 8, 8, (5, 5), (1, 1), "SAME"),
-        Layer("halved", "avg_pool", ("second",), 8, 8, (2, 2), (2, 2)),
-        Layer("third", "conv", ("halved",), 8, 12, (3, 3), (2, 1), activation="relu"),
-        Layer("pooled", "avg_pool", ("third",), 12, 12, (2, 4), (2, 4), "VALID"),
-        Layer("vector", "reshape", ("pooled",), 12, 24),
-        Layer("hidden", "dense", ("vector",), 24, 16, activation="relu"),
-        Layer("logits", "dense", ("hidden",), 16, 5),
-    ),
-)
-# A classifier that is a convolution, and layers of one channel.
-CONVOLUTIONAL = Network(
-    (20, 20, 1),
-    (
-        Layer("blur", "depthwise", (INPUT,), 1, 1, (3, 3), (2, 2), "SAME", "relu6"),
-        Layer("wide", "conv", ("blur",), 1, 6, (1, 1), (2, 2), activation="relu"),
-        Layer("classes", "conv", ("wide",), 6, 7, (5, 5), (1, 1), "VALID"),
-        Layer("logits", "reshape", ("classes",), 7, 7),
-    ),
-)
-# Sums with activations, of a tensor and itself, of two that each another layer reads.
-SUMS = Network(
-    (9, 8, 4),
-    (
-        Layer("twice", "add", (INPUT, INPUT), 4, 4),
-        Layer("wide", "conv", ("twice",), 4, 12, activation="relu6"),
-        Layer("more", "pad", ("twice",), 4, 12),
-        Layer("clipped", "add", ("wide", "more"), 12, 12, activation="relu6"),
-        Layer("positive", "add", ("more", "clipped"), 12, 12, activation="relu"),
-        Layer("pooled", "avg_pool", ("positive",), 12, 12, (9, 8), (9, 8), "VALID"),
-        Layer("vector", "reshape", ("pooled",), 12, 12),
-        Layer("logits", "dense", ("vector",), 12, 5),
-    ),
-)
-NETWORKS = {
-    "residual": RESIDUAL,
-    "sums": SUMS,
-    "all blocks": SPACE.member([8, 12, 16, 4], [True, True, True]),
-    "first skipped": SPACE.member([40, 12, 20, 16], [False, True, True]),
-    "last skipped": SPACE.member([4, 40, 8, 24], [True, True, False]),
-    "stem only": SPACE.member([12, 4, 4, 4], [False, False, False]),
-    "mixed": MIXED,
-    "convolutional": CONVOLUTIONAL,
-}
 
 
 @pytest.fixture(scope="module", params=list(NETWORKS), ids=lambda name: name.replace(" ", "-"))
@@ -78,13 +39,6 @@ def exported(request):
 def small():
     network = NETWORKS["stem only"]
     return network, *trained(network)
-
-
-def random_inputs(network, n=20):
-    """Random int8 inputs, among them the extremes."""
-    x = np.random.default_rng(7).integers(-128, 128, (n, *network.input_shape)).astype(np.int8)
-    x[0], x[1] = -128, 127
-    return x
 
 
 @pytest.mark.parametrize("exported", ["residual", "sums"], indirect=True)

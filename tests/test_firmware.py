@@ -7,9 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
-import threading
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
@@ -17,6 +15,8 @@ from micronets_jax import cli, devices, firmware, protocol
 from micronets_jax import compile as compiler
 from micronets_jax.compile import verify
 from micronets_jax.firmware import boards, execute, inputs, link
+from support import flatbuffer_models as fm
+from support.lines import NoisyLine
 
 MODELS = ["mlperf_kws_dscnn", "mlperf_ic_resnet8", "micronet_kws_m", "mcunet_10fps_vww"]
 STARTED = [on.name for on in devices.DEVICES.values() if on.startup]
@@ -430,40 +430,6 @@ def test_speaks_to_people_when_nobody_asks(floats, small, tmp_path):
     assert int(lines["ticks"]) * 40 == ran.instructions
     said = np.array([int(v) for v in lines["output"].split()], np.int8)
     np.testing.assert_array_equal(said, ran.outputs[0].reshape(-1).view(np.int8)[: len(said)])
-
-
-class NoisyLine:
-    """Joins a serial port to a pipe; each way it changes bytes and adds some, now and then."""
-
-    def __init__(self, process: subprocess.Popen, every: int) -> None:
-        self.master, slave = os.openpty()
-        self.path, self.slave = os.ttyname(slave), slave
-        self.every, self.process = every, process
-        self.threads = [
-            threading.Thread(target=self.copy, args=pair, daemon=True)
-            for pair in (
-                (self.master, process.stdin.fileno()), (process.stdout.fileno(), self.master),
-            )
-        ]  # fmt: skip
-        for thread in self.threads:
-            thread.start()
-
-    def copy(self, source: int, target: int) -> None:
-        count = 0
-        while True:
-            try:
-                data = os.read(source, 256)
-            except OSError:
-                return
-            if not data:
-                return
-            out = bytearray()
-            for byte in data:
-                count += 1
-                out.append(byte ^ 0x10 if count % self.every == 0 else byte)
-                if count % self.every == self.every // 2:
-                    out += b"\xa5\x5a noise"
-            os.write(target, out)
 
 
 @slow

@@ -5,7 +5,6 @@ import pathlib
 import re
 import subprocess
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from micronets_jax.compile import verify
 from micronets_jax.data import frontends
 from micronets_jax.data.frontends import log_mel, mfcc
 from micronets_jax.firmware import execute, frontend
+from support import flatbuffer_models as fm
 
 slow = pytest.mark.slow
 

@@ -5,7 +5,6 @@ import json
 import pathlib
 import subprocess
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 import scipy.io.wavfile
@@ -16,6 +15,7 @@ from micronets_jax.data import frontends
 from micronets_jax.firmware import listening
 from micronets_jax.firmware.frontend import build as front_end
 from micronets_jax.spotting import ONE, Settings
+from support import flatbuffer_models as fm
 
 slow = pytest.mark.slow
 

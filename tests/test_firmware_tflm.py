@@ -5,15 +5,15 @@ import pathlib
 import subprocess
 from typing import Any
 
-import flatbuffer_models as fm
 import pytest
-import test_compile_state
 
 from micronets_jax import cli, devices, firmware, tflite
 from micronets_jax.firmware import execute
 from micronets_jax.targets.tflm import arena as tflm
 from micronets_jax.targets.tflm import engine, interpreter
 from micronets_jax.targets.tflm.engine import files
+from support import flatbuffer_models as fm
+from support import state_models
 
 slow = pytest.mark.slow
 INTERFACE = pathlib.Path(__file__).parent / "tflm_interface"
@@ -49,10 +49,8 @@ def test_a_planner_that_works_with_more_than_the_model_is_counted(reference):
 
 def test_arenas_agree_with_the_costs_of_networks():
     """One network, counted from its layers and from its file."""
-    from test_export import NETWORKS
-    from test_quantize import trained
-
     from micronets_jax import export, network
+    from support.networks import NETWORKS, trained
 
     for name in ("all blocks", "convolutional"):
         decided = NETWORKS[name]
@@ -152,7 +150,7 @@ def test_state_is_forgotten_when_told_to(tmp_path):
     with execute.emulated(elf, devices.device("mps2-an386"), 60.0) as board:
         board.forget()
     with pytest.raises(firmware.FirmwareError, match="keeps variables"):
-        firmware.write(test_compile_state.streaming(False), "mps2-an386", tmp_path / "v", **words)
+        firmware.write(state_models.streaming(False), "mps2-an386", tmp_path / "v", **words)
 
 
 @slow

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_export import MIXED, SUMS, random_inputs
-from test_quantize import NETWORK, RESIDUAL, SPACE, inputs, trained
 
 from experiments import kws
 from micronets_jax import compile as compiler
@@ -18,6 +16,7 @@ from micronets_jax.spaces import Space
 from micronets_jax.spaces.bits import WithBits, with_bits
 from micronets_jax.targets.tflm import arena as tflm
 from micronets_jax.targets.tflm import planner
+from support.networks import MIXED, NETWORK, RESIDUAL, SPACE, SUMS, inputs, random_inputs, trained
 
 MIXED_BITS = recipes.Bits(weights=4)
 ALL = recipes.Bits(weights=4, depthwise=4, activations=4)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_network import choices_of, decisions_of
 
 from micronets_jax import memory, zoo
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
 from micronets_jax.targets.tflm import layout, planner
+from support.spaces import choices_of, decisions_of
 
 SMALL = DSCNN(input_shape=(9, 2, 1), max_width=60, strides=(1, 2, 1, 2))
 PAPER = DSCNN()

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,28 +11,10 @@ from micronets_jax import zoo
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from support.spaces import choices_of
 
 SPACE = DSCNN(max_width=40, strides=(2, 1, 2))
 RESIDUAL = MobileNetV2((20, 17, 3), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 3, 2)))
-
-
-def choices_of(space):
-    """Int32 one-hot choices of any space."""
-    return st.fixed_dictionaries(
-        {
-            name: st.lists(st.integers(0, options - 1), min_size=taken, max_size=taken).map(
-                lambda indices, options=options: np.eye(options, dtype=np.int32)[indices]
-            )
-            for name, decision in space.decisions().items()
-            for taken, options in [decision.shape]
-        }
-    )
-
-
-def decisions_of(space: DSCNN):
-    """Arguments of ``space.member``."""
-    widths = st.tuples(*[st.sampled_from(space.widths)] * (space.num_blocks + 1))
-    return st.tuples(widths, st.tuples(*[st.booleans()] * space.num_blocks))
 
 
 def test_sizes_by_hand():

@@ -75,3 +75,9 @@ def test_functions_of_many_parameters_say_what_they_take():
             if len(named) > 3 and not table and "Args:" not in (ast.get_docstring(node) or ""):
                 silent.append(f"{path.relative_to(ROOT)}: {node.name}")
     assert not silent
+
+
+def test_tests_do_not_import_each_other():
+    """What several of them share lies in ``tests/support``."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE), path

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_search import SPACE
 
 from micronets_jax import cost, decisions
 from micronets_jax.budgets import Budget
 from micronets_jax.search import proposals
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from support.searches import SPACE
 
 RESIDUAL = MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)), 32, 64)
 SPACES = pytest.mark.parametrize("space", [SPACE, RESIDUAL], ids=["dscnn", "mobilenet_v2"])

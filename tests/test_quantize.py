@@ -12,62 +12,14 @@ from hypothesis import strategies as st
 
 from micronets_jax import layers, quantize
 from micronets_jax.network import INPUT, Layer, Network
-from micronets_jax.spaces import DSCNN, MobileNetV2
-from micronets_jax.spaces.mobilenet_v2 import Stage
-
-SPACE = DSCNN(max_width=40, strides=(2, 1, 1))
-SMALL = dataclasses.replace(SPACE, input_shape=(13, 7, 1), stem_kernel=(3, 2), strides=(2, 1))
-NETWORK = SMALL.member([8, 12, 12], [False, True])
-RESIDUAL_SPACE = MobileNetV2(
-    (20, 17, 1), width=0.5, stages=(Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), last_width=64
+from support.networks import (
+    NETWORK,
+    RESIDUAL,
+    SMALL,
+    inputs,
+    trained,
+    variables,
 )
-# Zeros for the shortcut of block 3, for the output of block 4, for none in block 5.
-RESIDUAL = RESIDUAL_SPACE.member([8, 12], [5, 20, 28, 40, 48], [5, 6, 10, 2, 10])
-
-
-def variables(network, seed=0):
-    """Random params and batch statistics; channel 1 of a convolution is dead, channel 2 almost."""
-    rng = np.random.default_rng(seed)
-    params, stats = {}, {}
-    for layer in network:
-        n = layer.out_channels
-        if layer.kind in ("conv", "depthwise"):
-            shape = (*layer.kernel, layer.in_channels if layer.kind == "conv" else 1, n)
-            kernel = rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:3]))
-            kernel[..., 1:2] = 0
-            scale = rng.uniform(0.5, 1.5, n)
-            scale[2:3] = 1e-9
-            params[layer.name] = {
-                "kernel": kernel,
-                "scale": scale,
-                "offset": rng.normal(size=n) / 3,
-            }
-            stats[layer.name] = {"mean": rng.normal(size=n) / 9, "var": rng.uniform(0.5, 2, n)}
-        elif layer.kind == "dense":
-            kernel = rng.normal(size=(layer.in_channels, n)) / np.sqrt(layer.in_channels)
-            params[layer.name] = {"kernel": kernel, "bias": rng.normal(size=n)}
-    return jax.tree.map(jnp.float32, (params, stats))
-
-
-def inputs(network, n=16, seed=1):
-    return np.random.default_rng(seed).normal(size=(n, *network.input_shape)).astype(np.float32)
-
-
-def trained(network, seed=0):
-    """Folded weights, and ranges about as a training would leave them."""
-    folded = jax.jit(quantize.fold, static_argnums=0)(network, *variables(network, seed))
-    rng = np.random.default_rng(seed)
-    activation = {INPUT: {"min": -rng.uniform(2, 4), "max": rng.uniform(2, 4)}}
-    weight = {}
-    for layer in network:
-        if layer.kind in quantize.RANGED:
-            activation[layer.name] = {"max": rng.uniform(1, 4)}
-            if layer.activation == "linear":
-                activation[layer.name]["min"] = -rng.uniform(1, 4)
-        if layer.kind in quantize.WEIGHTED:
-            kernel = np.abs(folded[layer.name]["kernel"]).reshape(-1, layer.out_channels)
-            weight[layer.name] = kernel.max(0) * rng.uniform(0.7, 1.05, layer.out_channels)
-    return folded, jax.tree.map(jnp.float32, {"activation": activation, "weight": weight})
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
-from test_quantize import SPACE, trained
 
 from micronets_jax import export, runtimes
+from support.networks import SPACE, trained
 
 NETWORK = SPACE.member([12, 4, 4, 4], [False, False, False])
 BOTH = pytest.mark.parametrize("runtime", [runtimes.TFLM, runtimes.LiteRT])

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_training import DATA, jittered
 
 from micronets_jax import cost, derive, recipes, search, supernet, training
 from micronets_jax.budgets import Budget
 from micronets_jax.search import Problem, tinynas
 from micronets_jax.spaces import MCUNet
 from micronets_jax.spaces.mcunet import Stage
+from support.learning import DATA, jittered
 
 SPACE = MCUNet((9, 6, 1), 3, 0.25, (Stage(24, 2), Stage(40, 1)), (1, 2), (1, 3), (2, 3, 4, 5))
 BUDGET = Budget(mops=cost.ops(SPACE.largest()) * 0.6e-6)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_network import choices_of
 
 from micronets_jax import budgets, cost, decisions, zoo
 from micronets_jax.network import output_sizes, prune
@@ -14,6 +13,7 @@ from micronets_jax.spaces import DSCNN, MCUNet, MobileNetV2, Only, Space
 from micronets_jax.spaces.mobilenet_v2 import STAGES, Stage
 from micronets_jax.spaces.widths import width_grid
 from micronets_jax.targets.tflm import arena as tflm
+from support.spaces import choices_of
 
 SPACE = DSCNN(max_width=40, strides=(2, 1, 2))
 RESIDUAL = MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), 32, 64)

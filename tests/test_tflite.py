@@ -2,14 +2,14 @@
 
 import random
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
-import test_compile_moves
-import test_compile_state
 
 from micronets_jax import compile as compiler
 from micronets_jax import tflite
+from support import flatbuffer_models as fm
+from support import move_models, state_models
+from support.operator_models import pair, single
 
 
 def small(seed=0, **kw) -> bytes:
@@ -129,17 +129,6 @@ def fuzz(models: list[bytes], rounds: int) -> int:
     return compiled
 
 
-def single(kind, options, before, after, constants=(), **fields) -> bytes:
-    """A model of one operator with integer constants."""
-    m = fm.Models()
-    x = m.tensor(before, scale=0.1, zero_point=3)
-    unit = kind in ("SOFTMAX", "LOGISTIC")
-    y = m.tensor(after, scale=1 / 256 if unit else 0.1, zero_point=-128 if unit else 3)
-    more = [m.tensor(np.shape(c), "int32", data=np.array(c, "i4")) for c in constants]
-    m.operator(kind, [x, *more], [y], *([options] if options else []), **fields)
-    return m.build([x], [y])
-
-
 def folded_shape() -> bytes:
     """RESHAPE to a shape that SHAPE, STRIDED_SLICE and PACK compute."""
     m = fm.Models()
@@ -177,21 +166,10 @@ def small_models() -> list[bytes]:
         single("CUMSUM", "CumsumOptions", (1, 3, 4, 2), (1, 3, 4, 2), [[2]], reverse=True),
         single("RESIZE_BILINEAR", "ResizeBilinearOptions", (1, 3, 4, 2), (1, 6, 8, 2), [[6, 8]]),
         *(pair(kind) for kind in ("MAXIMUM", "PRELU", "SQUARED_DIFFERENCE", "DIV", "BATCH_MATMUL")),
-        *(model for _, model in test_compile_moves.moves(np.random.default_rng(0))),
-        test_compile_moves.dilated(False, True, True),
-        *(make() for make in test_compile_state.MODELS.values()),
+        *(model for _, model in move_models.moves(np.random.default_rng(0))),
+        move_models.dilated(False, True, True),
+        *(make() for make in state_models.MODELS.values()),
     ]
-
-
-def pair(kind) -> bytes:
-    """A model of one operator with two inputs of one shape."""
-    m = fm.Models()
-    x, y, z = (m.tensor([1, 3, 3], scale=0.1, zero_point=3) for _ in range(3))
-    options = {"MAXIMUM": "MaximumMinimum", "BATCH_MATMUL": "BatchMatMul", "PRELU": ""}.get(
-        kind, "".join(word.title() for word in kind.split("_"))
-    )
-    m.operator(kind, [x, y], [z], *([options + "Options"] if options else []))
-    return m.build([x, y], [z])
 
 
 def test_small_models_compile():

@@ -9,40 +9,11 @@ import pytest
 from micronets_jax import quantize, supernet, training
 from micronets_jax.recipes import Training
 from micronets_jax.spaces import DSCNN
+from support.learning import DATA, jittered
 
 SPACE = DSCNN((9, 6, 1), num_classes=3, max_width=40, stem_kernel=(3, 3), strides=(2,))
 NETWORK = SPACE.member([8, 12], [True])
 RECIPE = Training(epochs=6, batch_size=16)
-
-
-class Blobs:
-    """Three classes told apart by the mean of a third of the picture; easy on purpose."""
-
-    def __init__(self, n: int = 96):
-        rng = np.random.default_rng(0)
-        self.labels = rng.integers(0, 3, n)
-        self.x = rng.normal(size=(n, *SPACE.input_shape)).astype(np.float32)
-        for row, label in zip(self.x, self.labels, strict=True):
-            row[3 * label : 3 * label + 3] += 6
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def num_batches(self, batch_size: int) -> int:
-        return len(self) // batch_size
-
-    def batches(self, batch_size: int, seed: int, epoch: int):
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        for i in range(self.num_batches(batch_size)):
-            rows = order[i * batch_size : (i + 1) * batch_size]
-            yield self.x[rows], self.labels[rows]
-
-
-DATA = Blobs()
-
-
-def jittered(key, x, labels):
-    return x + 0.1 * jax.random.normal(key, x.shape), labels
 
 
 def start(network=NETWORK, recipe=RECIPE):

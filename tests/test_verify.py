@@ -1,11 +1,11 @@
 """What a compiled model is compared with: interpreters that may die, and who stands alone."""
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
 from micronets_jax.compile import compiler, verify
 from micronets_jax.compile.interpreters import InterpreterError, Reference
+from support import flatbuffer_models as fm
 
 TFLM, LITERT = "TensorFlow Lite Micro", "LiteRT with its reference kernels"
 

@@ -1,0 +1,1 @@
+"""What several test files share; test files do not import each other."""
