@@ -154,7 +154,7 @@ def importance(network: Network, params: Variables) -> dict[str, Int[Array, " ch
 def reorder(
     network: Network, order: dict[str, Int[Array, " channels"]], tree: Variables
 ) -> Variables:
-    """Weights, or moments, with expanded channels in another order; the network computes the same.
+    """Weights, or moments, with expanded channels permuted; the network computes the same function.
 
     Args:
         network: the largest network of the supernet.

@@ -1,8 +1,7 @@
-"""What the kernels of ``csrc`` do with memory: in which order they read and write, what they need
-besides, and how little a program of them can do with.
+"""Memory of the C kernels: order of reads and writes, scratch, and the least arena of a program.
 
-Invariant: written once, for the compiler, which plans calls, and for the costs, which count bytes
-of networks that are not decided. Positions are static; channels may be ints or traced (``counts``).
+Invariant: written once, for the compiler, which plans calls, and for costs of undecided networks.
+Positions are static; channel counts may be ints or traced (``counts``).
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from micronets_jax.counts import (
 from micronets_jax.windows import Window
 
 ALIGNMENT = 4
-"""Bytes: tensors and scratch start at a multiple of it, and take a multiple of it."""
+"""Bytes; addresses and sizes of tensors and scratch are multiples of it."""
 
 PROGRESS_BYTES = 12
-"""``struct mn_progress``: where a stretch stands between two pushes of rows."""
+"""Size of ``struct mn_progress``: the state of a stretch between two pushes of rows."""
 
 LANES = 4
-"""Pixels of a convolution whose patches are laid out side by side."""
+"""Pixels whose patches (im2col) a convolution lays out side by side."""
 
 NOWHERE, _ANYWHERE = 1 << 40, -(1 << 30)
 
@@ -107,8 +106,9 @@ class Order:
 
     @property
     def lead(self) -> Count:
-        """How many bytes the input must start above the output, in an order by steps: whatever is
-        read after a step lies above everything written up to it. Far below 0 if nothing is."""
+        """Least distance in bytes from the output's start up to the input's, for an order by steps:
+        bytes that are read after a step lie above all that are written up to it. Far below 0 where
+        there are no such bytes."""
         assert self.steps is not None
         leads = [self.write * w - self.read * r for w, r in self.steps.frontier]
         return maximum([0 if self.bytewise else _ANYWHERE, *leads])
@@ -159,8 +159,8 @@ def _elements(count: int) -> Steps:
 
 
 def is_direct(window: Window) -> bool:
-    """Whether a convolution is computed as dense layers are, from the input as it lies: there are
-    fewer than ``LANES`` pixels, and their patches are all of the input, one after the other."""
+    """Whether a convolution is computed as a dense layer, without im2col: there are fewer than
+    ``LANES`` pixels, and their patches are the whole input, one after the other."""
     patch = (1, 1) if window.taps == 1 else (window.kernel[0], window.size[1])
     return (
         window.pixels < LANES
@@ -173,13 +173,13 @@ def is_direct(window: Window) -> bool:
 
 
 def conv_quads(window: Window, in_channels: Count) -> Count:
-    """Groups of four inputs in a patch, the last one filled up."""
+    """Groups of four inputs in a patch, the last one padded."""
     return parts(window.taps * in_channels, 4)
 
 
 def conv_scratch(window: Window, in_channels: Count) -> Count:
-    """Bytes for the patches of a group of pixels, widened, and for one as bytes where channels do
-    not fill quads; nothing where patches are read as they lie."""
+    """Scratch bytes of im2col: the patches of a group of pixels as int16, and one patch as bytes
+    where channels are no multiple of four; 0 where patches are read in place."""
     if is_direct(window):
         return 0
     quads = conv_quads(window, in_channels)
@@ -188,14 +188,14 @@ def conv_scratch(window: Window, in_channels: Count) -> Count:
 
 
 def conv_row_scratch(window: Window, in_channels: Count) -> Count:
-    """Likewise for one row of outputs, whose last pixels are one to three side by side."""
+    """As :func:`conv_scratch` for one row of outputs, whose last group may have fewer pixels."""
     quads, lanes = conv_quads(window, in_channels), min(LANES, window.out[1])
     return 8 * lanes * quads + where(ragged(in_channels, 4), 4 * quads, 0)
 
 
 def conv_order(window: Window, in_channels: Count, out_channels: Count) -> Order:
-    """Groups of four pixels, then single ones; a group is read whole before it is written. Or, if
-    patches are read as they lie, all of the input until the last output is written."""
+    """Groups of four pixels, then single ones; the patches of a group are read before its outputs
+    are written. Where patches are read in place, the whole input is read until the last write."""
     if is_direct(window):
         return whole(window.size[0] * window.size[1] * in_channels, window.pixels * out_channels)
     return Order(_conv_steps(window), in_channels, out_channels)
@@ -258,7 +258,7 @@ class Depthwise(NamedTuple):
 
     @staticmethod
     def over(window: Window) -> Depthwise:
-        """The better of a picture and the transposed one."""
+        """The cheaper of the picture and its transpose."""
         given = window
         window = min(given, given.transposed(), key=_row_cost)
         (rows, columns), fast = window.needed, is_fast(window)

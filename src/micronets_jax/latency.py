@@ -44,7 +44,7 @@ def layer_instructions(network: Network, runtime: str, core: str) -> dict[str, C
     cost = fitted(targets.target(runtime).steps, core)
     result = {}
     for name, terms in layer_terms(network, runtime):
-        # Whole numbers before channels come in, so that no order of additions can matter.
+        # Whole numbers before they are multiplied by channels, so that sums are exact in any order.
         counts = [
             term.count * round(sum(cost.get(step, 0.0) * n for step, n in term.steps.items()))
             for term in terms

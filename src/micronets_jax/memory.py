@@ -1,7 +1,7 @@
-"""What lies in memory, and when: operators of the exported file, tensors and their lives.
+"""Lifetimes of tensors in the exported file, and the greedy placement of other runtimes.
 
-Invariant: buffers that live at the same time do not overlap; one greedy planner places what
-runtimes of other people place greedily.
+Invariant: buffers that live at the same time do not overlap; one greedy planner serves every
+foreign runtime that places greedily.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def peak_bytes(
     scratch: Callable[[Operator], Count],
     rounding: Callable[[Count], Count] = padded,
 ) -> Count:
-    """Live bytes of the operator that has most: what it reads, makes and works with, and what waits
-    for a later reader; ``rounding`` gives what a buffer of some bytes takes."""
+    """Most bytes alive during any operator: its inputs, output and scratch, and what later ones
+    read; ``rounding`` gives the bytes that a buffer takes."""
     xp, column = columns(all(isinstance(leaf, int) for leaf in jax.tree.leaves(network)))
     listed = operators(network)
     if is_chain(network):
@@ -157,8 +157,7 @@ def tensors_of(network: Network, listed: list[Operator]) -> list[Buffer]:
 
 
 def makers_of(network: Network, made: set[str]) -> dict[str, dict[str, Count]]:
-    """For each name, which tensors of those made it may stand for, each with 1 if it does, else
-    0."""
+    """For each name the tensors that it may stand for, each with its presence, 1 or 0."""
     presence = {layer.name: layer.presence for layer in network}
     makers: dict[str, dict[str, Count]] = {INPUT: {INPUT: 1}}
     for layer in network:
@@ -255,8 +254,8 @@ def greedy(
 
 
 def neighbours(first: np.ndarray, latest: np.ndarray) -> np.ndarray:
-    """For each buffer, those that may live beside it, [buffers, most]; itself where there are
-    fewer."""
+    """For each buffer, those whose lives may overlap its own, [buffers, most], padded with
+    itself."""
     beside = (first[:, None] <= latest[None]) & (first[None] <= latest[:, None])
     np.fill_diagonal(beside, False)
     rows = [np.flatnonzero(row) for row in beside]

@@ -1,4 +1,4 @@
-"""The noun of the house: a neural network as a list of layers, concrete or expected.
+"""A neural network as a list of layers, concrete or expected.
 
 Invariant: kind, kernel, stride, padding, activation and wiring are static Python values, so every
 shape is known while tracing; only channel counts and presence may be traced.
@@ -167,8 +167,8 @@ def consumers(network: Network) -> dict[str, list[str]]:
 def prune(network: Network) -> Network:
     """The decided network without its absent layers and its mixes; costs stay as they were.
 
-    Who reads an absent layer reads what that would have read, first. Every ``presence`` must be a
-    Python 0 or 1.
+    Readers of an absent layer read its first input instead. Every ``presence`` must be a Python 0
+    or 1.
     """
     alias: dict[str, str] = {INPUT: INPUT}
     presence = {INPUT: 1, **{layer.name: layer.presence for layer in network}}

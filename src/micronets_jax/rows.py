@@ -1,13 +1,12 @@
-"""Rows: which rows an operation reads to make one row, in which order a stretch of operations makes
-them, and how little memory a program of stretches can do with.
+"""Computation by rows: receptive fields in rows, the order of row calls, and the least memory.
 
-Invariant: an order of row calls follows from shapes, strides and kernels alone, and so do the rows
-that each ring holds; bytes are these counts times the bytes of a row. Nothing is computed twice.
+Invariant: the order of row calls, and the rows that each line buffer holds, follow from shapes,
+strides and kernels alone; bytes are these counts times the bytes of a row. No row is made twice.
 
-A stretch is a run of operations that computes row by row: demand pulls rows, from the last tensor
-to the first, so a layer makes a row when somebody needs it. A tensor that only the stretch reads is
-a ring (a line buffer): row y lies in slot y mod depth. The compiler plans with this room, and the
-costs count with it.
+A stretch is a run of operations that computes row by row, driven by demand from its last tensor: an
+operation makes a row when a later one needs it. A tensor that only the stretch reads is a ring (a
+line buffer): row y lies in slot y mod depth. The compiler plans with this room, and the costs count
+with it.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from micronets_jax.counts import align
 from micronets_jax.kernels import ALIGNMENT, Turn
 
 MAX_TAPS = 16
-"""Rows that one call may read: pointers to them lie on the stack of the core."""
+"""Most rows that one call may read: its pointers to them lie on the stack."""
 
 MAX_NODES = 96
-"""Operations of one stretch, so that the time of planning stays bounded."""
+"""Most operations of one stretch, which bounds the time of planning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ class ByRows:
         reads: of the inputs at run time.
         calls: how many make the whole output.
         row_bytes: of the output.
-        in_place: inputs that the output may lie on, row on row.
+        in_place: inputs that the output may overwrite row by row.
     """
 
     output: int
@@ -161,8 +160,8 @@ class Order:
         return {tensor: np.maximum.accumulate(last) for tensor, last in found.items()}
 
     def depth(self, members: Sequence[int]) -> int:
-        """Slots of a ring that holds ``members``, tensors of which each is written over the one
-        before."""
+        """Slots of a ring shared by ``members``, tensors of which each overwrites the one before
+        row by row."""
         first, last = (self.producer[members[0]], self.producer[members[-1]])
         node = self.nodes[first]
         if node.accumulates:
@@ -178,8 +177,8 @@ class Order:
         return int((np.arange(len(written)) - oldest).max(initial=-1)) + 1  # 0 of no row
 
     def lead(self, tensor: int, members: Sequence[int]) -> int:
-        """How many bytes ``tensor``, whole before the stretch, must start above the output that
-        ``members`` write, so that no row is overwritten before its last reading is over."""
+        """Least distance in bytes from the start of the output that ``members`` write up to that of
+        ``tensor``, whole before the stretch, such that no row is overwritten before it is read."""
         first = self.producer[members[0]]
         node, last = self.nodes[first], self.last_read[tensor]
         written = np.array(self.time[first])
@@ -192,7 +191,7 @@ class Order:
         return int((rows * node.row_bytes - unread * row_bytes)[waiting].max(initial=-(1 << 40)))
 
     def taken_over(self, kept: set[int]) -> dict[int, int]:
-        """int -> tensor that is written over it, row on row: whoever reads it alone may."""
+        """Tensor -> the tensor that overwrites it row by row, made by its only reader."""
         readers: dict[int, list[int]] = {}
         for index, node in enumerate(self.nodes):
             for reads in node.reads:
@@ -217,8 +216,8 @@ class Order:
 
 
 class Call(NamedTuple):
-    """What a call on whole tensors does with memory: its scratch, the tensor that it writes, and
-    the order of access by input."""
+    """Memory of a call on whole tensors: scratch bytes, the output, and the order of access by
+    input."""
 
     scratch: int
     output: int
@@ -262,7 +261,7 @@ class Step(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Bytes of all that lives meanwhile, as far as it cannot share."""
+        """Live bytes during the step, less those that the output shares with a dying input."""
         return self.turn.total - self.turn.shared
 
 
@@ -294,7 +293,7 @@ class Steps:
         }
 
     def kept(self, cut: int) -> set[int]:
-        """Tensors that are read behind a cut."""
+        """Tensors that are read after a cut."""
         return {tensor for tensor, last in self.dies.items() if last >= cut}
 
     def alive(self, cut: int) -> set[int]:
@@ -370,11 +369,12 @@ class Steps:
         return found
 
     def least(self) -> tuple[int, list[Step]]:
-        """Bytes without which no choice of steps can run, and the choice (``kernels.least_arena``
-        over all of them); of such choices one of fewest steps.
+        """The smallest arena of any choice of steps, and such a choice, one of fewest steps.
 
-        From the last cut to the first, the lowest place that an arena of given size leaves for what
-        the next step reads: floors only rise with floors, so the lowest one of each cut decides.
+        Dynamic programming over cuts, from the last to the first, for an arena of given size: the
+        state is the lowest address that is left for the input of the next step. Addresses rise
+        monotonically with later ones, so the lowest one at each cut is optimal (see
+        ``kernels.least_arena``).
         """
         arena = self._bound()
         while True:

@@ -1,7 +1,7 @@
-"""What the kernels of ``csrc`` and the firmware around them take of flash and of the stack.
+"""Flash and stack of the C kernels and of the firmware around them, as measured.
 
-Invariant: every number was measured and lies in one file, which ``python -m experiments.sizes
---ship`` writes; a change to ``csrc`` changes no other. JAX is not loaded.
+Invariant: every number lies in one file, which ``python -m experiments.sizes --ship`` measures and
+writes; after a change to ``csrc`` no other number changes. JAX is not loaded.
 """
 
 from __future__ import annotations
@@ -78,11 +78,13 @@ def _any(present: list[Count]) -> Count:
 
 
 CALL_BYTES, RUN_BYTES = 26, 24
-"""Of ``model_run``: for each call, its mark and the address of its parameters; and besides."""
+"""Flash of ``model_run`` in bytes: for each call (its mark, the address of its parameters), and the
+rest."""
 
 
 PUSH_BYTES = 272
-"""Of ``model_begin`` and ``model_push`` more than of ``model_run``: 256 to 272 in four models."""
+"""Bytes by which ``model_begin`` and ``model_push`` exceed ``model_run``: 256 to 272 in four
+models."""
 
 
 def run_bytes(calls: Count, pushed: bool = False) -> Count:
@@ -104,12 +106,12 @@ def stack_bytes(kernels: Iterable[tuple[str, Count]]) -> Count:
 
 
 RUN_STACK_BYTES = 48
-"""Of ``model_run``, which calls the kernels: most of 96 programs of random networks. It grows with
-the number of addresses; of most programs it is 24 or 32."""
+"""Stack of ``model_run`` in bytes: the most of 96 programs of random networks. It grows with the
+number of addresses; for most programs it is 24 or 32."""
 
 
 STREAM_STACK_BYTES = 24
-"""Of a stretch: how far it is, on the stack of its caller."""
+"""Bytes of a stretch's progress on the stack of its caller."""
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -125,14 +127,13 @@ _LIBRARY = ("memcpy", "memmove", "memset")  # which a firmware has anyway
 
 
 KINDS = ("plain", "rows", "audio", "audio rows", "listening")
-"""Firmware that gets the model's input whole, or row by row; that has a front end, whose frames are
-rows or not; and that tells words out of a stream."""
+"""Kinds of firmware: input whole or row by row; with a front end, whose frames are rows or not; and
+a spotter on a stream."""
 
 
 def base_flash(startup: str, core: str, kind: str = "plain") -> int:
     """Flash of vectors, start-up, protocol, main, a front end's code and the compiler's library, by
-    start-up file and kind; of a core that nobody starts so, the
-    most of those that are."""
+    start-up file and kind; for a core without a measurement the largest of the others."""
     found = _firmware()["flash"][kind][startup]
     return found.get(core, max(found.values()))
 
@@ -143,8 +144,8 @@ def engine_bytes(kind: str = "plain") -> int:
 
 
 def hearing_bytes(core: str, kind: str) -> tuple[int, int]:
-    """Stack, and flash at most, that a firmware of kind ``audio`` or ``listening`` takes more than
-    a plain one, its tables not counted."""
+    """Bytes of stack and of flash by which a firmware of kind ``audio`` or ``listening`` exceeds a
+    plain one at most, its tables not counted."""
     more = [
         base_flash(startup, core, kind) - base_flash(startup, core)
         for startup in _firmware()["flash"]["plain"]

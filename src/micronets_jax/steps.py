@@ -1,9 +1,9 @@
-"""Steps of the C that ``compile`` writes: what the kernels of ``csrc`` repeat, and how often.
+"""Steps of the C kernels: stretches of their instructions, and how often each runs.
 
-Invariant: a step is a stretch of instructions that the kernel runs the same way each time, so that
-one number per step and core holds for every shape; ``devices.fitted`` has them. Written once, for
-``latency``, which counts instructions of networks that are not decided, and for the compiler, which
-compares plans. How often is a Python number; only channels, which multiply it, may be traced.
+Invariant: a step takes the same instructions each time, so that one number for each step and core
+holds for every shape; ``devices.fitted`` has them. Written once, for ``latency`` of undecided
+networks and for the compiler, which compares plans. Counts are Python numbers; only channels, which
+multiply them, may be traced.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _patches(window: Window) -> _Patches:
 
 
 def lay(window: Window, channels: Count) -> Iterator[Term]:
-    """Laying out patches: straight into words where channels fill quads, else by way of bytes."""
+    """im2col: straight into words where channels are a multiple of four, else through bytes."""
     quads, uneven = conv_quads(window, channels), ragged(channels, 4)
     pixels, rows = window.pixels, window.out[0]
     whole = pixels // LANES * LANES, pixels % LANES

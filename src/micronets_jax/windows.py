@@ -1,7 +1,7 @@
-"""Where the windows of a kernel lie over a picture: sizes and padding, the same for every room.
+"""Receptive fields of a kernel: output sizes and padding, the same for every room.
 
-Invariant: all is static Python; ``SAME`` and ``VALID`` are TensorFlow's, whose odd row of padding
-lies below and to the right.
+Invariant: all is static Python. ``SAME`` and ``VALID`` are TensorFlow's: an odd row or column of
+padding lies below or to the right.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def pads(
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """How a kernel walks over a picture.
+    """The sliding window of a kernel over a picture.
 
     Attributes:
         size: rows and columns of the input.
         out: rows and columns of the output.
         kernel, stride: rows and columns.
         before: rows and columns of padding above and to the left.
-        dilation: from one tap of the kernel to the next.
+        dilation: rows and columns from one tap of the kernel to the next.
     """
 
     size: tuple[int, int]
@@ -95,7 +95,7 @@ class Window:
 
     @property
     def needed(self) -> tuple[int, int]:
-        """Rows and columns that the output takes in, padding included."""
+        """Rows and columns that the windows of all outputs cover, padding included."""
         rows, columns = (
             (n - 1) * s + (k - 1) * d + 1
             for n, k, s, d in zip(self.out, self.kernel, self.stride, self.dilation, strict=True)
@@ -103,7 +103,7 @@ class Window:
         return rows, columns
 
     def inside(self, axis: int) -> list[int]:
-        """For each output row (or column), how many of the kernel's lie inside the picture."""
+        """For each output row (or column), the number of taps along it inside the picture."""
         starts = [i * self.stride[axis] - self.before[axis] for i in range(self.out[axis])]
         n, k = self.size[axis], self.kernel[axis]
         return [max(0, min(start + k, n) - max(start, 0)) for start in starts]

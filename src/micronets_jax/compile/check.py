@@ -162,8 +162,8 @@ def prove(graph: Graph, calls: list[Access], peak: int, addresses: dict[int, int
 
 
 def dead_ranges(calls: list[Access], peak: int, kept: list[Range]) -> list[list[Range]]:
-    """Bytes that nobody needs any more, before the first call and after each; ``kept`` are needed
-    after the last."""
+    """Dead bytes before the first call and after each: never read again before they are written.
+    ``kept`` are alive after the last."""
     alive = np.zeros(peak, bool)
     for begin, end in kept:
         alive[begin:end] = True

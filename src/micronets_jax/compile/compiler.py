@@ -1,4 +1,8 @@
-"""From a model to the files of its folder, and onto the disk."""
+"""From a model to the files of its folder, and onto the disk.
+
+Invariant: the same model and options give the same files; a folder that holds anything else is not
+touched.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ class Compiled:
         places: first bytes of every step's local buffers.
         candidate: the plan before it was laid out.
         room: all plans.
-        front: the plans worth having, this one among them.
+        front: the Pareto front of plans in memory and instructions, this one among them.
     """
 
     title: str
@@ -58,12 +62,12 @@ class Compiled:
 
     @property
     def instructions(self) -> int:
-        """Of an inference on a Cortex-M4, predicted."""
+        """Predicted instructions of one inference on a Cortex-M4."""
         return self.candidate.instructions
 
     @property
     def pushed(self) -> bool:
-        """Whether the input comes row by row."""
+        """Whether the input is pushed row by row."""
         return _is_pushed(self.steps)
 
     @property
@@ -332,8 +336,8 @@ def _is_pushed(steps: Sequence[Any]) -> bool:
 def _front(
     built: graph.Graph, title: str, rows: bool, streams: bool, found: list[Compiled]
 ) -> list[Compiled]:
-    """Every plan of the front, laid out, behind those found before, which no plan joins that needs
-    as much memory, whatever its layout, and as many instructions."""
+    """The Pareto front, laid out, appended to the plans found before. A candidate is left out if
+    one of these takes at most its memory, whatever its layout, and at most its instructions."""
     room = plans.Plans(built, rows, streams)
     candidates = [room.least(), *room.front()]
     effort = SKETCH * MANY**2 // max(MANY, len(candidates)) ** 2

@@ -1,8 +1,8 @@
-"""Constant channels: what cannot change is computed here, and what nobody reads is not computed.
+"""Constant folding and dead-code elimination by channels, with interval arithmetic.
 
 Invariant: no byte of any output changes, and inputs and outputs keep their shapes. A channel is
-constant where no reachable sum moves its output by one step, all padding included; it goes where
-everybody who reads it can do without, and takes the weights that made and read it along.
+constant where no reachable accumulator, padding included, moves its output by one step. It is
+removed, with the weights that make and read it, where every reader can do without it.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ _REACH: dict[str, Callable[[Graph, Node, list[Range]], Range]] = {
 }  # fmt: skip
 
 
-# Who needs what ---------------------------------------------------------------------------------
+# Liveness of channels ---------------------------------------------------------------------------
 
 
 def _owners(node: Node) -> list[np.ndarray]:

@@ -1,8 +1,8 @@
 """The graph: a model as the few operations that kernels compute, after rewrites.
 
-Invariant: a rewrite never changes a bit of any output. Reshapes are aliases, padding belongs to the
-convolution behind it, functions of one byte are tables and compose, and a table that only clamps
-belongs to the operation before it.
+Invariant: a rewrite never changes a bit of any output. Reshapes become aliases, padding is fused
+into the convolution behind it, functions of one byte are lookup tables and compose, and a table
+that only clamps is fused into the operation before it.
 """
 
 from __future__ import annotations
@@ -103,9 +103,19 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Folding:
-    """What is left of a layer with weights: ``constant`` of its output ``channels`` never change,
-    ``unread`` others are used by nobody. ``weights_left`` can change an output of the model;
-    ``macs_left`` are computed, those of constant channels of an output of the model included."""
+    """What constant folding left of a layer with weights.
+
+    Attributes:
+        operator: index in the file.
+        name: of the layer.
+        channels: of its output.
+        constant: of these, how many never change.
+        unread: how many others no operation reads.
+        weights: of the layer.
+        weights_left: those that can change an output of the model.
+        macs: multiply-accumulates of the layer.
+        macs_left: those that are computed, constant channels of an output of the model included.
+    """
 
     operator: int
     name: str

@@ -55,7 +55,7 @@ class Plan:
 
 
 def share(source: int, target: int, step: int, order: Order) -> Sharing:
-    """How close two buffers may lie, from the order of the call at ``step``.
+    """The distance at which two buffers may share bytes, from the order of the call at ``step``.
 
     Args:
         source: index of the buffer that is read for the last time.
@@ -88,7 +88,7 @@ def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: in
     floor = goal
     while floor < peak and effort > 0:
         limit = floor if floor == goal else (floor + peak) // 2
-        # buffers that only ever see little company find a place afterwards
+        # buffers with few neighbours are placed afterwards
         crowd = [i for i in indices if 2 * pressure[i] > limit]
         nodes = max(1, effort // 24)
         effort -= 8 * nodes
@@ -112,7 +112,7 @@ def lower_bound(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> i
 
 
 def _turns(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> list[Turn]:
-    """What each step asks of the arena."""
+    """The demands of each step on the arena."""
     turns, following = [], -1
     last = max(b.last for b in buffers)
     for step in range(last, min(b.first for b in buffers) - 1, -1):
@@ -270,7 +270,7 @@ class _Search:
             return True
         if not self.promising(left, lowest):
             return False
-        # who starts above the end of another could follow it just as well
+        # dominated: a buffer that starts above another's end could be placed after it instead
         ceiling = min(max(lowest, self.floors[i]) + self.sizes[i] for i in left)
         choices = [
             i for i in left if self.floors[i] < ceiling and (self.floors[i], i) > (lowest, after)

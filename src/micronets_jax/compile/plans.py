@@ -1,7 +1,7 @@
 """Plans: which nodes stream and which compute whole tensors, by memory and instructions.
 
-Invariant: every plan of the front computes the same bytes, and none of them needs both more memory
-and more instructions than another.
+Invariant: every plan of the front computes the same bytes, and none is dominated: no other needs
+both less memory and fewer instructions.
 
 A plan cuts the nodes, in the order of the graph, into steps: single nodes on whole tensors, and
 stretches that go row by row. What is alive at a cut is whole and depends on nothing but the cut, so
@@ -25,7 +25,7 @@ from micronets_jax.tflite import TFLiteError
 Step = Call | Stretch
 
 MAX_FRONT = 24
-"""Points of the front that are kept at every cut."""
+"""Most points of the Pareto front that are kept at every cut."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Plans:
         return fronts[-1]
 
     def least(self) -> Candidate:
-        """The plan of least memory, what outputs over inputs add up to included."""
+        """The plan of least memory, including the offsets of outputs that overwrite inputs."""
         ram, steps = self.steps.least()
         return Candidate(tuple(s[:3] for s in steps), ram, sum(map(self._cost, steps)))
 
@@ -144,7 +144,7 @@ class Plans:
 
 
 def _best(candidates: list[Candidate]) -> list[Candidate]:
-    """Those that no other beats, by growing memory."""
+    """The Pareto-optimal ones, by growing memory."""
     found: list[Candidate] = []
     for c in sorted(candidates, key=lambda c: (c.ram, c.instructions, len(c.cuts))):
         if not found or c.instructions < found[-1].instructions:

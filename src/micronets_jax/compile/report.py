@@ -1,4 +1,7 @@
-"""What stands beside the sources: header, build files, example, memory map as data and picture."""
+"""Files beside the sources: header, build files, example, memory map as data and picture.
+
+Invariant: every text is a function of the compiled model alone.
+"""
 
 from __future__ import annotations
 
@@ -213,7 +216,7 @@ int main(void)
 
 
 def memory(compiled: Compiled) -> dict[str, Any]:
-    """Who lies where and when; the peak next to what no plan could beat."""
+    """Addresses and lives of all buffers; the peak beside its lower bound."""
     plan = compiled.plan
     return {
         "arena_bytes": plan.peak,
@@ -311,7 +314,7 @@ def memory_svg(compiled: Compiled) -> str:
 
 
 def front_svg(compiled: Compiled) -> str:
-    """The plans worth having: instructions to the right, memory upwards, the chosen one filled."""
+    """The Pareto front: instructions to the right, memory upwards, the chosen plan filled."""
     points = compiled.front
     width, height, left, bottom = 720, 400, 90, 60
     most = max(p.ram_bytes for p in points)

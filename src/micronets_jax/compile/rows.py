@@ -1,4 +1,7 @@
-"""Operations of a graph by rows: which rows each reads to make one row, as ``rows`` plans them."""
+"""Operations of a graph by rows: the receptive field of one row, as ``rows`` plans it.
+
+Invariant: the rows that a call is said to read are those that its kernel in ``csrc`` reads.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class RowNode(ByRows):
 
 
 def by_rows(graph: Graph, node: Node) -> RowNode | None:
-    """The operation by rows, or None if it has to see its input whole."""
+    """The operation by rows, or None if it needs its input whole."""
     shape, o = node.out_shape, node.options
     size = graph.values[node.output].bytes
     runtime = [i for i, t in enumerate(node.inputs) if graph.values[t].data is None]

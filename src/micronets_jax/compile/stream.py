@@ -1,7 +1,7 @@
-"""Streams: a stretch of nodes as row calls, with everything that the C tables say.
+"""Streams: a stretch of nodes lowered to row calls over line buffers, as the C tables have it.
 
-Invariant: a stretch is complete but for addresses. Its calls, rings, sums and scratch, and the
-order in which it reads what is whole and writes what stays, are in it; the planner places them.
+Invariant: a stretch is complete but for addresses: its calls, rings, sums and scratch, and the
+order of its reads of whole inputs and writes of outputs. The planner places them.
 """
 
 from __future__ import annotations
@@ -234,14 +234,14 @@ def _spans(s: Stretch, tensor: int) -> Spans:
 
 
 def sum_bytes(node: RowNode) -> int:
-    """What waits between the calls of an operation that accumulates."""
+    """Bytes of the accumulators that live between the calls of an operation by rows."""
     return (
         0 if not node.accumulates else node.row_bytes * (1 if node.node.kind == "max_pool" else 4)
     )
 
 
 def scratch_bytes(graph: Graph, node: RowNode) -> int:
-    """What one call needs besides its rows."""
+    """Scratch bytes of one row call."""
     if node.node.kind not in ("conv", "depthwise"):
         return 0
     shape = node.node.in_shapes[0]

@@ -1,4 +1,7 @@
-"""The record of a runtime: what a network takes of a board under it, as it is delivered."""
+"""The record of a runtime: memory, storage and steps of a network as it is delivered under it.
+
+Invariant: plain functions of a network and a device; ints, int32 and floats as in ``counts``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ Parts = dict[str, Count]
 
 @dataclasses.dataclass(frozen=True)
 class Reserve:
-    """What a firmware takes of each memory besides the network."""
+    """Bytes that a firmware takes of each memory besides the network, by part."""
 
     sram: Parts
     flash: Parts
@@ -52,7 +55,7 @@ class Target:
 
 
 def everywhere(on: Device) -> Reserve:
-    """What every firmware takes besides its engine."""
+    """The reserve that every firmware has besides its engine."""
     # A board for which nobody has written a start-up is counted as an STM32.
     source = "stm32.c" if on.startup is None else on.startup.source
     return Reserve(

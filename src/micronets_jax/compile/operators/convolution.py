@@ -1,4 +1,7 @@
-"""Sums of products: convolutions of every kind, dense layers and products of matrices."""
+"""Convolutions of every kind, and dense layers.
+
+Invariant: as of the package.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Element by element: functions of one byte, which are tables of 256, and of two."""
+"""Element-wise operators: functions of one byte, which are lookup tables of 256, and of two.
+
+Invariant: as of the package.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Many values to one: pooling, sums, extremes, means of neighbours, products of matrices, and what
-divides by a sum."""
+"""Reductions: pooling, sums, extremes, interpolation, products of matrices, normalisation.
+
+Invariant: as of the package.
+"""
 
 from __future__ import annotations
 

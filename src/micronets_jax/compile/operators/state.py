@@ -1,4 +1,7 @@
-"""State: what a model keeps from one run to the next, and the layers that keep some."""
+"""State: variables that a model keeps from one run to the next, and the layers that own some.
+
+Invariant: a state is a value with an initial content, outside of the arena.
+"""
 
 from __future__ import annotations
 

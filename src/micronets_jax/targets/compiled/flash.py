@@ -2,7 +2,7 @@
 
 Invariant: weights and tables of a decided network on whole tensors are, to the byte, those that the
 compiler writes, if the weights leave no channel constant, which it would fold away. Which layers go
-by rows is a plan's affair; ``most_flash_bytes`` and ``most_stack_bytes`` hold for any plan.
+by rows depends on the plan; ``most_flash_bytes`` and ``most_stack_bytes`` are bounds for any plan.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def calls_of(kind: str) -> int:
 
 
 def flash_bytes(network: Network) -> Count:
-    """Both."""
+    """Bytes of constants and of code."""
     return constant_bytes(network) + code_bytes(network)
 
 

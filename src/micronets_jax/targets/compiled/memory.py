@@ -35,7 +35,7 @@ def arena_bytes(network: Network) -> Count:
 
 
 class Access(NamedTuple):
-    """What a call works with besides its tensors, and how it reads each of them."""
+    """Scratch of a call, and the order in which it reads its inputs and writes its output."""
 
     scratch: Count
     order: Order | None
@@ -61,7 +61,7 @@ def access(operator: Operator, walked: Window) -> Access:
 
 
 def _turns(network: Network) -> list[Turn]:
-    """What each call asks of the arena, in order."""
+    """The demands of each call on the arena, in order."""
     sizes, listed = output_sizes(network), memory.operators(network, reshapes=False)
     held, dies = _lives(network, listed)
     makers = memory.makers_of(network, {operator.layer.name for operator in listed})

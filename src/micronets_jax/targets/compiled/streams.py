@@ -39,16 +39,17 @@ _NEVER = 1 << 30
 
 
 class Unit(NamedTuple):
-    """A layer of the chain, or a sum with the zeros before it; counts are bytes.
+    """A layer of the chain, or a sum with the zeros before it; counts are bytes. "Waiting" is said
+    of rows that are kept for a later read.
 
     Attributes:
         presence: 0 where it does not run.
         rows, row, size: of what it reads (of a sum: what its block makes): how many rows, bytes of
             each, bytes of all, padded.
-        ring: that its input takes within a stretch.
-        sums: that wait between its calls by rows.
-        row_scratch, scratch: of a call by rows, and on the whole tensor.
-        overlap: that its whole output shares with its input, if that dies.
+        ring: bytes of the line buffer of its input within a stretch.
+        sums: bytes of accumulators that live between its calls by rows.
+        row_scratch, scratch: bytes of a call by rows, and of one on the whole tensor.
+        overlap: bytes that its whole output shares with its input, if that dies.
         made, made_row: bytes of its output, padded, and of a row.
         calls, out_rows: by rows, and rows that they make: as many, or 1 if it accumulates.
         ahead: rows of its input that it needs beyond its stride, after every call.
