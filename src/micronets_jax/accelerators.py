@@ -12,7 +12,7 @@ import importlib
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jax.sharding import Mesh
+
+Tree = TypeVar("Tree")
+Made = TypeVar("Made")
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 """JAX's platform for each accelerator by the name people use."""
@@ -85,7 +88,7 @@ def keep_memory() -> None:
                 mallopt(setting, value)
 
 
-def mesh(examples: int, samples: int = 1, devices: Sequence[Any] | None = None) -> Mesh | None:
+def mesh(examples: int, samples: int = 1, devices: Sequence[object] | None = None) -> Mesh | None:
     """A mesh of all local devices with axes ``data`` and ``arch``; None for a single device.
 
     ``arch`` takes as many devices as divide the samples, ``data`` as many of the rest as divide
@@ -106,7 +109,7 @@ def mesh(examples: int, samples: int = 1, devices: Sequence[Any] | None = None) 
     return jax.sharding.Mesh(grid, ("data", "arch"))
 
 
-def place(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
+def place(tree: Tree, mesh: Mesh | None, *axes: str) -> Tree:
     """The arrays of a tree with leading dimensions sharded over these axes of the mesh, the rest
     replicated.
 
@@ -121,7 +124,7 @@ def place(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
     return put(tree, sharding)
 
 
-def once(function: Callable[..., Any], *arguments: Any, static: Sequence[int] = ()) -> Any:
+def once(function: Callable[..., Made], *arguments: object, static: Sequence[int] = ()) -> Made:
     """``function(*arguments)`` compiled as one program, for what runs only once.
 
     For a CPU XLA's optimisations are off, for they take longer than such a program runs. Inside a
@@ -139,7 +142,7 @@ def once(function: Callable[..., Any], *arguments: Any, static: Sequence[int] = 
     return jax.jit(function, static_argnums=static, compiler_options=options)(*arguments)
 
 
-def _traced(tree: Any) -> bool:
+def _traced(tree: object) -> bool:
     jax = importlib.import_module("jax")
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 

@@ -429,7 +429,7 @@ def _compare(model: Any, quantized: QuantizedNetwork, softmax: bool, exact: bool
             return _unpacked(data, int(np.prod(tensor.shape)))
         return data.view(dtype)
 
-    def close(got: np.ndarray, want: Any) -> np.ndarray:
+    def close(got: np.ndarray, want: np.ndarray | np.floating) -> np.ndarray:
         return got == want if exact else np.abs(got - want) <= _TOLERANCE * want
 
     for name, tensor in tensors.items():

@@ -16,7 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +136,9 @@ class Plan(Task):
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+Made = TypeVar("Made")
+
+
 @runtime_checkable
 class Display(Protocol):
     """What shows a run to a person; ``console.Console`` is one."""
@@ -165,7 +168,7 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     """
     seconds: dict[str, int | float] = {}
 
-    def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def timed(stage: str, function: Callable[..., Made], *arguments: object) -> Made:
         start = time.monotonic()
         result = function(*arguments)
         seconds[stage] = round(time.monotonic() - start, 1)
@@ -776,7 +779,7 @@ def _keep(
     workdir: Workdir,
     display: Display,
     stage: str,
-    state: Any,
+    state: object,
     record: dict[str, int | float],
     *,
     last: bool,

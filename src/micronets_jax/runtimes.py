@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -212,7 +213,7 @@ def _stack(outputs: list[np.ndarray], details: TensorDetails) -> np.ndarray:
 _redirecting = threading.Lock()
 
 
-def _standard_error_of(call: Any) -> str:
+def _standard_error_of(call: Callable[[], object]) -> str:
     """What C++ prints to standard error (past ``sys.stderr``) while ``call`` runs."""
     with _redirecting, tempfile.TemporaryFile() as file:
         kept = os.dup(2)

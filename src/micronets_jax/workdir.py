@@ -77,7 +77,7 @@ class Workdir:
         """Write a file whole or not at all: under a temporary name first, then renamed."""
         return files.write(self.path / name, content)
 
-    def save(self, stage: str, epoch: int, state: Any, last: bool = True) -> None:
+    def save(self, stage: str, epoch: int, state: object, last: bool = True) -> None:
         """Keep ``state`` as it is after an epoch of a stage, instead of the one before.
 
         Where it is not the ``last`` and too soon after the one before, or after the stage was
@@ -125,7 +125,7 @@ class Workdir:
             ) from error
         return epoch, state
 
-    def save_weights(self, weights: Any) -> None:
+    def save_weights(self, weights: object) -> None:
         """Final weights, as one Orbax checkpoint."""
         from orbax import checkpoint
 
@@ -202,7 +202,7 @@ def check(
         )
 
 
-def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+def _differences(before: object, now: object, name: str = "") -> list[tuple[str, object, object]]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             difference

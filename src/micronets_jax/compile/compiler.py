@@ -328,7 +328,7 @@ def _point(c: Compiled) -> Point:
     return Point(c.arena_bytes, c.instructions, streams, len(stretches) - len(streams))
 
 
-def _is_pushed(steps: Sequence[Any]) -> bool:
+def _is_pushed(steps: Sequence[plans.Step]) -> bool:
     """Whether the first step, if there is one, takes the input row by row."""
     return any(isinstance(step, stream.Stretch) and step.pushed for step in steps[:1])
 

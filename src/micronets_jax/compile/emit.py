@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
@@ -282,7 +281,7 @@ class Emitter:
         """A state that a call reads and writes."""
         return f"(void *)(s + {self.state_places[tensor]})"
 
-    def initialiser(self, field: Field, value: Any) -> str:
+    def initialiser(self, field: Field, value: np.ndarray | list[int] | str | int) -> str:
         """The C initialiser of a struct's field."""
         if isinstance(value, np.ndarray):
             return self.array(value)

@@ -91,7 +91,7 @@ class _Process:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
         self.lock = threading.Lock()
 
-    def ask(self, *question: Any) -> Any:
+    def ask(self, *question: object) -> Any:
         with self.lock:
             self.errors.seek(0)
             self.errors.truncate()
@@ -138,7 +138,7 @@ def _ending(status: int) -> str:
     return f"ended with status {status}"
 
 
-def _send(pipe: IO[bytes], value: Any) -> None:
+def _send(pipe: IO[bytes], value: object) -> None:
     data = pickle.dumps(value)
     pipe.write(struct.pack("<q", len(data)) + data)
     pipe.flush()

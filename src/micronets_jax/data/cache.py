@@ -15,7 +15,6 @@ import pathlib
 import types
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def default_folder() -> pathlib.Path:
     return pathlib.Path(given) if given else pathlib.Path.home() / ".cache" / "micronets_jax"
 
 
-def key(**parts: Any) -> str:
+def key(**parts: object) -> str:
     """A short hexadecimal name for these parameters, which JSON must be able to write."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -18,7 +18,7 @@ class Html(str):
     """Text that is markup already; any other text is escaped on its way in."""
 
 
-def tag(name: str, *children: Any, **attributes: Any) -> Html:
+def tag(name: str, *children: object, **attributes: object) -> Html:
     """An element. ``class_`` stands for class, ``aria_label`` for aria-label; None is left out."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
@@ -33,7 +33,7 @@ def picture(png: str, text: str) -> Html:
     return Html(f'<img src="data:image/png;base64,{html.escape(png)}" alt="{html.escape(text)}">')
 
 
-def join(children: Any) -> Html:
+def join(children: object) -> Html:
     """Children one after the other: markup, text to escape, lists of these; None is nothing."""
     if children is None:
         return Html("")
@@ -44,7 +44,7 @@ def join(children: Any) -> Html:
     return Html(html.escape(str(children)))
 
 
-def section(title: str, note: Any, *children: Any) -> Html:
+def section(title: str, note: object, *children: object) -> Html:
     """A titled part of the page; ``note`` says how to read it."""
     note = tag("p", note, class_="note") if note else None
     return tag("section", tag("h2", title), note, *children)
@@ -76,7 +76,9 @@ def command(words: str) -> Html:
     return tag("pre", tag("code", spans))
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: int) -> Html:
+def table(
+    caption: str, head: Sequence[str], rows: Sequence[Sequence[object]], numbers: int
+) -> Html:
     """A list whose first column names the row and whose columns from ``numbers`` on are numbers.
 
     Args:

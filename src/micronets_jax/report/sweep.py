@@ -175,14 +175,14 @@ def _table(
     return markup.section("Trials", note, markup.table("Trials", head, cells, 2))
 
 
-def _link(row: Row) -> Any:
+def _link(row: Row) -> str:
     if row["status"] != "finished":
         return row["trial"]
     place = urllib.parse.quote(f"trials/{row['trial']}/report.html")
     return markup.tag("a", row["trial"], href=place)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,9 @@ def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) ->
     largest = space.supernetwork()
     model = supernet.Supernet(largest, precision=settings.precision)
 
-    def forward(trainable: Any, stats: Any, x: Array) -> tuple[Array, Any]:
+    def forward(
+        trainable: training.Variables, stats: training.Variables, x: Array
+    ) -> tuple[Array, training.Variables]:
         variables = {"params": trainable, "batch_stats": stats["batch_stats"]}
         logits, changed = model.apply(
             variables, x, stats["architecture"], train=True, mutable=["batch_stats"]

@@ -33,7 +33,7 @@ from micronets_jax.search.proposals import Layout
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
-from micronets_jax.training import agreement, cross_entropy, kernels_only
+from micronets_jax.training import Variables, agreement, cross_entropy, kernels_only
 
 SAMPLED_LIMITS = ("sram_bytes",)
 """Limits on a maximum over layers: the maximum of means is not the mean of maxima, so their
@@ -44,8 +44,8 @@ class State(NamedTuple):
     """Everything a search step reads and writes; ``multipliers`` are those of the limits."""
 
     step: Int[Array, ""]
-    params: Any
-    batch_stats: Any
+    params: Variables
+    batch_stats: Variables
     logits: Logits
     multipliers: dict[str, Float[Array, ""]]
     weight_optimizer: optax.OptState
@@ -112,7 +112,7 @@ class DNAS:
         warming = state.step < self._warmup_steps
         choice = jax.tree.map(lambda all_, some: jnp.where(warming, all_, some), every, choice)
 
-        def loss(params: Any) -> tuple[Array, Any]:
+        def loss(params: Variables) -> tuple[Array, Variables]:
             outputs, batch_stats = self._outputs(params, state.batch_stats, x, choice)
             mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), batch_stats)
             return jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets)), mean
@@ -187,20 +187,21 @@ class DNAS:
         return jax.lax.optimization_barrier(choices)
 
     def _outputs(
-        self, params: Any, batch_stats: Any, x: Array, choices: Choice
-    ) -> tuple[Float[Array, "samples batch classes"], Any]:
+        self, params: Variables, batch_stats: Variables, x: Array, choices: Choice
+    ) -> tuple[Float[Array, "samples batch classes"], Variables]:
         """Logits and new batch-norm moments of each sampled architecture."""
         space = self.problem.space
         model = Supernet(space.supernetwork(), self.settings.bits or None, self.settings.precision)
 
-        def forward(choice: Choice) -> tuple[Array, Any]:
-            logits, changed = model.apply(
+        def forward(choice: Choice) -> tuple[Array, Variables]:
+            outputs: Any = model.apply(
                 {"params": params, "batch_stats": batch_stats},
                 x,
                 architecture(space, choice),
                 train=True,
                 mutable=["batch_stats"],
             )
+            logits, changed = outputs
             return logits, changed["batch_stats"]
 
         return jax.vmap(forward)(choices)

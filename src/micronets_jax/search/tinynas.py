@@ -27,7 +27,7 @@ from micronets_jax.search import base
 from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
-from micronets_jax.training import agreement, cross_entropy, kernels_only
+from micronets_jax.training import Variables, agreement, cross_entropy, kernels_only
 
 POOL = 1024
 """Members that fit, drawn before training, from which every step takes some."""
@@ -46,8 +46,8 @@ class State(NamedTuple):
     """Everything a step reads and writes."""
 
     step: Int[Array, ""]
-    params: Any
-    batch_stats: Any
+    params: Variables
+    batch_stats: Variables
     optimizer: optax.OptState
 
 
@@ -146,7 +146,9 @@ class TinyNAS:
         """
         shares = jax.nn.one_hot(targets, self._classes) if targets.ndim == 1 else targets
 
-        def loss(params: Any, choice: Choice, wanted: Array) -> tuple[Array, tuple[Array, Any]]:
+        def loss(
+            params: Variables, choice: Choice, wanted: Array
+        ) -> tuple[Array, tuple[Array, Variables]]:
             outputs, batch_stats = self._forward(params, state.batch_stats, x, choice)
             return cross_entropy(outputs, wanted), (outputs, batch_stats)
 
@@ -165,9 +167,10 @@ class TinyNAS:
         start = zeros, jnp.zeros(self.settings.samples), jnp.zeros_like(shares, jnp.float32)
         (gradient, batch_stats), losses, teacher = jax.lax.fori_loop(0, count, one, start)
         updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
         moved = State(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=jax.tree.map(lambda leaf: leaf / count, batch_stats),
             optimizer=optimizer,
         )
@@ -176,8 +179,8 @@ class TinyNAS:
         return moved, {"loss": losses[0], "accuracy": accuracy, "students": students}
 
     def _forward(
-        self, params: Any, batch_stats: Any, x: Array, choice: Choice
-    ) -> tuple[Float[Array, "batch classes"], Any]:
+        self, params: Variables, batch_stats: Variables, x: Array, choice: Choice
+    ) -> tuple[Float[Array, "batch classes"], Variables]:
         """Logits of a member, and the running moments after its batch."""
         outputs: Any = self._model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -192,7 +195,7 @@ class TinyNAS:
     def _sorted(self, state: State) -> State:
         """Expanded channels in order of importance, in weights, moments and optimiser state."""
 
-        def by_layer(part: Any) -> bool:
+        def by_layer(part: object) -> bool:
             return isinstance(part, dict)
 
         network = self.problem.space.supernetwork()
@@ -256,8 +259,8 @@ class TinyNAS:
         space, model = self.problem.space, self._model
 
         def one(
-            params: Any,
-            batch_stats: Any,
+            params: Variables,
+            batch_stats: Variables,
             calibration: Array,
             x: Array,
             labels: Array,

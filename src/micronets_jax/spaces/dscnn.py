@@ -10,13 +10,12 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from micronets_jax.decisions import Choice, Decision, Decisions
-from micronets_jax.network import INPUT, Layer, Network, prune
+from micronets_jax.network import INPUT, Count, Layer, Network, prune
 from micronets_jax.spaces.widths import Grid, fine_grid, index_of, mask_of, one_hot, width_grid
 
 
@@ -137,7 +136,7 @@ class DSCNN:
         """The largest network with its skips and mixes still in it: what a supernet computes."""
         return self._build([self.widths[-1]] * (self.num_blocks + 1), [1] * self.num_blocks)
 
-    def _build(self, widths: list[Any], keeps: list[Any]) -> Network:
+    def _build(self, widths: list[Count], keeps: list[Count]) -> Network:
         layers = [
             Layer(
                 "stem",

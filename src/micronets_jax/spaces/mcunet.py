@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -280,7 +280,7 @@ class MCUNet:
         """Channels that each block with a choice reads."""
         return [self.widths[stage + (1 if j == 0 else 2)] for stage, j in self._places()]
 
-    def _weights(self, choice: Choice, name: str) -> Any:
+    def _weights(self, choice: Choice, name: str) -> Array | np.ndarray:
         """Of a decision, also of one with a single option."""
         if name in choice:
             return choice[name]

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -434,7 +434,11 @@ class MobileNetV2:
         return self._build(ends, expansion, projection, sums)
 
     def _build(
-        self, ends: list[Any], expansion: list[Any], projection: list[Any], sums: list[Sum | None]
+        self,
+        ends: list[Count],
+        expansion: list[Count],
+        projection: list[Count],
+        sums: list[Sum | None],
     ) -> Network:
         strides = [
             stage.stride if i == 0 else 1 for stage in self.stages for i in range(stage.blocks)

@@ -7,7 +7,6 @@ rounded from double precision, which a good library's single precision equals bu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def _logistic(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def _leaky_relu(x: np.ndarray, alpha: float, **_: Any) -> np.ndarray:
+def _leaky_relu(x: np.ndarray, alpha: float, **_: object) -> np.ndarray:
     return np.where(x > 0, x, x * np.float32(alpha))
 
 

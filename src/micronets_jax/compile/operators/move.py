@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from micronets_jax.compile.operators.builder import MAX_FOLDED, Builder, picture
 from micronets_jax.compile.operators.registry import reads
 from micronets_jax.tflite import Operator, TFLiteError
 
-Move = Callable[[list[np.ndarray], Any], np.ndarray]
+Move = Callable[[list[np.ndarray], int], np.ndarray]
 """Arrays of the inputs and what padding holds -> the output, of the output's size and order."""
 
 
@@ -134,7 +135,7 @@ def strided_slice(b: Builder, operator: Operator) -> None:
     o, rank = operator.options, len(_shape_of(b, operator))
     if not len(begin) == len(end) == len(step) or 0 in step:
         raise TFLiteError(f"begin {begin}, end {end}, strides {step}")
-    index: list[Any] = []
+    index: list[int | slice | EllipsisType | None] = []
     for i, (first, last, by) in enumerate(zip(begin, end, step, strict=True)):
         if o["ellipsis_mask"] >> i & 1:
             index.append(...)
@@ -149,7 +150,7 @@ def strided_slice(b: Builder, operator: Operator) -> None:
     if sum(i is not None and i is not ... for i in index) > rank or index.count(...) > 1:
         raise TFLiteError(f"begin {begin} of a tensor of rank {rank}")
 
-    def take(x: list[np.ndarray], _: Any) -> np.ndarray:
+    def take(x: list[np.ndarray], _: object) -> np.ndarray:
         try:
             return np.asarray(x[0][tuple(index)])
         except IndexError as error:
@@ -226,7 +227,7 @@ def unpack(b: Builder, operator: Operator) -> None:
 
 
 def _joined(join: Callable[..., np.ndarray], axis: int) -> Move:
-    def joined(x: list[np.ndarray], _: Any) -> np.ndarray:
+    def joined(x: list[np.ndarray], _: object) -> np.ndarray:
         try:
             return join(x, axis=axis)
         except ValueError as error:
@@ -376,7 +377,7 @@ def broadcast_to(b: Builder, operator: Operator) -> None:
     if int(np.prod(shape, dtype=np.int64)) != b.model.tensors[operator.outputs[0]].size:
         raise TFLiteError(f"the output should have shape {list(shape)}")
 
-    def broadcast(x: list[np.ndarray], _: Any) -> np.ndarray:
+    def broadcast(x: list[np.ndarray], _: object) -> np.ndarray:
         try:
             return np.broadcast_to(x[0], shape)
         except ValueError as error:
