@@ -459,7 +459,7 @@ def integers(network: Network, folded: Folded, ranges: Ranges) -> QuantizedNetwo
     return result
 
 
-def _require_finite(what: str, *values: Array | np.ndarray) -> None:
+def _require_finite(what: str, *values: Any) -> None:
     if not all(np.all(np.isfinite(v)) for v in values):
         raise ValueError(f"{what} are not finite: training diverged; lower the learning rate")
 
