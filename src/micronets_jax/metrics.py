@@ -1,7 +1,7 @@
-"""What a finished network is judged by on its test split.
+"""Metrics of a finished network on a split.
 
 Invariant: a metric is a pure function of logits and of the split they belong to. It returns a dict
-whose first entry is the headline, a number in [0, 1]; other numbers and tables stand behind it.
+whose first entry is the headline, a number in [0, 1]; other numbers and tables follow.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ def accuracy(logits: Float[np.ndarray, "examples classes"], split: Split) -> dic
 
 
 MAX_FPR = 0.1
-"""Share of sound recordings taken for failing ones up to which ``pauc`` looks."""
+"""False positive rate up to which ``pauc`` integrates the ROC curve."""
 
 NUM_POINTS = 60
 """Points of a curve at most."""
 
 
 def auc(logits: Float[np.ndarray, "examples classes"], split: Split) -> dict[str, Any]:
-    """How well scores tell failing machines from sound ones: the area under the ROC curve.
+    """Anomaly detection: the area under the ROC curve of anomalous against normal recordings.
 
     A recording's score is the mean over its patches of minus the softmax of its own machine.
     ``auc`` and ``pauc`` (the standardised area up to a false positive rate of 0.1) are means over
     machines; ``machines`` lists both for each machine, and its curve.
 
     Raises:
-        ValueError: all recordings of a machine are sound, or all failing.
+        ValueError: all recordings of a machine are normal, or all anomalous.
     """
     from sklearn import metrics as sklearn_metrics
 

@@ -1,11 +1,11 @@
-"""From the logits of every hop to words: posteriors, their mean, a threshold, a pause.
+"""Keyword detection on a stream: posterior smoothing, a threshold, a refractory period.
 
-Invariant: integers throughout and the steps of ``csrc/firmware/listening.c``, so this machine and a
-device tell the same words at the same times from the same int8 logits. JAX is not loaded.
+Invariant: integer arithmetic, in the steps of ``csrc/firmware/listening.c``, so that host and
+device detect the same words at the same times from the same int8 logits. JAX is not loaded.
 
-Smoothing and threshold are those of Chen et al., "Small-footprint keyword spotting using deep
-neural networks" (ICASSP 2014), section 3.3: the mean of the last posteriors of a word is its
-confidence. A pause after each word keeps the second that still holds it from telling it again.
+Source: Chen et al., "Small-footprint keyword spotting using deep neural networks" (ICASSP 2014),
+section 3.3: the mean of the last posteriors of a word is its confidence. The refractory period
+after a detection keeps the windows that still hold the word from detecting it again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _SETTINGS = "settings"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides which words are told.
+    """Settings of the detector.
 
     Attributes:
         classes: names, in the order of the network's logits.
         hop_ms: from one inference to the next.
         window: inferences over which posteriors are averaged.
-        threshold: mean posterior, in parts of :data:`ONE`, from which a word is told.
-        refractory: inferences after a word in which none is told.
+        threshold: least mean posterior of a detection, in parts of :data:`ONE`.
+        refractory: inferences after a detection in which there is none.
     """
 
     classes: tuple[str, ...]
@@ -65,7 +65,7 @@ class Settings:
 
     @property
     def words(self) -> tuple[bool, ...]:
-        """Which classes are told: all but silence and unknown words."""
+        """Which classes are detected: all but silence and unknown words."""
         return tuple(name not in (SILENCE, UNKNOWN) for name in self.classes)
 
     @property
@@ -85,10 +85,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A word that was told.
+    """A detection of a word.
 
     Attributes:
-        step: the inference after which it was told, from 0.
+        step: index of the inference after which it was detected.
         label: of the word.
         confidence: its mean posterior, in parts of :data:`ONE`, rounded down.
     """
@@ -132,7 +132,7 @@ def posteriors(
 
 
 def of_floats(logits: Float[np.ndarray, "steps classes"]) -> Int[np.ndarray, "steps classes"]:
-    """Likewise of logits in float: what an unquantised network would tell."""
+    """Softmax of float logits in parts of :data:`ONE`, for networks that are not quantised."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return (powers * ONE / powers.sum(axis=1, keepdims=True)).astype(np.int64)
 
@@ -161,13 +161,13 @@ def told(
     settings: Settings,
     free: int = 0,
 ) -> Iterator[Event]:
-    """The words among :func:`strongest` ones, by threshold and pause; none before step ``free``.
+    """Detections by threshold and refractory period; none before step ``free``.
 
     Args:
         best: largest sum of any word at each step.
         labels: of that word.
         settings: threshold, window and pause.
-        free: first step at which a word may be told.
+        free: first step at which a word may be detected.
     """
     for step in np.flatnonzero(best >= settings.threshold * settings.window).tolist():
         if step >= free:
@@ -176,7 +176,7 @@ def told(
 
 
 class Spotter:
-    """The state of a listener: what it remembers of the inferences before.
+    """The detector of a stream with its state: the last posteriors, and the refractory period.
 
     Args:
         settings: of the listener.
@@ -188,7 +188,7 @@ class Spotter:
         self._step, self._free = 0, 0
 
     def hear(self, posteriors: Int[np.ndarray, "steps classes"]) -> Iterator[Event]:
-        """The words that the next inferences tell."""
+        """Detections after each of the next inferences."""
         whole = np.concatenate([self._last, posteriors])
         summed = sums(whole, self._settings.window)[self._settings.window :]
         best, labels = strongest(summed, np.array(self._settings.words))

@@ -1,7 +1,8 @@
-"""Input pipelines: where examples come from, how they are changed, what a network sees of them.
+"""Input pipelines: data sets, augmentations and front ends.
 
-Invariant: this room knows nothing of networks; a data set is arrays and names, a front end and an
-augmentation are frozen records that are pure functions. TensorFlow is imported inside functions.
+Invariant: this room knows nothing of networks. A data set is arrays and names; a front end and an
+augmentation are frozen records of parameters that are pure functions. TensorFlow is imported inside
+functions.
 
 One module loads the data of each task, such as ``speech_commands``.
 """

@@ -1,4 +1,4 @@
-"""The noun of all input pipelines: labelled examples in three splits, and how batches are drawn.
+"""Data sets: labelled examples in three splits, and how batches are drawn.
 
 Invariant: which examples a batch holds depends on the split, the seed and the epoch alone, so a
 resumed run sees the batches that it would have seen.
@@ -53,7 +53,7 @@ class Split:
             memory or memory-mapped; the parts of a split share it.
         rows: where in the store each example lies.
         labels: the class of each example.
-        facts: what else is known of each example, by name; metrics read them.
+        facts: further arrays of the examples by name, such as groups and files; metrics read them.
     """
 
     store: Shaped[np.ndarray, "stored ..."]
@@ -140,7 +140,7 @@ class Split:
         return first, second
 
     def sample(self, count: int, seed: int) -> Int[np.ndarray, " part"]:
-        """Positions of at most ``count`` examples by lot: whole groups, in order, at least one."""
+        """Sorted positions of at most ``count`` random examples: whole groups, at least one."""
         names, index, sizes = np.unique(self._groups(), return_inverse=True, return_counts=True)
         drawn = np.random.default_rng(seed).permutation(len(names))
         fitting = int(np.searchsorted(np.cumsum(sizes[drawn]), count, side="right"))
@@ -152,10 +152,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits of examples, and what else a task's augmentation needs.
+    """Three splits of examples, and further arrays for augmentation.
 
     Attributes:
-        name: for people.
+        name: shown in reports.
         fingerprint: hexadecimal; differs whenever any example, label or class does.
         class_names: by label.
         extras: arrays beside the examples, by name, such as background noise.

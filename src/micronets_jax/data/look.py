@@ -1,4 +1,4 @@
-"""A look at data before anything is trained on them: how much there is, and what is odd.
+"""A summary of a data set before training: counts, and remarks on what is odd.
 
 Invariant: nothing is changed or left out; every remark has a number and names files.
 """

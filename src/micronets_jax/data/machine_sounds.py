@@ -1,6 +1,6 @@
 """Recordings of machines, for anomaly detection: a folder as DCASE 2020 task 2 lays it out.
 
-Invariant: the same files and seed give the same splits; no failing machine is trained on.
+Invariant: the same files and seed give the same splits; no anomalous recording is trained on.
 
 The layout (Koizumi et al., DCASE 2020, task 2): ``train/normal_<id>_<number>.wav`` and
 ``test/{normal,anomaly}_<id>_<number>.wav``, ids as ``id_00``. A class is one machine. Examples are

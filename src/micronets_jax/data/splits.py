@@ -1,4 +1,4 @@
-"""Who goes into which split, by lot: whole units, and no split without a class.
+"""Random assignment of examples to splits: whole units, and no split without a class.
 
 Invariant: the same units, labels and seed give the same splits; a unit (a speaker, a group of
 near-duplicates, a file) is in one split.
@@ -23,7 +23,7 @@ def digest(seed: int, *parts: str) -> str:
 
 
 def tenths(names: Sequence[str], of: str, seed: int, held_out: Sequence[str]) -> dict[str, str]:
-    """The split of each file of one class by lot: a tenth for each split that is held out.
+    """The split of each file of one class at random: a tenth for each split that is held out.
 
     Args:
         names: of the files.
@@ -40,7 +40,7 @@ def tenths(names: Sequence[str], of: str, seed: int, held_out: Sequence[str]) ->
 
 
 def together(split: dict[str, str], groups: dict[str, int], seed: int) -> dict[str, str]:
-    """The same splits, but every group in the one of the member that a lot names.
+    """The same splits, but every group in the split of a randomly chosen member.
 
     Args:
         split: of each path.

@@ -1,10 +1,10 @@
-"""Listening: from a stream of sound to words with times, as a spotter on a device does it.
+"""Keyword spotting on streams of sound, with the arithmetic of the device.
 
-Invariant: what is chosen is chosen on validation data, by what the device would tell.
+Invariant: settings are chosen on validation data, by the detections that the device would make.
 
 A network reads a second of sound every hop. ``sliding`` makes these inputs out of a recording of
-any length, ``streams`` makes sound of which it is known where the words are, ``choosing`` decides
-on the smoothing and the threshold; the words themselves come out of ``spotting``.
+any length, ``streams`` makes sound with known words at known times, ``choosing`` selects smoothing
+and threshold; ``spotting`` detects the words.
 """
 
 from micronets_jax.listening import choosing, sliding, streams

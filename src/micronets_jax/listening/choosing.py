@@ -1,7 +1,7 @@
-"""Which smoothing and threshold: false alarms an hour against words missed, on validation streams.
+"""Selection of smoothing and threshold: false alarms an hour against misses, on validation streams.
 
-Invariant: a choice depends on posteriors and streams alone; every point of the curve that is shown
-was counted.
+Invariant: a choice depends on posteriors and streams alone; every point of the curve is counted,
+none interpolated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ THRESHOLDS = tuple(round(ONE * share / 50) for share in range(10, 50)) + tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A threshold, and what comes of it."""
+    """A threshold and its score."""
 
     threshold: int
     score: Score
@@ -47,7 +47,7 @@ class Choice:
     Attributes:
         settings: of the listener.
         curve: of its smoothing, by rising threshold.
-        met: whether false alarms are as few as was asked; else they are the fewest there are.
+        met: whether the rate of false alarms is allowed; else it is the lowest there is.
     """
 
     settings: Settings

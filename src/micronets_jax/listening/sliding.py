@@ -1,7 +1,7 @@
-"""A recording of any length as the inputs of a network, one every hop.
+"""Sliding windows: a recording of any length as the inputs of a network, one every hop.
 
-Invariant: each frame is computed once and memory is that of one stretch, however long the recording
-is, as on a device.
+Invariant: each frame is computed once, as on a device; memory is bounded by one chunk of frames,
+whatever the length.
 """
 
 from __future__ import annotations

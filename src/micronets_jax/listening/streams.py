@@ -1,8 +1,7 @@
-"""Sound of which it is known what is said when: clips of a split among noises; and how well words
-were found in it.
+"""Streams of clips and noise with known words at known times, and scores of detections in them.
 
-Invariant: a stream is a function of split, noise, length and seed; only what belongs to the split,
-of clips as of noise, is heard.
+Invariant: a stream is a function of split, noise, length and seed; its clips and its noise belong
+to the split.
 """
 
 from __future__ import annotations
@@ -102,14 +101,14 @@ def _background(
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How well the words of streams were told; scores add up.
+    """Counts of detections in streams; scores add up.
 
     Attributes:
         seconds: of sound.
         words: that were said, silence and unknown words left out.
-        hits: of these, told once by their own name, in time.
-        alarms: all else that was told: where no word was, another word, the same word again.
-        confused: of these, told when a word was the last that was said.
+        hits: of these, detected by their own name, in time.
+        alarms: false alarms, all other detections: where no word was, another word, repetitions.
+        confused: of these, those where the last clip was a word.
     """
 
     seconds: float
@@ -120,7 +119,7 @@ class Score:
 
     @property
     def misses(self) -> float:
-        """Share of the words that were not told."""
+        """Share of the words that were not detected."""
         return 1 - self.hits / self.words if self.words else 0.0
 
     @property
@@ -135,7 +134,7 @@ class Score:
 
 
 def score(events: Sequence[Event], stream: Stream, settings: Settings) -> Score:
-    """Compares what was told with what was said.
+    """The score of detections against what was said.
 
     A word is hit by the first event of its name from its beginning to :data:`LATE` after its end.
     """

@@ -1,7 +1,7 @@
-"""Changes to training examples that keep what they are: one record for each kind of data.
+"""Augmentation: random changes to training examples that keep their labels, or blend them.
 
-Invariant: everything takes its key first, works on a whole batch inside ``jit``, and gives each
-example its own draw. How strong changes are stands in ``recipes``, for a command line to show.
+Invariant: everything takes its key first, works on a whole batch inside ``jit``, and draws for each
+example independently. Strengths are settings in ``recipes``, where a command line shows them.
 """
 
 from micronets_jax.data.augment.base import Augmentation

@@ -1,4 +1,4 @@
-"""What an augmentation is, and draws that several share."""
+"""The protocol of augmentations, and draws that several share."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class Augmentation(Protocol):
 
 
 def either_way(key: Key[Array, ""], most: float, shape: tuple[int, ...]) -> Array:
-    """Draws between minus ``most`` and ``most``, all alike."""
+    """Uniform draws between ``-most`` and ``most``."""
     return most * jax.random.uniform(key, shape, minval=-1.0)

@@ -1,4 +1,4 @@
-"""Blends of two examples and of their labels."""
+"""Mixup: blends of two examples and of their labels (Zhang et al., 2018)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def blended(
     x: Float[Array, "batch rows columns channels"],
     shares: Float[Array, "batch classes"],
 ) -> tuple[Float[Array, "batch rows columns channels"], Float[Array, "batch classes"]]:
-    """Each example and its shares, blended with those of another: at least a half of its own.
+    """Each example and its shares, blended with a random other one; its own weight is at least 0.5.
 
     Args:
         key: of the draws.

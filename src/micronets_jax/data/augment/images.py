@@ -1,4 +1,4 @@
-"""Pictures changed: where things are, how large, how bright, what is hidden."""
+"""Augmentation of pictures: geometry, light and colour, cutout, mixup."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from micronets_jax.data.frontends import FrontEnd
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Pictures mirrored, moved, enlarged, turned, in another light, partly hidden, then blended, as
-    strongly as the settings say."""
+    """Mirroring, shift, zoom and rotation, brightness, contrast and colour, cutout, then mixup."""
 
     settings: recipes.ImageAugmentation = recipes.ImageAugmentation()
 
@@ -49,9 +48,9 @@ def moved(
     how: recipes.ImageAugmentation,
     x: Float[Array, "batch rows columns channels"],
 ) -> Float[Array, "batch rows columns channels"]:
-    """Each picture shifted, enlarged and turned about its middle; its edges are repeated.
+    """Each picture shifted, zoomed and rotated about its centre; its edges are repeated.
 
-    Read between pixels along straight lines, unless it is only shifted, by whole pixels.
+    Bilinear interpolation; a mere shift is by whole pixels.
     """
     if not how.zoom and not how.rotation:
         return shifted(key, x, how.shift)
@@ -102,7 +101,7 @@ def light(
     how: recipes.ImageAugmentation,
     x: Float[Array, "batch rows columns channels"],
 ) -> Float[Array, "batch rows columns channels"]:
-    """Pictures brighter or darker, of more or less contrast and colour; in [-1, 1]."""
+    """Pictures of random brightness, contrast and colour, clipped to [-1, 1]."""
     light_key, spread_key, fade_key, tint_key = jax.random.split(key, 4)
     each = (len(x), 1, 1, 1)
     if how.colour and x.shape[-1] > 1:
@@ -116,7 +115,7 @@ def light(
 def cut_out(
     key: Key[Array, ""], x: Float[Array, "batch rows columns channels"], longest: float
 ) -> Float[Array, "batch rows columns channels"]:
-    """Each picture with a grey rectangle over it, its sides up to this share of the picture's."""
+    """Cutout: a grey rectangle over each picture, its sides up to this share of the picture's."""
     size_key, place_key = jax.random.split(key)
     size = longest * jax.random.uniform(size_key, (len(x), 2, 1))
     centre = jax.random.uniform(place_key, (len(x), 2, 1))

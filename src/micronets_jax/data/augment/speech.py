@@ -1,4 +1,4 @@
-"""Clips of speech changed: the waveform, then its mel spectrum, before the cosine transform."""
+"""Augmentation of speech: of the waveform, then of its mel spectrum before the cosine transform."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _COLOUR_WAVES = 3  # half a wave, a whole one, and one and a half along the mel 
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """Clips moved, played at another speed, louder, in noise, by another throat, in a room, and
-    partly hidden, then blended, as strongly as the settings say."""
+    """Shift, speed, loudness, background noise, vocal tract length, reverberation, frequency
+    response, SpecAugment's masks, then mixup."""
 
     settings: recipes.SpeechAugmentation = recipes.SpeechAugmentation()
 
@@ -55,7 +55,7 @@ def waveforms(
     clips: Int16[Array, "batch samples"],
     noise: Int16[Array, "recordings length"],
 ) -> Float[Array, "batch samples"]:
-    """Clips moved, resampled, louder or softer, and noisy, as floats about [-1, 1).
+    """Clips shifted, resampled, scaled, with noise added, as floats about [-1, 1).
 
     Args:
         key: of the draws.
@@ -110,7 +110,7 @@ def spectra(
 def shift(
     key: Key[Array, ""], x: Float[Array, "batch samples"], largest: int
 ) -> Float[Array, "batch samples"]:
-    """Each clip earlier or later by up to ``largest`` samples; silence moves in."""
+    """Each clip earlier or later by up to ``largest`` samples, filled with zeros."""
     if largest == 0:
         return x
     starts = jax.random.randint(key, x.shape[:1], 0, 2 * largest + 1)
@@ -123,8 +123,8 @@ def shift(
 def resampled(
     key: Key[Array, ""], x: Float[Array, "batch samples"], largest: int, speed: float
 ) -> Float[Array, "batch samples"]:
-    """Each clip at up to ``speed`` times more or less than its own speed about its middle, and
-    earlier or later by up to ``largest`` samples, read between samples along straight lines.
+    """Each clip at a speed of its own, changed by up to a factor of 1 + ``speed`` either way about
+    its middle, and shifted by up to ``largest`` samples; linear interpolation.
 
     Args:
         key: of the draws.
@@ -195,10 +195,10 @@ def add_noise_at(
 def in_room(
     key: Key[Array, ""], mel: Float[Array, "batch frames mels"], longest_s: float, hop_s: float
 ) -> Float[Array, "batch frames mels"]:
-    """Mel magnitudes with the energy of earlier frames still sounding, falling exponentially.
+    """Mel magnitudes with reverberation: exponentially decaying energy of earlier frames.
 
-    A room's echo is noise whose energy falls by 60 dB in the reverberation time (Polack, 1988),
-    drawn here up to ``longest_s``; as a whole it is up to as loud as what comes straight.
+    A room's late response is noise whose energy falls by 60 dB in the reverberation time (Polack,
+    1988), drawn up to ``longest_s``; its energy in all is drawn up to that of the direct sound.
 
     Args:
         key: of the draws.
