@@ -1,7 +1,7 @@
-"""What a runtime costs on a core, found by running networks: drawing, measuring, fitting.
+"""Characterisation of a runtime on a core: networks are drawn, run and fitted.
 
-Invariant: a sample is decided by space, seed and index alone, so that a run can stop and go on, and
-that what the library ships can be drawn again.
+Invariant: a sample is decided by space, seed and index alone, so that a run may be interrupted and
+continued, and shipped fits can be reproduced.
 
 Two fits. A straight line over operations holds within one search space (MicroNets, Banbury et al.,
 2021, section 4). The steps of ``latency`` hold everywhere: they are fitted to the layers of
@@ -35,7 +35,8 @@ from micronets_jax.quantize import Folded, Ranges
 from micronets_jax.spaces import DSCNN, MobileNetV2, Space
 
 LAYERS = "layers"
-"""Name of what is no search space: small networks of all sorts of layers."""
+"""Name of the family of small random networks with every kind of layer, which is no search space.
+"""
 
 SPACES: dict[str, Space] = {
     "kws": DSCNN(grid="tenths"),
@@ -47,7 +48,7 @@ SPACES: dict[str, Space] = {
 """The search spaces of the paper's tasks by name."""
 
 PATIENCE_SECONDS, TRIES = 2.0, 10
-"""How long an answer of a board may take, and how often it is asked."""
+"""Seconds to wait for an answer of a board, and attempts."""
 
 _MACS = 20_000, 8_000_000  # of a network of LAYERS: more than the overhead, seconds to emulate
 _INSTRUCTIONS = 1_000  # layers below count for less in the fit of steps

@@ -36,11 +36,11 @@ UNITS = {
 
 
 def quiet() -> None:
-    """Keep TensorFlow from talking of itself when it is loaded; call it before JAX is imported,
-    which sets a level of its own.
+    """Silence TensorFlow's log when it is loaded; call it before JAX is imported, which sets a
+    level of its own.
 
-    What is set already stays. oneDNN is left out because its notice heeds no level of logging;
-    TensorFlow only converts and loads data here, so nothing that is learnt depends on it.
+    Environment variables that are set already stay. oneDNN is switched off because its notice
+    ignores the level; TensorFlow only converts and loads data here, so results do not depend on it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -69,7 +69,7 @@ class Console:
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        """One line for the person who waits."""
+        """Prints one line."""
         self.terminal.print(text, soft_wrap=True)
 
     def stage(self, name: str):
@@ -149,7 +149,7 @@ def _plan(plan: Mapping[str, Any]) -> str:
 
 
 def _stream(listening: Mapping[str, Any]) -> str:
-    """How well a spotter tells words of a stream, in one line."""
+    """A spotter's misses and false alarms in one line."""
     seen = listening["validation"]
     missed = 1 - seen["hits"] / max(1, seen["words"])
     return (

@@ -17,7 +17,7 @@ TEMPORARY = ".partial-"
 """What the name of an unfinished file begins with; a killed process may leave one behind."""
 
 CONFIGURATION, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
-"""What tells of a run in its folder: what decides it, one line an epoch, and what came out."""
+"""Files of a run's folder: its configuration, metrics of each epoch, and the summary."""
 
 
 @contextlib.contextmanager

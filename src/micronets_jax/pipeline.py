@@ -1,7 +1,7 @@
 """The whole path of one run: search, training, quantisation, export, measurement, report.
 
-Invariant: each stage is a pure function of the plan and of the stages before it, and a finished
-epoch of it is kept now and then, so a run that was killed ends as if it had not been.
+Invariant: each stage is a pure function of the plan and of the stages before it. Checkpoints are
+written after epochs, so that a killed run continues and ends with the same result.
 """
 
 from __future__ import annotations
@@ -86,17 +86,17 @@ RESULTS = ("model.tflite", "labels.txt", "frontend.json")
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """What is to be learnt, and by what kind of network.
+    """A learning task.
 
     Attributes:
         dataset: examples and the names of their classes.
-        frontend: from raw examples to what the network reads.
+        frontend: from raw examples to features.
         augmentation: of training examples.
-        space: what may be chosen.
-        metric: what the result is judged by.
+        space: the search space.
+        metric: of logits on a split.
         surveys: of the spaces among which this one was chosen, if it was.
-        num_tflm: test examples at most for TensorFlow Lite Micro, whose portable kernels are slow.
-        listening: of a spotter, which hears a stream: how, and by what its thresholds are chosen.
+        num_tflm: most test examples for TensorFlow Lite Micro, whose portable kernels are slow.
+        listening: settings of a spotter on a stream; None for other tasks.
     """
 
     dataset: Dataset
@@ -114,15 +114,15 @@ class Plan(Task):
     """Everything that decides a run's result.
 
     Attributes:
-        budget: what the result must fit.
-        device: for whom.
-        search: the settings of any of ``search.SEARCHES``.
-        train, quantize: the recipes of the other stages that learn.
-        teacher: widths of the network whose logits these may follow, as multiples of those of the
-            largest network of the space.
-        seed: of all that is random.
+        budget: limits that the result meets.
+        device: the board of the firmware.
+        search: settings of one of ``search.SEARCHES``.
+        train, quantize: recipes of training in float and of quantisation-aware training.
+        teacher: widths of the teacher for distillation, as multiples of those of the largest
+            network of the space.
+        seed: of everything random.
         firmware: whether the run ends with the firmware for the device.
-        facts: what else the summary says of the run.
+        facts: further entries of the summary.
     """
 
     budget: budgets.Budget
@@ -373,7 +373,7 @@ def _listed(plan: Plan, proposal: search.Proposal) -> dict[str, Any]:
 
 
 def _teacher(plan: Plan, workdir: Workdir, display: Display) -> Teacher | None:
-    """A larger network, trained as what it teaches will be; None where nobody listens to it."""
+    """A larger network, trained by the same recipe; None where nothing is distilled from it."""
     if not max(plan.train.distillation, plan.quantize.distillation):
         return None
     larger = zoo.scaled(network.prune(plan.space.supernetwork()), plan.teacher)

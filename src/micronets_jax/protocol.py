@@ -1,7 +1,7 @@
 """The host's side of the serial protocol between this machine and a board's firmware.
 
-Invariant: whatever stands on the line (garbage, a cut-off frame, a reset, silence), a request ends
-within a bounded time, with the board's answer to this very request or a :class:`ProtocolError`.
+Invariant: whatever comes over the line (garbage, a truncated frame, a reset, silence), a request
+ends within a bounded time, with the board's answer to this request or a :class:`ProtocolError`.
 
 The board's side and the layout of a frame are in ``csrc/firmware/protocol.h``. Usage::
 
@@ -90,7 +90,7 @@ def encode(frame: Frame) -> bytes:
 
 
 class Decoder:
-    """Frames out of a stream of bytes that may hold anything besides."""
+    """Extracts frames from a stream of bytes with noise between them."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -123,7 +123,7 @@ class Decoder:
             yield Frame(kind, sequence, argument, payload)
 
     def drop(self) -> None:
-        """Forgets the beginning of a frame whose rest does not come."""
+        """Discards an incomplete frame."""
         self._buffer = self._buffer[1:]
 
 
@@ -251,7 +251,7 @@ class Result:
 
 
 class Word(NamedTuple):
-    """A word that a board told: after which inference, and its mean posterior of 32768 parts."""
+    """A detection by a board: the word, the inference, its mean posterior in parts of 32768."""
 
     name: str
     step: int
@@ -260,14 +260,14 @@ class Word(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Heard:
-    """What a board made of a stream of sound so far.
+    """A board's results on a stream of sound so far.
 
     Attributes:
-        words: that it told.
+        words: detections.
         steps: inferences.
-        ticks: that these took, with smoothing.
+        ticks: of these, smoothing included.
         frontend_ticks: of the front end.
-        lost: samples for which there was no room.
+        lost: samples dropped because the buffer was full.
         stack_bytes: of the firmware, at its deepest.
         outputs, features: bytes of all outputs and inputs of each inference, where they were asked.
     """

@@ -1,8 +1,7 @@
 """A sweep: many runs of one experiment, each an ordinary run in a folder of its own.
 
-Invariant: all that is known of a trial lies in files, in the folder of its run or beside it. So a
-sweep is continued by who has its folder and nothing else, and this room does not know what places
-trials on machines.
+Invariant: the state of a trial is in files alone, in the folder of its run or beside it. So a sweep
+is continued from its folder, and this room does not know the scheduler.
 
 A folder of a sweep holds ``sweep.json`` (what is tried), ``trials/NAME`` (a run each),
 ``logs/NAME.log`` (what it said), ``logs/NAME.json`` (how it ended, where it did not finish),

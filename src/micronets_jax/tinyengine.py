@@ -1,4 +1,4 @@
-"""What a network takes under TinyEngine, MCUNet's runtime: a rule to compare with, no target.
+"""Memory of a network under TinyEngine, MCUNet's runtime: a reference rule, no target.
 
 Invariant: nothing here can be run; the rule gives to the byte what TinyEngine's planner printed for
 MCUNet's published networks (Lin et al., "MCUNet", NeurIPS 2020, and the repositories mcunet and

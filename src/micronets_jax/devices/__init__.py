@@ -1,4 +1,4 @@
-"""Boards: what they hold, how a program starts on them, how fast they compute, and who says so.
+"""Boards: memories, start-up, speed and power, each with its source.
 
 Invariant: all that this library knows of a board is one row of :data:`DEVICES`, frozen data.
 Whatever ``latency`` derives from it is an estimate, never a measurement; the JSON files beside this

@@ -1,7 +1,7 @@
-"""Firmware: a model with everything around it, as a program for a board.
+"""Firmware: a model as a complete program for a board.
 
-Invariant: what is said of a firmware before it is linked (which memory holds how much) is compared
-with the linker's map afterwards, and what it computes with an interpreter on this machine.
+Invariant: predicted bytes of each memory are compared with the linker's map, outputs with those of
+an interpreter on this machine.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Fit:
 
     @property
     def table(self) -> str:
-        """What each memory has, what was predicted and what was linked."""
+        """A table of each memory: its size, the predicted and the linked bytes."""
         lines = [
             f"{'':<6} {'predicted':>10} {'linked':>10} {'error':>8} {'board has':>10} {'used':>6}"
         ]

@@ -1,4 +1,4 @@
-"""What C sources, compiler and linker are told of a board: ``board.h``, ``link.ld``, flags.
+"""The files that depend on the board: ``board.h``, ``link.ld``, flags of compiler and linker.
 
 Invariant: every fact of a board comes from its row in ``devices``; nothing here names one.
 """
@@ -19,7 +19,7 @@ CORE_FLAGS = {
     "cortex-m33": "-mcpu=cortex-m33 -mthumb -mfloat-abi=hard -mfpu=fpv5-sp-d16",
     "cortex-m55": "-mcpu=cortex-m55 -mthumb -mfloat-abi=hard -mfpu=auto",
 }
-"""What tells a compiler of the core."""
+"""Flags of the compiler by core."""
 
 VECTOR_CORES = ("cortex-m55",)
 """Of these, cores with the vector extension (MVE)."""

@@ -1,4 +1,4 @@
-"""Engines: a model as sources behind ``csrc/firmware/engine.h``, and what they take of a board.
+"""Engines: a model as sources behind ``csrc/firmware/engine.h``, and the memory that they take.
 
 Invariant: an engine's sources do not depend on the board, only on its core and the model.
 """
@@ -67,7 +67,7 @@ def source(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a person may say of an engine; each makes use of its own.
+    """Options of engines; each engine reads those that concern it.
 
     Attributes:
         title: names the model.

@@ -30,10 +30,10 @@ from micronets_jax.spotting import ONE, Settings
 from micronets_jax.tflite import TFLiteError
 
 BUILT_IN = "lcg:12345"
-"""What a firmware feeds its model when nobody speaks to it."""
+"""The input that a firmware generates for its model when no host sends one."""
 
 USUAL_CORE = "cortex-m4"
-"""The core for C that was compiled for none in particular."""
+"""The default core for compiled models."""
 
 
 @dataclasses.dataclass(frozen=True)

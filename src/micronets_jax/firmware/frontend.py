@@ -1,4 +1,4 @@
-"""The front end on the board: a front end's parameters as tables for ``csrc/firmware/frontend.c``.
+"""Front ends on the board: their parameters as tables for ``csrc/firmware/frontend.c``.
 
 Invariant: from the same samples the C code computes the front end that the record beside the model
 describes, to within one step of the model's input.
@@ -24,7 +24,7 @@ _STATE_BYTES = 20  # counters and ticks
 
 @dataclasses.dataclass(frozen=True)
 class FrontEnd:
-    """What a firmware needs to hear.
+    """A front end as files for a firmware.
 
     Attributes:
         record: the front end of ``micronets_jax.data``.
@@ -48,7 +48,7 @@ class FrontEnd:
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """Steps of the computation; names as in ``csrc/firmware/frontend.c``."""
+    """Parameters of the computation; names as in ``csrc/firmware/frontend.c``."""
 
     frame: int
     hop: int
@@ -249,7 +249,7 @@ def stream_of(path: pathlib.Path, front_end: FrontEnd) -> list[Int16[np.ndarray,
 def features_of(
     samples: Int16[np.ndarray, " samples"], front_end: FrontEnd, scale: float, zero_point: int
 ) -> Int8[np.ndarray, "rows columns channels"]:
-    """What the front end in Python makes of the same samples, as the model reads it.
+    """Features by the front end in Python, quantised as the model's input.
 
     Args:
         samples: of one input of the model.

@@ -1,4 +1,4 @@
-"""What a model is fed in a trial: noise by a seed, or arrays from a NumPy file, as bytes.
+"""Inputs of a run as bytes: pseudo-random ones from a seed, or arrays from a NumPy file.
 
 Invariant: the bytes are exactly those that the interface asks for, or a sentence says why not.
 """

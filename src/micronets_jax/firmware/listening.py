@@ -1,7 +1,6 @@
-"""A spotter that listens on the board: a listener's settings as ``hearing.h`` for
-``csrc/firmware/listening.c``.
+"""A spotter on the board: settings as ``hearing.h`` for ``csrc/firmware/listening.c``.
 
-Invariant: from the same logits the C code tells the words that ``micronets_jax.spotting`` tells,
+Invariant: from the same logits the C code detects the words that ``micronets_jax.spotting`` does,
 at the same steps and with the same confidence.
 """
 
@@ -26,7 +25,7 @@ _SHORTEST_RING = 512
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
-    """What a firmware needs to hear a stream.
+    """A detector as files for a firmware.
 
     Attributes:
         settings: of the listener.
@@ -106,7 +105,7 @@ def build(text: str, hearing: FrontEnd | None, interface: list[dict[str, Any]]) 
 
 
 def most(classes: tuple[str, ...], hop_ms: int) -> str:
-    """The text of a listener that takes as much of a board as any that may be chosen."""
+    """The text of the listener that takes most memory of all that may be chosen."""
     from micronets_jax.listening.choosing import WINDOWS_MS
 
     window = 1 + max(WINDOWS_MS) // hop_ms

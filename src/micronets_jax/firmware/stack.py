@@ -1,7 +1,7 @@
-"""How deep the stack of a program can get, read from its machine code.
+"""Worst-case stack depth of a program, by static analysis of its machine code.
 
-Invariant: every path through every function is followed, so what comes out is never less than a run
-takes; code that takes an amount which is not in its instructions, or that calls itself, is refused.
+Invariant: every path through every function is followed, so the result is an upper bound; recursion
+and frames of a size that is not in the instructions are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POINTERS = {
     "mn_depthwise_row": r"\w+_pairs",
     "mn_depthwise_row_threes": r"depthwise_row_threes\w+_threes",
 }
-"""What functions call through pointers that are handed to them, or lie in tables."""
+"""Functions that call through pointers -> pattern of the functions that these may point to."""
 
 
 class Function(NamedTuple):

@@ -1,4 +1,7 @@
-"""Programs of the system that build and run firmware: their packages, the oldest that serve."""
+"""Programs of the system that build and run firmware: their packages and oldest versions.
+
+Invariant: a missing or too old tool is a sentence that names its Debian package.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's results as one page for people: ``report.html``.
+"""A run's results as one page: ``report.html``.
 
 Invariant: the page is one file that loads nothing and runs nothing, the same bytes for the same
 results, and every text in it is escaped where it enters (``markup``).

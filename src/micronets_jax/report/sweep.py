@@ -1,6 +1,6 @@
-"""A sweep's results as one page for people: which trials there were, the front, the curves.
+"""A sweep's results as one page: the trials, the Pareto front, the curves.
 
-Invariant: what is chosen, marked or ordered is so by validation examples; test scores are shown.
+Invariant: choices, marks and orders are by validation scores; test scores are only shown.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Runtimes: what a network takes of a board under each, as it is delivered, and the program.
+"""Runtimes: the costs of a network under each as it is delivered, and the program of each.
 
-Invariant: a runtime is a folder here and a name in :data:`Runtime`, and nothing else knows what
-"runtime" means. A folder has two halves. Below is ``record``, which budgets read (see ``base``).
-Above, on rooms that this one does not know and so loaded by name, are ``engine``, the program, for
-which JAX is not loaded, and ``layout``, a picture of its memory.
+Invariant: a runtime is a folder here and a name in :data:`Runtime`. The lower half of a folder is
+``record``, which budgets read (see ``base``). The upper half stands on higher rooms and is loaded
+by name: ``engine``, the program, without JAX, and ``layout``, its memory over time.
 """
 
 from __future__ import annotations

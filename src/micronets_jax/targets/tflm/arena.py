@@ -1,6 +1,7 @@
-"""TFLM's arena: the head, where tensors and scratch lie, and the interpreter's own structures.
+"""TFLM's arena: the head, with tensors and scratch, and the tail, the interpreter's structures.
 
 Invariant: one formula. Ints give exact ints, int32 exact int32 inside ``jit``, floats expectations.
+Source: TFLM's recording interpreter; constants stand with the tables below.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What TFLM's interpreter takes of a board besides arena and model.
+"""The reserve for TFLM's interpreter: code, state and stack besides arena and model.
 
 Invariant: facts measured with arm-none-eabi-gcc 12.2.1 and newlib 3.3, each here alone; JAX is not
 loaded.

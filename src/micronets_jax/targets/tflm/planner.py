@@ -1,6 +1,6 @@
-"""Where TFLM puts tensors and scratch in the head of its arena.
+"""TFLM's greedy memory planner: addresses of tensors and scratch in the head of its arena.
 
-Invariant: the highest end is to the byte what TFLM's own planner reaches.
+Invariant: the peak is to the byte that of TFLM's own planner.
 """
 
 from __future__ import annotations
