@@ -81,3 +81,24 @@ def test_tests_do_not_import_each_other():
     """What several of them share lies in ``tests/support``."""
     for path in (ROOT / "tests").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE), path
+
+
+def defined(path: pathlib.Path) -> set[str]:
+    """Functions and classes of a module, methods as ``Class.method``; all words of a C file."""
+    if path.suffix != ".py":
+        return set(re.findall(r"\w+", path.read_text()))
+    tree = ast.parse(path.read_text())
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    found = {node.name for node in tree.body if isinstance(node, kinds)}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return found | {f"{c.name}.{f.name}" for c in classes for f in c.body if isinstance(f, kinds)}
+
+
+def test_what_the_pages_link_to_is_defined_there():
+    links = [
+        (page, name, (page.parent / target).resolve())
+        for page in (ROOT / "docs").glob("*.md")
+        for name, target in re.findall(r"\[`([\w.]+)`\]\(([\w./]+\.(?:py|c|h))\)", page.read_text())
+    ]
+    assert len(links) > 30
+    assert not [(page.name, name) for page, name, path in links if name not in defined(path)]
