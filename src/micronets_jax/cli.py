@@ -64,21 +64,28 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="build here and compare with TFLM and LiteRT"
     )
     sub.add_argument(
-        "--like", choices=("reference", "tflm"), default="reference",
+        "--like",
+        choices=("reference", "tflm"),
+        default="reference",
         help="who is right where TFLM and LiteRT's reference kernels differ (with --verify)",
-    )  # fmt: skip
+    )
     sub.add_argument(
-        "--flash-budget", type=_bytes, default=0, metavar="BYTES",
+        "--flash-budget",
+        type=_bytes,
+        default=0,
+        metavar="BYTES",
         help="flash to spend on weights stored as int16, where that saves most time",
-    )  # fmt: skip
+    )
     _plan_options(sub)
     sub.add_argument(
         "--ram", type=_bytes, metavar="BYTES", help="the fastest plan whose arena fits into these"
     )
     sub.add_argument(
-        "--input", choices=["whole", "rows"], default="whole",
+        "--input",
+        choices=["whole", "rows"],
+        default="whole",
         help="whether the input is in the arena, or rows are pushed as they come",
-    )  # fmt: skip
+    )
 
     command("operators", _operators, "List the operators that compile, and their limits.")
 
@@ -90,9 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         "--runtime", default="compiled", help=f"{' or '.join(targets.TARGETS)}; default: compiled"
     )
     sub.add_argument(
-        "--tflm-include", nargs="+", default=[], metavar="DIR",
+        "--tflm-include",
+        nargs="+",
+        default=[],
+        metavar="DIR",
         help="headers of TFLM, flatbuffers and gemmlowp (runtime tflm; or TFLM_INCLUDE)",
-    )  # fmt: skip
+    )
     sub.add_argument(
         "--tflm-library", metavar="FILE", help="libtensorflow-microlite.a (or TFLM_LIBRARY)"
     )
@@ -100,18 +110,24 @@ def _parser() -> argparse.ArgumentParser:
         "--frontend", metavar="frontend.json", help="of the model, to take audio on the board"
     )
     sub.add_argument(
-        "--listening", metavar="listening.json",
+        "--listening",
+        metavar="listening.json",
         help="of the model, to tell words out of a stream of audio",
-    )  # fmt: skip
+    )
     sub.add_argument(
-        "--flash-budget", type=_bytes, default=0, metavar="BYTES",
+        "--flash-budget",
+        type=_bytes,
+        default=0,
+        metavar="BYTES",
         help="flash to spend on weights stored as int16 (compiled runtime)",
-    )  # fmt: skip
+    )
     _plan_options(sub)
     sub.add_argument(
-        "--input", choices=["whole", "rows"], default="whole",
+        "--input",
+        choices=["whole", "rows"],
+        default="whole",
         help="rows: computes on each row as it comes, and never holds the input",
-    )  # fmt: skip
+    )
 
     sub = command("run", _run, "Run a compiled folder or a firmware on an emulated core.")
     sub.add_argument("folder", help="what `micronets compile` or `micronets firmware` wrote")
@@ -143,10 +159,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--plan", choices=["balanced", "speed", "memory", "whole"], default="balanced",
+        "--plan",
+        choices=["balanced", "speed", "memory", "whole"],
+        default="balanced",
         help="least memory at 3 %% more instructions at most (default), fewest instructions, least "
         "memory, or no layer row by row",
-    )  # fmt: skip
+    )
 
 
 def _bytes(text: str) -> int:
@@ -199,10 +217,13 @@ def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     model = _read(arguments.model)
     compiled = compiler.compile_model(
-        model, pathlib.Path(arguments.model).stem, arguments.flash_budget,
-        plan=arguments.plan if arguments.ram is None else "speed", ram=arguments.ram,
+        model,
+        pathlib.Path(arguments.model).stem,
+        arguments.flash_budget,
+        plan=arguments.plan if arguments.ram is None else "speed",
+        ram=arguments.ram,
         rows=arguments.input == "rows",
-    )  # fmt: skip
+    )
     result, said = _summary(compiled), []
     if arguments.verify:
         from micronets_jax.compile import verify
@@ -252,11 +273,13 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     board = devices.device(arguments.device)
     provenance = board.provenance
     result: dict[str, Any] = {
-        "device": board.name, "provenance": provenance, "runtime": arguments.runtime,
+        "device": board.name,
+        "provenance": provenance,
+        "runtime": arguments.runtime,
         "output": str(arguments.output),
         "predicted": {"flash": prediction.flash_bytes, "ram": prediction.ram_bytes},
         "linked": None,
-    }  # fmt: skip
+    }
     head = f"{arguments.output}: {arguments.runtime} runtime for {board.name}, {provenance}"
     if not firmware.has_compiler():
         return result, (
@@ -321,8 +344,9 @@ def _listened(folder: str, source: str) -> tuple[dict[str, Any], str, int]:
 
     heard = firmware.listen(folder, data.recordings.blocks(pathlib.Path(source)))
     result = {
-        **dataclasses.asdict(heard), "instructions_per_second": heard.instructions_per_second,
-    }  # fmt: skip
+        **dataclasses.asdict(heard),
+        "instructions_per_second": heard.instructions_per_second,
+    }
     lines = [f"{second:8.1f} s  {word:12} {share:6.1%}" for second, word, share in heard.words]
     lines += [
         f"{len(heard.words)} words in {heard.seconds:.1f} s; of {heard.steps} inferences "
@@ -345,8 +369,10 @@ def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:
             for field in dataclasses.fields(ran)
             if field.name not in ("outputs", "stream")
         },
-        "output": outputs[0], "outputs": outputs, **_stream(ran),
-    }  # fmt: skip
+        "output": outputs[0],
+        "outputs": outputs,
+        **_stream(ran),
+    }
     lines = _layer_table(ran.layers)
     lines += [
         f"{ran.device} on {ran.machine}: {ran.instructions} instructions",
@@ -395,9 +421,11 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from micronets_jax.compile import report
 
     compiled = compiler.compile_model(
-        _read(arguments.model), pathlib.Path(arguments.model).stem, plan=arguments.plan,
+        _read(arguments.model),
+        pathlib.Path(arguments.model).stem,
+        plan=arguments.plan,
         rows=arguments.input == "rows",
-    )  # fmt: skip
+    )
     result = _summary(compiled)
     buffers, steps = compiled.plan.buffers, compiled.step_of_layer
     live = [sum(b.size for b in buffers if b.first <= step <= b.last) for step in steps]

@@ -30,9 +30,12 @@ LABELS = {
 METRICS = {"auc": "mean AUC"}
 """What people call the headlines of metrics that have a name of their own."""
 UNITS = {
-    "sram_bytes": "bytes", "flash_bytes": "bytes", "mops": "million ops", "latency_ms": "ms",
+    "sram_bytes": "bytes",
+    "flash_bytes": "bytes",
+    "mops": "million ops",
+    "latency_ms": "ms",
     "energy_mj": "mJ",
-}  # fmt: skip
+}
 
 
 def quiet() -> None:

@@ -53,9 +53,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         bounds = {
-            "hop_ms": (10, CLIP_MS), "window": (1, LONGEST_WINDOW), "threshold": (1, ONE),
+            "hop_ms": (10, CLIP_MS),
+            "window": (1, LONGEST_WINDOW),
+            "threshold": (1, ONE),
             "refractory": (0, 1000),
-        }  # fmt: skip
+        }
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if not (isinstance(value, int) and least <= value <= most):

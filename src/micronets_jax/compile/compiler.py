@@ -207,13 +207,15 @@ class Compiled:
             "interface": self.interface(),
             "layers": [
                 {
-                    "name": call.name, "kind": call.kind, "operator": call.operator,
+                    "name": call.name,
+                    "kind": call.kind,
+                    "operator": call.operator,
                     "macs": 0 if call.continues else call.macs,
                     "rows": isinstance(self.steps[step], stream.Stretch),
                 }
                 for call, step in zip(self.calls, self.step_of_layer, strict=True)
             ],
-        }  # fmt: skip
+        }
 
     @property
     def input_rows(self) -> tuple[int, int]:
@@ -372,9 +374,7 @@ def lay_out(
     for step in steps:
         places.append(list(laid.addresses[at : at + len(step.local)]))
         at += len(step.local)
-    return Compiled(
-        title, room.graph, layers, steps, laid, addresses, places, candidate, room
-    )  # fmt: skip
+    return Compiled(title, room.graph, layers, steps, laid, addresses, places, candidate, room)
 
 
 def arena(built: graph.Graph, steps: Sequence[plans.Step]):

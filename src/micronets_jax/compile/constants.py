@@ -305,9 +305,12 @@ def _stays(graph: Graph, tensor: int) -> bool:
 
 
 def _require(
-    graph: Graph, node: Node, owners: list[np.ndarray], ranges: dict[int, Range],
+    graph: Graph,
+    node: Node,
+    owners: list[np.ndarray],
+    ranges: dict[int, Range],
     kept: dict[int, np.ndarray],
-) -> None:  # fmt: skip
+) -> None:
     """Adds to ``kept`` what ``node`` needs of its inputs, given what is kept of its output."""
     output = kept[node.output]
     if not output.any():
@@ -366,9 +369,12 @@ def _needed(graph: Graph, node: Node, ranges: dict[int, Range], output: np.ndarr
 
 
 def _cut(
-    graph: Graph, node: Node, owners: list[np.ndarray], ranges: dict[int, Range],
+    graph: Graph,
+    node: Node,
+    owners: list[np.ndarray],
+    ranges: dict[int, Range],
     kept: dict[int, np.ndarray],
-) -> None:  # fmt: skip
+) -> None:
     """Shapes, weights, copies and constant operands of a node, to what is kept."""
     output = kept[node.output]
     if node.kind in ("conv", "depthwise"):

@@ -298,9 +298,10 @@ class Emitter:
         """
         stretches = [step for step in self.steps if isinstance(step, Stretch)]
         headers = [
-            "model.h", "weights.h",
+            "model.h",
+            "weights.h",
             *sorted({name for call in self.layers for name in _headers(call)} - {"stream.h"}),
-        ]  # fmt: skip
+        ]
         lines = [f"/* {self.title} */", *(f'#include "{h}"' for h in headers), ""]
         lines += [
             "/* A debugger or a profiler may define this: it runs after every layer, and after",

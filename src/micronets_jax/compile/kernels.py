@@ -602,9 +602,11 @@ def _extreme(graph: Graph, node: Node) -> list[Call]:
 def _arg(graph: Graph, node: Node) -> list[Call]:
     shape, axis = node.in_shapes[0], node.options["axis"]
     fields = {
-        "outer": math.prod(shape[:axis]), "count": shape[axis],
-        "inner": math.prod(shape[axis + 1 :]), "sign": node.options["sign"],
-    }  # fmt: skip
+        "outer": math.prod(shape[:axis]),
+        "count": shape[axis],
+        "inner": math.prod(shape[axis + 1 :]),
+        "sign": node.options["sign"],
+    }
     return [_call(node, "mn_arg", "extreme.c", struct="mn_arg", fields=fields, out_type="int32_t")]
 
 
@@ -623,10 +625,12 @@ def _cumsum(graph: Graph, node: Node) -> list[Call]:
 def _reduce(graph: Graph, node: Node) -> list[Call]:
     o, value = node.options, graph.values[node.inputs[0]]
     fields = {
-        "zero_point_sum": value.zero_point * o["count"], "multiplier": o["multiplier"],
-        "shift": -o["exponent"], "zero_point": graph.values[node.output].zero_point,
+        "zero_point_sum": value.zero_point * o["count"],
+        "multiplier": o["multiplier"],
+        "shift": -o["exponent"],
+        "zero_point": graph.values[node.output].zero_point,
         **_reduced(node),
-    }  # fmt: skip
+    }
     return [_call(node, "mn_reduce", "reduce.c", struct="mn_reduce", fields=fields)]
 
 
@@ -674,10 +678,12 @@ def _rescale(graph: Graph, node: Node) -> list[Call]:
     value, output = graph.values[node.inputs[0]], graph.values[node.output]
     bits = {"int8": 8, "int16": 16, "int32": 32}
     fields = {
-        "in_zero_point": value.zero_point, "out_zero_point": node.options["zero_point"],
-        "multiplier": node.options["multiplier"], "shift": -node.options["exponent"],
+        "in_zero_point": value.zero_point,
+        "out_zero_point": node.options["zero_point"],
+        "multiplier": node.options["multiplier"],
+        "shift": -node.options["exponent"],
         "count": value.elements,
-    }  # fmt: skip
+    }
     function = f"mn_rescale_{bits[value.dtype]}_{bits[output.dtype]}"
     call = _call(node, function, "rescale.c", struct="mn_rescale", fields=fields)
     call.in_type, call.out_type = f"{value.dtype}_t", f"{output.dtype}_t"
@@ -737,9 +743,10 @@ def _copy_call(node: Node, copy: Copy, item: int) -> Call:
     else:
         dims, source, target = [*dims, item], [*source, 1], [*target, 1]
     fields = {
-        "dims": _fill(node, dims, 6, 1), "in_steps": _fill(node, source, 6, 0),
+        "dims": _fill(node, dims, 6, 1),
+        "in_steps": _fill(node, source, 6, 0),
         "out_steps": _fill(node, target, 6, 0),
-    }  # fmt: skip
+    }
     call = _call(node, "mn_copy", "copy.c", struct="mn_copy", fields=fields)
     call.inputs = [node.inputs[copy.source]]
     call.in_offset, call.byte_offset = copy.in_at * item, copy.out_at * item
@@ -789,10 +796,13 @@ def _bilinear(graph: Graph, node: Node) -> list[Call]:
         "rows": np.array(o["rows"], np.int16).reshape(-1),
         "columns": np.array(o["columns"], np.int16).reshape(-1),
         **_int16(
-            node, out_rows=len(o["rows"]), out_columns=len(o["columns"]),
-            in_columns=node.in_shapes[0][2], channels=node.in_shapes[0][3],
+            node,
+            out_rows=len(o["rows"]),
+            out_columns=len(o["columns"]),
+            in_columns=node.in_shapes[0][2],
+            channels=node.in_shapes[0][3],
         ),
-    }  # fmt: skip
+    }
     return [_call(node, "mn_bilinear", "bilinear.c", struct="mn_bilinear", fields=fields)]
 
 
@@ -846,9 +856,12 @@ def float_literal(x: float) -> str:
 def _quantize(graph: Graph, node: Node) -> list[Call]:
     value = graph.values[node.output]
     call = _call(
-        node, "mn_quantize", "ends.c", leading=[float_literal(value.scale), str(value.zero_point)],
+        node,
+        "mn_quantize",
+        "ends.c",
+        leading=[float_literal(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
-    )  # fmt: skip
+    )
     call.in_type = "float"
     call.orders[node.inputs[0]] = elementwise(value.elements, read=4)
     return [call]
@@ -858,9 +871,12 @@ def _cast(graph: Graph, node: Node) -> list[Call]:
     value = graph.values[node.output]
     floating = value.dtype == "float32"
     call = _call(
-        node, "mn_to_float" if floating else "mn_widen", "ends.c", trailing=[str(value.elements)],
+        node,
+        "mn_to_float" if floating else "mn_widen",
+        "ends.c",
+        trailing=[str(value.elements)],
         out_type="float" if floating else "int32_t",
-    )  # fmt: skip
+    )
     call.orders[node.inputs[0]] = elementwise(value.elements, write=4)
     return [call]
 
@@ -869,9 +885,12 @@ def _dequantize(graph: Graph, node: Node) -> list[Call]:
     value = graph.values[node.inputs[0]]
     function = "mn_dequantize" if value.dtype == "int8" else "mn_dequantize_u8"
     call = _call(
-        node, function, "ends.c", leading=[float_literal(value.scale), str(value.zero_point)],
+        node,
+        function,
+        "ends.c",
+        leading=[float_literal(value.scale), str(value.zero_point)],
         trailing=[str(value.elements)],
-    )  # fmt: skip
+    )
     call.in_type, call.out_type = f"{value.dtype}_t", "float"
     call.orders[node.inputs[0]] = elementwise(value.elements, write=4)
     return [call]

@@ -61,13 +61,15 @@ class Plans:
         self.calls = [[] if n.kind == "push" else kernels.lower_node(graph, n) for n in self.nodes]
         operations = [
             Operation(
-                n.output, tuple(t for t in n.inputs if graph.values[t].in_arena),
-                tuple(rows.Call(c.scratch, c.output, c.orders) for c in calls), node,
+                n.output,
+                tuple(t for t in n.inputs if graph.values[t].in_arena),
+                tuple(rows.Call(c.scratch, c.output, c.orders) for c in calls),
+                node,
                 stream.scratch_bytes(graph, node) if node else 0,
                 stream.sum_bytes(node) if node else 0,
             )
             for n, calls, node in zip(self.nodes, self.calls, self.rows, strict=True)
-        ]  # fmt: skip
+        ]
         arena = {*graph.inputs, *(n.output for n in self.nodes)}
         sizes = {t: graph.values[t].bytes for t in arena if graph.values[t].in_arena}
         self.steps = Steps(operations, sizes, set(graph.outputs))
@@ -94,12 +96,13 @@ class Plans:
         for end in range(1, len(self.nodes) + 1):
             reached = [
                 Candidate(
-                    (*before.cuts, step[:3]), max(before.ram, step.bytes),
+                    (*before.cuts, step[:3]),
+                    max(before.ram, step.bytes),
                     before.instructions + self._cost(step),
                 )
                 for step in self.steps.ending[end]
                 for before in fronts[step.begin]
-            ]  # fmt: skip
+            ]
             fronts.append(_thin(_best(reached)))
         return fronts[-1]
 

@@ -224,12 +224,15 @@ def memory(compiled: Compiled) -> dict[str, Any]:
         "steps": len(compiled.steps),
         "buffers": [
             {
-                "name": buffer.name, "offset": address, "bytes": buffer.size,
-                "first_step": buffer.first, "last_step": buffer.last,
+                "name": buffer.name,
+                "offset": address,
+                "bytes": buffer.size,
+                "first_step": buffer.first,
+                "last_step": buffer.last,
             }
             for buffer, address in zip(plan.buffers, plan.addresses, strict=True)
         ],
-    }  # fmt: skip
+    }
 
 
 def folding(foldings: list[Folding]) -> dict[str, Any]:

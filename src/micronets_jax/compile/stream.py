@@ -367,9 +367,11 @@ def _float(graph: Graph, node: RowNode) -> Call:
     quantize = n.kind == "quantize"
     value = graph.values[n.output if quantize else n.inputs[0]]
     fields = {
-        "scale": kernels.float_literal(value.scale), "zero_point": value.zero_point,
-        "count": value.elements // node.rows, "is_unsigned": int(value.dtype == "uint8"),
-    }  # fmt: skip
+        "scale": kernels.float_literal(value.scale),
+        "zero_point": value.zero_point,
+        "count": value.elements // node.rows,
+        "is_unsigned": int(value.dtype == "uint8"),
+    }
     return _call(node, f"mn_{n.kind}_row", "mn_float_row", fields, "ends.c")
 
 
@@ -395,9 +397,12 @@ def _move(graph: Graph, node: RowNode) -> Call:
         parts.append([moved.source, moved.in_at * item, moved.out_at * item, *sum(runs, ())])
     fill = n.options["fill"]
     fields = {
-        "parts": np.array(parts, np.int32), "num_parts": len(parts), "bytes": node.row_bytes,
-        "fill": 0 if fill is None else fill, "fills": int(fill is not None),
-    }  # fmt: skip
+        "parts": np.array(parts, np.int32),
+        "num_parts": len(parts),
+        "bytes": node.row_bytes,
+        "fill": 0 if fill is None else fill,
+        "fills": int(fill is not None),
+    }
     return _call(node, "mn_move_row", "mn_move_row", fields)
 
 
@@ -405,8 +410,9 @@ def _resize(graph: Graph, node: RowNode) -> Call:
     n = node.node
     fields = {
         "columns": np.array(n.options["columns"], np.int16),
-        "out_columns": n.out_shape[2], "channels": n.out_shape[3],
-    }  # fmt: skip
+        "out_columns": n.out_shape[2],
+        "channels": n.out_shape[3],
+    }
     return _call(node, "mn_resize_row", "mn_resize_row", fields)
 
 

@@ -38,9 +38,12 @@ class Host:
     """A compiled model built for this machine."""
 
     def __init__(
-        self, compiled: compiler.Compiled, folder: pathlib.Path, flags: tuple[str, ...] = ("-O1",),
+        self,
+        compiled: compiler.Compiled,
+        folder: pathlib.Path,
+        flags: tuple[str, ...] = ("-O1",),
         cc: str = "cc",
-    ) -> None:  # fmt: skip
+    ) -> None:
         if shutil.which(cc) is None:
             raise TFLiteError(f"no C compiler {cc!r}: install the Debian package gcc")
         self.compiled = compiled

@@ -144,9 +144,12 @@ def _remarks(dataset: Dataset, splits: Sequence[Split]) -> Iterable[Remark]:
 
 
 def _duplicates(
-    splits: Sequence[Split], files: np.ndarray, labels: np.ndarray, homes: np.ndarray,
+    splits: Sequence[Split],
+    files: np.ndarray,
+    labels: np.ndarray,
+    homes: np.ndarray,
     names: Sequence[str],
-) -> Iterable[Remark]:  # fmt: skip
+) -> Iterable[Remark]:
     if not all(NEAR in part.facts for part in splits):
         return
     groups: dict[int, list[int]] = collections.defaultdict(list)

@@ -164,8 +164,10 @@ def _resized(
 
     rows, columns, channels = shape
     converted = picture.convert("L" if channels == 1 else "RGB")
-    small = converted.resize((columns, rows), Image.Resampling.BOX if _shrinks(converted, shape)
-                             else Image.Resampling.BILINEAR)  # fmt: skip
+    small = converted.resize(
+        (columns, rows),
+        Image.Resampling.BOX if _shrinks(converted, shape) else Image.Resampling.BILINEAR,
+    )
     return np.asarray(small).reshape(rows, columns, channels)
 
 

@@ -237,8 +237,10 @@ def _looked(
         few = len(stamps) <= duplicates.MOST
         near = duplicates.groups(np.stack(signatures)) if few else np.arange(len(stamps))
         return {
-            "seconds": np.array(seconds), "converted": np.array(converted, bool), "near": near,
-        }  # fmt: skip
+            "seconds": np.array(seconds),
+            "converted": np.array(converted, bool),
+            "near": near,
+        }
 
     name = cache.key(files=stamps, code=[cache.code(m) for m in (recordings, duplicates)])
     return cache.arrays(f"heard-{name}", build, cache_folder)
@@ -330,9 +332,11 @@ def _assign(
         for word in files
         for path, split in splits.tenths(
             [c.path for c in clips if c.word == word and not c.speaker],
-            word, seed, ("validation", "test"),
+            word,
+            seed,
+            ("validation", "test"),
         ).items()
-    }  # fmt: skip
+    }
     lots = splits.together(lots, {path: near[path] for path in lots}, seed)
     by_rule = _divided(clips, lambda c: speaker_split(c.speaker) if c.speaker else lots[c.path])
     if not named or not _lacking(by_rule, task):

@@ -358,8 +358,9 @@ def _stream_differs(
     windows = sliding.windows([samples], hearing.record, settings.hop_ms)
     wanted = runtimes.quantize_input(
         np.concatenate([np.zeros((0, *hearing.record.shape), np.float32), *windows]),
-        reads["scale"], reads["zero_point"],
-    )  # fmt: skip
+        reads["scale"],
+        reads["zero_point"],
+    )
     steps = np.abs(features.astype(int) - wanted).max(initial=0)
     there = runtimes.TFLM(model).predict(features).reshape(outputs.shape)
     told = [
@@ -478,8 +479,10 @@ def emulated(
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [*command(elf, board), *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
 
         def alive() -> None:
             if process.poll() is not None:
@@ -492,9 +495,12 @@ def emulated(
 
         try:
             yield protocol.Board(
-                _Pipe(process), seconds=min(10.0, seconds), run_seconds=seconds, tries=1,
+                _Pipe(process),
+                seconds=min(10.0, seconds),
+                run_seconds=seconds,
+                tries=1,
                 alive=alive,
-            )  # fmt: skip
+            )
         finally:
             process.terminate()
             try:

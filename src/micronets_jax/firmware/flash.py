@@ -41,7 +41,7 @@ def flash(folder: str | pathlib.Path) -> Flashing:
     commands = (
         ["openocd", "-f", boards.startup(board).openocd, "-c", program],
         ["st-flash", "--reset", "write", str(build / "firmware.bin"), hex(board.flash.origin)],
-    )  # fmt: skip
+    )
     printed = tuple(shlex.join(command) for command in commands)
     tool = next((command for command in commands if shutil.which(command[0])), None)
     if tool is None:

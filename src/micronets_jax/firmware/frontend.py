@@ -179,9 +179,11 @@ def _tables(shape: _Shape, scale: float, zero_point: int) -> tuple[dict[str, str
         "BAND_STEP": shape.band_step, "ZERO_POINT": zero_point,
     }  # fmt: skip
     floats = {
-        "LOG_SCALE": shape.log_scale, "FLOOR": shape.floor, "OFFSET": shape.offset,
+        "LOG_SCALE": shape.log_scale,
+        "FLOOR": shape.floor,
+        "OFFSET": shape.offset,
         "LEVELS": 1 / scale,
-    }  # fmt: skip
+    }
     lines = [
         "/* Parameters of the front end. */", "#ifndef TABLES_H", "#define TABLES_H", "",
         "#include <stdint.h>", "",

@@ -55,9 +55,12 @@ def build(folder: str | pathlib.Path) -> Linked:
     jobs = f"-j{os.cpu_count() or 1}"
     try:
         done = subprocess.run(
-            ["make", "-s", "-C", str(folder), jobs], capture_output=True, text=True,
-            timeout=LINK_SECONDS, env={**os.environ, "LC_ALL": "C"},
-        )  # fmt: skip
+            ["make", "-s", "-C", str(folder), jobs],
+            capture_output=True,
+            text=True,
+            timeout=LINK_SECONDS,
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except subprocess.TimeoutExpired as error:
         raise FirmwareError(f"building {folder} did not end in {LINK_SECONDS} s") from error
     if done.returncode:

@@ -16,9 +16,11 @@ EMULATOR = "qemu-system-arm"
 DISASSEMBLER = "arm-none-eabi-objdump"
 
 _PACKAGES = {
-    COMPILER: "gcc-arm-none-eabi", "make": "make", EMULATOR: "qemu-system-arm",
+    COMPILER: "gcc-arm-none-eabi",
+    "make": "make",
+    EMULATOR: "qemu-system-arm",
     DISASSEMBLER: "binutils-arm-none-eabi",
-}  # fmt: skip
+}
 _OLDEST = {EMULATOR: (6, 0)}  # older ones count otherwise
 
 

@@ -84,9 +84,11 @@ def of_split(dataset: Dataset, split: str, minutes: float, seed: int) -> Stream:
 
 
 def _background(
-    noise: Int16[np.ndarray, "recordings length"], split: str, length: int,
+    noise: Int16[np.ndarray, "recordings length"],
+    split: str,
+    length: int,
     rng: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Pieces of noise one after the other, each as loud as is drawn, as floats."""
     low, high = (int(share * noise.shape[1]) for share in STRETCHES[split])
     out, at = np.empty(length, np.float32), 0

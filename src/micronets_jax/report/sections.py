@@ -495,9 +495,12 @@ def memory_over_time(summary: Summary, found: Network | None) -> Html | None:
         needed = targets.target(name).sram(found)
         note += f" With {_kib(needed - end)} of the runtime's own: {_kib(needed)} of SRAM."
     texts = {
-        "reads": "read", "makes": "made", "shares": "read, then made", "waits": "kept for later",
+        "reads": "read",
+        "makes": "made",
+        "shares": "read, then made",
+        "waits": "kept for later",
         "scratch": "scratch",
-    }  # fmt: skip
+    }
     key = markup.key(*((kind, text) for kind, text in texts.items() if kind in seen))
     return markup.section("Memory over time", note, key, markup.rows("memory", rows))
 
@@ -506,11 +509,14 @@ def _steps(plan: Mapping[str, Any]) -> list[Step]:
     """Of a program's plan: layers on whole tensors, and those that go row by row together."""
     blocks = [
         Block(
-            re.sub(r"^scratch of (.*)", r"\1 scratch", row["name"]), row["offset"], row["bytes"],
-            row["first_step"], row["last_step"],
+            re.sub(r"^scratch of (.*)", r"\1 scratch", row["name"]),
+            row["offset"],
+            row["bytes"],
+            row["first_step"],
+            row["last_step"],
         )
         for row in plan["memory"]
-    ]  # fmt: skip
+    ]
     named: dict[int, list[str]] = {}
     for layer in plan["layers"]:
         named.setdefault(layer["step"], []).append(layer["name"])

@@ -420,8 +420,10 @@ class MobileNetV2:
 
     def _grids(self) -> dict[str, tuple[tuple[int, ...], ...]]:
         return {
-            "ends": self.ends, "expansion": self.expansions, "projection": self.projections,
-        }  # fmt: skip
+            "ends": self.ends,
+            "expansion": self.expansions,
+            "projection": self.projections,
+        }
 
     def _has_sum(self) -> list[bool]:
         return [i > 0 for stage in self.stages for i in range(stage.blocks)]

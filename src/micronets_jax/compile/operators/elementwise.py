@@ -22,9 +22,11 @@ from micronets_jax.tflite import Operator, TFLiteError
 
 
 def table(
-    b: Builder, operator: Operator, make: Callable[[Value, Value], arithmetic.Table],
+    b: Builder,
+    operator: Operator,
+    make: Callable[[Value, Value], arithmetic.Table],
     types: tuple[str, str] = ("int8", "int8"),
-) -> None:  # fmt: skip
+) -> None:
     """Adds a function of one byte as a table.
 
     Args:
@@ -63,9 +65,10 @@ def _to_unit(zero_point: int, make: Callable[[float, int], arithmetic.Table]):
 
 _function("RELU", arithmetic.relu_table)
 _function(
-    "RELU6", lambda scale, zero, *_: arithmetic.relu6_table(scale, zero),
+    "RELU6",
+    lambda scale, zero, *_: arithmetic.relu6_table(scale, zero),
     "clamps bytes in the scale of its input, whatever the output's",
-)  # fmt: skip
+)
 _function(
     "LOGISTIC", _to_unit(-128, arithmetic.logistic_table), "output scale 1/256, zero point -128"
 )
@@ -83,22 +86,24 @@ def leaky_relu(b: Builder, operator: Operator) -> None:
     if not np.isfinite(alpha):
         raise TFLiteError(f"alpha is {alpha}")
     table(
-        b, operator,
+        b,
+        operator,
         lambda x, y: arithmetic.leaky_relu_table(
             x.scale, x.zero_point, y.scale, y.zero_point, alpha
         ),
-    )  # fmt: skip
+    )
 
 
 @reads("GELU", "as LiteRT computes it; TensorFlow Lite Micro does not")
 def gelu(b: Builder, operator: Operator) -> None:
     """The Gaussian error linear unit, exact or by the tanh approximation: a table."""
     table(
-        b, operator,
+        b,
+        operator,
         lambda x, y: arithmetic.gelu_table(
             x.scale, x.zero_point, y.scale, y.zero_point, bool(operator.options["approximate"])
         ),
-    )  # fmt: skip
+    )
 
 
 @reads("QUANTIZE", "between int8, uint8 and int16, from float32, and from int16 to int32")
@@ -128,12 +133,13 @@ def quantize(b: Builder, operator: Operator) -> None:
         )  # fmt: skip
     elif (source, target) in (("int8", "int8"), ("int8", "uint8"), ("uint8", "int8")):
         table(
-            b, operator,
+            b,
+            operator,
             lambda x, y: arithmetic.requantize_table(
                 x.scale, x.zero_point, y.scale, y.zero_point, source, target
             ),
             (source, target),
-        )  # fmt: skip
+        )
     else:
         raise TFLiteError(
             f"from {source} to {target} is not supported; ends may be int8, uint8, int16 or float32"

@@ -481,12 +481,14 @@ def space_to_batch(b: Builder, operator: Operator) -> None:
     order = [*spatial[1::2], 0, *spatial[::2], len(inner) - 1]
     pads = [(0, 0), *made.borders, (0, 0)]
     move(
-        b, operator, [0],
-        lambda x, value: (
-            np.pad(x[0], pads, constant_values=value).reshape(inner).transpose(order)
-        ),
-        "space_to_batch", (batch * int(np.prod(made.block)), *counts, depth), blocks=made,
-    )  # fmt: skip
+        b,
+        operator,
+        [0],
+        lambda x, value: np.pad(x[0], pads, constant_values=value).reshape(inner).transpose(order),
+        "space_to_batch",
+        (batch * int(np.prod(made.block)), *counts, depth),
+        blocks=made,
+    )
 
 
 @reads("BATCH_TO_SPACE_ND", "block and crops constant; folded into dilation where it is that", 3)

@@ -217,7 +217,9 @@ def unidirectional_sequence_lstm(b: Builder, operator: Operator) -> None:
         if max(np.abs(bias).max(), np.abs(offset).max()) >= 1 << 30:
             raise TFLiteError(f"the sums of its {gate} gate exceed 32 bits")
         gates[gate] = {
-            "input_weights": input_weights, "recurrent_weights": recurrent, "bias": bias,
+            "input_weights": input_weights,
+            "recurrent_weights": recurrent,
+            "bias": bias,
             "offset": offset,
             "input_scale": arithmetic.quantize_multiplier(
                 value.scale * _scale(first) / _GATE_SCALE
@@ -225,7 +227,7 @@ def unidirectional_sequence_lstm(b: Builder, operator: Operator) -> None:
             "recurrent_scale": arithmetic.quantize_multiplier(
                 hidden.scale * _scale(second) / _GATE_SCALE
             ),
-        }  # fmt: skip
+        }
     output = b.output(operator, (*value.shape[:2], units))
     clip = min(32767, int(o["cell_clip"] / cell.scale)) if o["cell_clip"] > 0 else 0
     macs = steps * 4 * units * (features + units)
