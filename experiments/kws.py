@@ -34,14 +34,16 @@ from micronets_jax.recipes import (
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
+    from micronets_jax.spaces import DSCNN
 
 
 @dataclasses.dataclass(frozen=True)
 class Space:
     """Largest member of the search space."""
 
-    max_width: int = 48
-    """Most channels of any layer."""
+    max_width: int | None = None
+    """Most channels of any layer; None takes 48, or so many up to 272 that the largest network has
+    2.5 times the operations of budget.mops."""
     blocks: int = 6
     """Depthwise-separable blocks before any is left out."""
     halvings: int = 2
@@ -102,7 +104,6 @@ PRESETS = {
 def task(options: Options) -> Task:
     """Words, MFCCs, the enlarged DS-CNN."""
     from micronets_jax import data, listening, metrics, pipeline
-    from micronets_jax.spaces import DSCNN
 
     space = options.space
     if not 0 <= space.halvings <= space.blocks:
@@ -114,15 +115,38 @@ def task(options: Options) -> Task:
     dataset = data.speech_commands.load(
         options.data, size=options.preset, seed=options.seed, words=options.words or None
     )
-    strides = (2,) * space.halvings + (1,) * (space.blocks - space.halvings)
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,
         augmentation=data.augment.Speech(options.augmentation),
-        space=DSCNN(frontend.shape, dataset.num_classes, space.max_width, strides=strides),
+        space=members(space, options.budget.mops, frontend.shape, dataset.num_classes),
         metric=metrics.accuracy,
         listening=options.listening,
     )
+
+
+WIDTHS, ROOM = range(48, 276, 16), 2.5
+"""Widths of the largest network where none is given: the first with which it has this multiple of
+the operations that are allowed, or the last."""
+
+
+def members(
+    space: Space, mops: float | None, input_shape: tuple[int, int, int], num_classes: int
+) -> DSCNN:
+    """The enlarged DS-CNN for these inputs, classes and millions of operations."""
+    from micronets_jax import cost
+    from micronets_jax.spaces import DSCNN
+
+    strides = (2,) * space.halvings + (1,) * (space.blocks - space.halvings)
+
+    def of(width: int) -> DSCNN:
+        return DSCNN(input_shape, num_classes, width, strides=strides)
+
+    if space.max_width is not None:
+        return of(space.max_width)
+    enough = ROOM * 1e6 * (mops or 0)
+    wide = (width for width in WIDTHS if cost.ops(of(width).largest()) >= enough)
+    return of(next(wide, WIDTHS[-1]))
 
 
 KWS = experiment.Experiment("kws", PRESETS, task)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import recipes
 from experiments import ad, images, kws, vww
-from micronets_jax import budgets, devices, pipeline
+from micronets_jax import budgets, cost, devices, pipeline
 from micronets_jax.recipes import Random
 from support import flatbuffer_models as fm
 
@@ -127,6 +127,24 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
         budget = budgets.Budget.of(devices.device(given.device), given.budget)
         budgets.feasible(space, budget)
         assert max(budget.usage(space.largest()).values()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "width"),
+    [
+        ((), 48),
+        (("--budget.mops", "6"), 128),
+        (("--budget.mops", "1000"), 272),
+        (("--budget.mops", "6", "--space.max-width", "64"), 64),
+        (("--preset", "paper"), 276),
+    ],
+)
+def test_a_space_of_words_is_as_wide_as_its_limit_asks(words, width):
+    options = kws.KWS.parse(list(words))
+    space = kws.members(options.space, options.budget.mops, (49, 10, 1), 12)
+    assert space.max_width == width
+    if not options.space.max_width and width < 272:
+        assert cost.ops(space.largest()) >= 2.5e6 * options.budget.mops
 
 
 TINYNAS = ("--method", "tinynas", "--preset", "tiny")
