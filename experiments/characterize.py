@@ -212,7 +212,7 @@ def _ask(
         try:
             found = characterize.calibrate(
                 options.space, options.seed, index, options.device, str(options.calibrate), folder,
-                _flash, options.runtime,
+                characterize.flash, options.runtime,
             )  # fmt: skip
             failed = 0
         except (RuntimeError, ValueError) as error:
@@ -222,15 +222,6 @@ def _ask(
                     f"{FAILURES} networks failed in a row, the last: {error}"
                 ) from error
         yield index, found
-
-
-def _flash(folder: pathlib.Path) -> None:
-    """Put a firmware onto the board that is plugged in."""
-    from micronets_jax import firmware
-
-    done = firmware.flash(folder)
-    if done.ran is None:
-        raise ValueError("neither openocd nor st-flash is installed; one of them has to flash")
 
 
 # ---------------------------------------------------------------- fitting

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import characterize as command
-from micronets_jax import characterize, cost, devices, firmware, latency, protocol
+from micronets_jax import budgets, characterize, cli, cost, devices, firmware, latency, protocol
 from micronets_jax.devices.instructions import STEPS
 from micronets_jax.network import output_sizes
 from support.lines import NoisyLine
@@ -284,7 +284,7 @@ def test_a_board_is_asked_over_a_noisy_line(desk, tmp_path, monkeypatch):
     # A tick of the emulated board is 40 instructions.
     assert 40 * told.instructions == pytest.approx(counted.instructions, rel=0.01)
     assert told.macs == counted.macs and told.layers.keys() == counted.layers.keys()
-    with pytest.raises(ValueError, match="runs 'layers-0-5' instead of 'layers-0-6'"):
+    with pytest.raises(protocol.ProtocolError, match="runs 'layers-0-5' instead of 'layers-0-6'"):
         ask(6, lambda folder: None)
     desk.process.send_signal(signal.SIGSTOP)  # silence
     monkeypatch.setattr(characterize, "PATIENCE_SECONDS", 0.05)
@@ -327,6 +327,83 @@ def test_what_a_board_says_is_fitted(monkeypatch, tmp_path, capsys):
     assert "2.5000 cycles per instruction; the library has 1.433" in capsys.readouterr().out
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["cycles_per_instruction"] == 2.5 and result["columns"][2] == "cycles"
+
+
+@pytest.fixture
+def port():
+    master, slave = os.openpty()
+    yield f"serial:{os.ttyname(slave)}"
+    os.close(master), os.close(slave)
+
+
+def fast_board(factor):
+    """``characterize.calibrate`` of a board with so many cycles per predicted instruction, whose
+    last network is off by a tenth."""
+
+    def told(space, seed, index, device, *rest):
+        core = devices.device(device).core
+        counted = latency.instructions(characterize.draw(space, seed, index), "compiled", core)
+        cycles = factor * counted * (1.1 if space == "layers" else 1)
+        return characterize.Sample(index, 0, round(cycles), {})
+
+    return told
+
+
+def test_a_calibrated_board_is_predicted_by_what_it_said(monkeypatch, tmp_path, capsys, port):
+    kept = tmp_path / "config" / "boards.json"
+    monkeypatch.setenv("MICRONETS_BOARDS", str(kept))
+    before = devices.device("STM32F446RE").speed
+    for factor in (2.5, 1.25):  # the last one holds
+        monkeypatch.setattr(characterize, "calibrate", fast_board(factor))
+        assert cli.main(["calibrate", "NUCLEO-F446RE", "--port", port]) == 0
+        said = capsys.readouterr().out
+        assert f"STM32F446RE: {factor:.3f} cycles per instruction, error of one network" in said
+        assert "error of one network from the others 2.3%, at most 9%" in said and str(kept) in said
+        speed = devices.device("STM32F446RE").speed
+        assert speed.factor == factor and speed.high == pytest.approx(1.23 * factor)
+        assert "4 networks on STM32F446RE, compiled C" in speed.basis
+    assert len(json.loads(kept.read_text())["measured"]) == 1
+    network = characterize.draw("kws", 0, 0)
+    on = devices.device("STM32F446RE")
+    counted = latency.instructions(network, "compiled", on.core)
+    assert latency.latency_ms(network, on, "compiled") == pytest.approx(counted * 1.25 / 180e3)
+    # Other boards of the core go by it before they go by published builds; other cores do not.
+    assert devices.device("nRF52840").speed.factor == 1.25
+    assert devices.device("nRF5340").speed.factor == 1.174
+    assert cli.main(["devices"]) == 0 and f"boards of {kept}:" in capsys.readouterr().out
+    kept.unlink()
+    assert devices.device("STM32F446RE").speed == before
+
+
+def test_probes_fit_every_board_that_can_be_flashed():
+    for on in devices.DEVICES.values():
+        if on.startup is not None and not on.emulated:
+            budget = budgets.Budget.of(on)
+            for space, index in characterize.PROBES:
+                assert budget.fits(characterize.draw(space, 0, index)), (on.name, space, index)
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "reason"),
+    [
+        (("mps2-an386",), "", "is emulated and takes a cycle for each instruction"),
+        (("STM32F446",), "", "device 'STM32F446' is unknown"),
+        (("STM32F446RE",), "{", "is damaged"),
+        (("STM32F446RE",), '{"measured": [{"device": 3}]}', "is damaged"),
+        (("STM32F446RE", "--port", "serial:/dev/absent"), "", "serial port /dev/absent"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_one_sentence(
+    monkeypatch, tmp_path, capsys, port, words, content, reason
+):
+    file = tmp_path / "boards.json"
+    if content:
+        file.write_text(content)
+    monkeypatch.setenv("MICRONETS_BOARDS", str(file))
+    assert cli.main(["calibrate", "--port", port, *words]) == 2
+    said = capsys.readouterr().err
+    assert reason in said and said.count("\n") == 1
+    assert not file.exists() if not content else file.read_text() == content
 
 
 @pytest.mark.parametrize(

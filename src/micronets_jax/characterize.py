@@ -276,13 +276,13 @@ def calibrate(
         board = protocol.Board(line, seconds=PATIENCE_SECONDS, tries=TRIES)
         said = board.hello()
         if said.get("model") != title:
-            raise ValueError(
+            raise protocol.ProtocolError(
                 f"the board runs {said.get('model')!r} instead of {title!r}: it was not flashed, "
                 "or this is the port of another board"
             )
         clock = devices.device(device).clock_hz
         if said.get("ticks_hz") != str(clock):
-            raise ValueError(
+            raise protocol.ProtocolError(
                 f"the board runs at {said.get('ticks_hz')} Hz ({said.get('clock')}), not at {clock}"
             )
         result = board.run()
@@ -292,6 +292,60 @@ def calibrate(
     ):
         layers[layer["name"]] += ticks
     return Sample(index, cost.macs(network), result.ticks, dict(layers))
+
+
+PROBES = (("kws", 0), ("kws", 2), ("ad", 4), ("layers", 5))
+"""Space and index of the networks, seed 0, by which a board is asked for its speed."""
+
+
+def speed(
+    device: str, port: str, folder: pathlib.Path, flash: Callable[[pathlib.Path], None]
+) -> tuple[devices.Measured, list[Sample]]:
+    """Cycles per instruction of compiled C on the board on the desk, from :data:`PROBES`.
+
+    Args:
+        device: which board it is.
+        port: see :func:`calibrate`.
+        folder: where the firmware is written.
+        flash: puts the firmware in a folder onto the board.
+
+    Returns:
+        The row that predictions for the board then go by, and what the board said.
+
+    Raises:
+        DeviceError: the board is an emulated one.
+        RuntimeError, ValueError: as :func:`calibrate`.
+    """
+    on = devices.device(device)
+    if on.emulated:
+        raise devices.DeviceError(
+            f"device {on.name} is emulated and takes a cycle for each instruction by definition; "
+            "name the board that is plugged in"
+        )
+    samples = [calibrate(space, 0, i, on.name, port, folder, flash) for space, i in PROBES]
+    predicted = [
+        latency.instructions(draw(space, 0, i), "compiled", on.core) for space, i in PROBES
+    ]
+    cycles = np.array([sample.instructions for sample in samples])
+    factor, errors = board_factor(np.array(predicted), cycles)
+    row = devices.Measured(
+        on.name, on.core, "own", f"compiled C, {firmware.versions()[-1]}", "measured here",
+        len(samples), round(factor, 4), round(float(np.abs(errors).mean()), 4),
+        round(float(np.abs(errors).max()), 4),
+    )  # fmt: skip
+    return row, samples
+
+
+def flash(folder: pathlib.Path) -> None:
+    """Put a firmware onto the board that is plugged in.
+
+    Raises:
+        FirmwareError: there is no tool to flash with, or it cannot be built or flashed.
+    """
+    if firmware.flash(folder).ran is None:
+        raise firmware.FirmwareError(
+            "neither openocd nor st-flash is installed; one of them has to flash"
+        )
 
 
 def _weights_rng(seed: int, index: int) -> np.random.Generator:

@@ -40,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
 def _user_errors() -> tuple[type[Exception], ...]:
     from micronets_jax.devices import DeviceError
     from micronets_jax.firmware import FirmwareError
+    from micronets_jax.protocol import ProtocolError
 
-    return (TFLiteError, DeviceError, FirmwareError)
+    return (TFLiteError, DeviceError, FirmwareError, ProtocolError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,6 +153,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", choices=["whole", "rows"], default="whole", help="see compile")
     sub.add_argument("--picture", metavar="FILE.svg", help="draw memory against instructions")
 
+    sub = command(
+        "calibrate", _calibrate, "Measure the speed of the board on the desk, for all predictions."
+    )
+    sub.add_argument("device", metavar="BOARD", help="which board it is, such as STM32F446RE")
+    sub.add_argument(
+        "--port", required=True, metavar="serial:PATH", help="of the board: serial:/dev/ttyACM0"
+    )
     command("devices", _devices, "List the known boards, and where each figure comes from.")
     command("zoo", _zoo, "List the published networks: cost, boards, and what the papers say.")
     return parser
@@ -469,6 +477,35 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, "\n".join(lines)
 
 
+def _calibrate(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import tempfile
+
+    from micronets_jax import characterize, devices, protocol
+
+    devices.own.rows()  # a damaged file is told before the board is flashed
+    on = devices.device(arguments.device)
+    with protocol.open_port(arguments.port):
+        pass  # absent or busy: told before anything is built
+    before = on.speed
+    with tempfile.TemporaryDirectory() as folder:
+        row, samples = characterize.speed(
+            on.name, arguments.port, pathlib.Path(folder) / "firmware", characterize.flash
+        )
+    kept = devices.own.keep(row)
+    asked = [
+        {"network": f"{space} {index}", "cycles": sample.instructions}
+        for (space, index), sample in zip(characterize.PROBES, samples, strict=True)
+    ]
+    lines = [f"{one['network']:<6} {one['cycles']:>12,} cycles" for one in asked]
+    lines += [
+        f"{row.device}: {row.factor:.3f} cycles per instruction, error of one network from the "
+        f"others {row.error:.1%}, at most {row.largest:.0%}; it was {before.factor:.3f} "
+        f"({before.basis})",
+        f"{kept}: predictions go by it from now on; without the file they are as before",
+    ]
+    return {"file": str(kept), **row._asdict(), "networks": asked}, "\n".join(lines)
+
+
 def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from micronets_jax import devices
 
@@ -483,6 +520,7 @@ def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             for on in boards
         ],
         "published": [row._asdict() for row in devices.MEASURED],
+        "own": [row._asdict() for row in devices.own.rows()],
         "provenance": devices.PROVENANCE,
     }
     lines = [
@@ -504,14 +542,19 @@ def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     lines += ["", "cycles per instruction from:"]
     lines += [f"{on.name:<12} {on.speed.basis}" for on in real]
     lines += ["", "published builds, the error of each network predicted from the others:"]
-    lines += [
-        f"{row.device:<12} {row.core:<11} {row.factor:.3f}, {row.rows} networks, error "
-        f"{row.error:.1%}, at most {row.largest:.0%}: {row.what} ({row.source})"
-        for row in devices.MEASURED
-    ]
+    lines += map(_build_line, devices.MEASURED)
+    if own := devices.own.rows():
+        lines += ["", f"boards of {devices.own.path()}:", *map(_build_line, own)]
     lines += ["", "firmware of this library:"]
     lines += [f"{on.name:<12} {on.provenance}" for on in real]
     return result, "\n".join(lines)
+
+
+def _build_line(row) -> str:
+    return (
+        f"{row.device:<12} {row.core:<11} {row.factor:.3f}, {row.rows} networks, error "
+        f"{row.error:.1%}, at most {row.largest:.0%}: {row.what} ({row.source})"
+    )
 
 
 def _zoo(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:

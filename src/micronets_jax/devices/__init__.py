@@ -11,12 +11,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from micronets_jax.devices import speeds
-from micronets_jax.devices.speeds import MEASURED, Speed, measured
+from micronets_jax.devices import own, speeds
+from micronets_jax.devices.speeds import MEASURED, DeviceError, Measured, Speed, measured
 
 __all__ = [
-    "DEVICES", "MEASURED", "PROVENANCE", "Device", "DeviceError", "Memory", "Speed", "Startup",
-    "device", "emulated", "measured", "twin",
+    "DEVICES", "MEASURED", "PROVENANCE", "Device", "DeviceError", "Measured", "Memory", "Speed",
+    "Startup", "device", "emulated", "measured", "own", "twin",
 ]  # fmt: skip
 
 KIB = 1024
@@ -26,10 +26,6 @@ SILICON = "never run on silicon"
 
 NO_STARTUP = "no start-up code here: a model's C, to build into a project of one's own"
 """What there is for a board whose start-up nobody has written."""
-
-
-class DeviceError(ValueError):
-    """A board or a core that is not in the table; the message lists what is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +112,9 @@ class Device:
     @property
     def speed(self) -> Speed:
         """Of our build, memories included."""
-        return speeds.EMULATED if self.emulated else speeds.estimate(self.name, self.core)
+        if self.emulated:
+            return speeds.EMULATED
+        return speeds.estimate(self.name, self.core, (*own.rows(), *MEASURED))
 
     @property
     def cycles_per_instruction(self) -> float:

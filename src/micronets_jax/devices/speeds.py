@@ -16,9 +16,15 @@ import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Build = Literal["-O2", "fast", "paper"]
-"""-O2, as this library's firmware is built; other builds for speed, -O3 or not stated; and that of
-MicroNets' paper, whose factor on the Cortex-M4 is what a build for size has."""
+Build = Literal["own", "-O2", "fast", "paper"]
+"""This library's firmware, measured by its user; -O2, as that is built; other builds for speed, -O3
+or not stated; and that of MicroNets' paper, whose factor on the Cortex-M4 is what a build for size
+has."""
+
+
+class DeviceError(ValueError):
+    """A board or a core that is not known, or a file of measured boards that cannot be read or
+    written; the message lists what is, or names the file."""
 
 
 class Measured(NamedTuple):
@@ -99,7 +105,8 @@ def estimate(device: str, core: str, known: Iterable[Measured] = MEASURED) -> Sp
     """The speed of our build, -O2, on a board, from the nearest of the published builds.
 
     A build for speed on the board itself goes before the same build on other boards of the core,
-    and that before other builds of the core; the paper's comes last.
+    and that before other builds of the core; the paper's comes last. What the user measured of this
+    library's firmware goes before what others published.
 
     Args:
         device: the microcontroller.
@@ -114,13 +121,15 @@ def estimate(device: str, core: str, known: Iterable[Measured] = MEASURED) -> Sp
         cores = ", ".join(sorted({row.core for row in known}))
         raise ValueError(f"no latencies are published for core {core!r}; known are {cores}")
 
-    def distance(row: Measured) -> tuple[bool, bool, bool]:
-        return row.build == "paper", row.device != device, row.build != "-O2"
+    def distance(row: Measured) -> tuple[bool, bool, bool, bool]:
+        built = row.build not in ("own", "-O2")
+        return row.build == "paper", row.device != device, row.build != "own", built
 
     nearest = min(map(distance, alike))
     used = [row for row in alike if distance(row) == nearest]
     factor = math.exp(sum(math.log(row.factor) for row in used) / len(used))
-    spread = SAME_BUILD if nearest == (False, False, False) else OTHER
+    here = all(row.device == device and row.build in ("own", "-O2") for row in used)
+    spread = SAME_BUILD if here else OTHER
     basis = "; ".join(f"{row.rows} networks on {row.device}, {row.what}" for row in used)
     return Speed(round(factor, 3), factor / spread, factor * spread, basis)
 
