@@ -235,7 +235,7 @@ def test_the_simulation_agrees_with_the_integers():
     logits = jax.jit(quantize.apply, static_argnums=0)(net, folded, ranges, real)
     levels = np.asarray(logits) / quantized.scales["logits"] + quantized.zero_points["logits"]
     difference = np.abs(np.round(levels) - quantize.run(quantized, x))
-    assert (difference > 0).mean() < 0.3
+    assert difference.max() <= 2 and (difference > 0).mean() < 0.12  # 0.094 was seen
 
 
 @pytest.mark.slow

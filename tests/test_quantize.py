@@ -176,7 +176,7 @@ def test_apply_simulates_the_integers(model):
     logits = np.asarray(jax.jit(quantize.apply, static_argnums=0)(NETWORK, *model, real))
     levels = logits / quantized.scales["logits"] + quantized.zero_points["logits"]
     difference = np.abs(np.round(levels) - quantize.run(quantized, x))
-    assert difference.max() <= 2 and (difference > 0).mean() < 0.2
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.02  # none was seen
 
 
 def test_every_gradient_is_finite_and_every_range_learns(model):
@@ -300,7 +300,7 @@ def test_sums_are_simulated_and_their_ranges_learn():
     slopes, logits = jax.jit(jax.grad(loss, has_aux=True))(ranges)
     simulated = logits / quantized.scales["logits"] + quantized.zero_points["logits"]
     difference = np.abs(np.round(simulated) - quantize.run(quantized, levels))
-    assert difference.max() <= 3 and (difference > 0).mean() < 0.3
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.05  # 0.031 was seen
     calibrated = quantize.calibrate(RESIDUAL, folded, [x])
     chex.assert_trees_all_equal_shapes_and_dtypes(calibrated, ranges)
     for name in ("block3_add", "block4_add", "block5_add"):

@@ -11,6 +11,7 @@ import pytest
 from micronets_jax import decisions, derive, supernet
 from micronets_jax.spaces import DSCNN, MCUNet, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
+from support.derivatives import check_gradient
 
 RESIDUAL = MobileNetV2((20, 17, 1), 4, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 4, 2)), 32, 64)
 ELASTIC = MCUNet((20, 17, 1), 4, 0.25, depths=(1, 2), kernels=(3, 5, 7), expansions=(2, 3))
@@ -55,8 +56,10 @@ def test_a_decided_architecture_is_the_network_cut_from_it(variables, x, widths,
     own, _ = forward(network, derive.weights(network, variables), x, None, bits)
     if bits is None:
         np.testing.assert_allclose(masked, own, atol=1e-4)
-    else:  # ranges of activations cover the channels that are masked, too
-        np.testing.assert_allclose(masked, own, atol=0.1 * float(jnp.std(own)))
+    elif network == SPACE.largest():  # nothing is masked
+        np.testing.assert_array_equal(masked, own)
+    else:  # ranges of activations cover the channels that are masked, too: up to 0.021 was seen
+        assert jnp.sqrt(jnp.mean((masked - own) ** 2)) < 0.025 * jnp.std(own)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +143,8 @@ def test_gradients_reach_every_decision_of_a_residual_network(residual):
 
     even = decisions.undecided(RESIDUAL.decisions())
     gradient = jax.jit(jax.grad(loss))(even)
-    for leaf in jax.tree.leaves(gradient):
-        assert np.isfinite(leaf).all()
-        assert (np.abs(leaf).max(axis=-1) > 0).all()
+    assert all((np.abs(leaf).max(axis=-1) > 0).all() for leaf in jax.tree.leaves(gradient))
+    check_gradient(jax.jit(loss), even, gradient, step=0.002, rel=0.02)
 
 
 def test_batch_norm_of_a_channel_does_not_see_masks_of_its_own_width(variables, x):
@@ -175,9 +177,8 @@ def test_gradients_reach_every_decision_and_vmap_shares_weights(variables, x):
         return jnp.sum(logits_out**2)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(soft)
-    for leaf in jax.tree.leaves(gradient):
-        assert np.isfinite(leaf).all()
-        assert (np.abs(leaf).max(axis=-1) > 0).all()
+    assert all((np.abs(leaf).max(axis=-1) > 0).all() for leaf in jax.tree.leaves(gradient))
+    check_gradient(jax.jit(loss), soft, gradient, step=0.002, rel=0.02)
     samples = jax.jit(jax.vmap(loss))(
         jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + jnp.arange(leaf.shape[-1])]), soft)
     )
