@@ -1,4 +1,4 @@
-"""What a network costs under any runtime, from its layers alone: arithmetic, and its file.
+"""Costs of a network under any runtime: multiply-accumulates, weights, and the size of its file.
 
 Invariant: one formula per cost. Python ints give exact Python ints, int32 exact arrays inside
 ``jit``, floats differentiable expectations, equal to the exact cost where the choice is one-hot.
@@ -120,7 +120,7 @@ def _any(present: list[Count]) -> Count:
 
 
 def _kernel_bytes(per_byte: Count, *kernel: Count) -> Count:
-    """Of a kernel in the file with this many weights in a byte, padded."""
+    """Bytes of a kernel in the file, padded, with ``per_byte`` weights in a byte."""
     elements = align(_elements(*kernel), ALIGNMENT * per_byte)
     return elements / per_byte if is_float(elements) else elements // per_byte
 

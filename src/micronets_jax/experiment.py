@@ -75,10 +75,10 @@ class Options:
 
 
 LIMITS_ON_MEMORY = "all that the firmware takes, its reserve included"
-"""What they mean: recorded, so that a run of another meaning is not resumed."""
+"""What a limit on memory covers; recorded, so that a run with another meaning is not resumed."""
 
 UNRECORDED = ("workdir", "resume", "predict", "accelerator", "checkpoint_seconds", "firmware")
-"""Options that decide nothing of a result."""
+"""Options that do not affect results."""
 
 Given = TypeVar("Given", bound=Options)
 

@@ -80,11 +80,10 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
 
 
 def assemble(network: Network, folded: Folded, ranges: Ranges) -> bytes:
-    """The file of :func:`to_tflite`, put together here: in milliseconds, without the converter.
+    """The file of :func:`to_tflite`, assembled in milliseconds without the converter.
 
-    For networks that nobody trained, of which many are wanted. What the converter would make of a
-    network is written down a second time in here, so a result to be kept comes from there. Tests
-    compare the two byte for byte.
+    For characterisation, which needs many untrained networks. It repeats what the converter does,
+    so results of runs come from :func:`to_tflite`; tests compare the two byte for byte.
     """
     _require_runnable(network)
     quantized = integers(network, folded, ranges)

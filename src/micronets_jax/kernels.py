@@ -384,20 +384,20 @@ def most_alive(turns: Sequence[Turn]) -> Count:
 
 
 def least_arena(turns: Sequence[Turn]) -> Count:
-    """Bytes without which calls cannot run one after the other; of ints, or int32 inside ``jit``.
+    """The least arena of calls one after the other, in bytes; of ints, or int32 inside ``jit``.
 
-    Not only must each call have room for what lives. Where outputs lie over inputs call after call,
-    their offsets add up: each input lies so far above the output, which is the next call's input,
-    and may not reach beyond the arena. From the last call to the first, ``floor`` is the lowest
-    place that is left for what a call reads. A run of such calls ends where the arena has room for
+    Each call needs room for its live bytes. Where outputs overwrite inputs call after call, their
+    offsets add up: each input lies above the output by its offset, the output is the next call's
+    input, and none may reach beyond the arena. From the last call to the first, ``floor`` is the
+    lowest address left for a call's input. A run of such calls ends where the arena has room for
     an input beside the output.
 
     So the bytes needed fall in steps as the arena grows, and only sizes from which on a call of the
     run has more room have to be tried. Traced counts get what is needed in the smallest arena that
     holds what lives: enough, and for 97 in 100 members of the characterised spaces the least.
 
-    What is left out is that later calls may hold an output low, and then an input that has room
-    beside it has none below: of 300 members of the space of words one needs 0.7 % more.
+    One effect is ignored: later calls may force an output to a low address, below which an input
+    that fits beside it does not fit. Of 300 members of the space of words one needs 0.7 % more.
     """
     bound = most_alive(turns)
 

@@ -92,7 +92,7 @@ def _pad(x: Array, kernel_size: Steps, stride: Steps, padding: Padding) -> Array
 
 
 def _windows(padded: Array, kernel_size: Steps, stride: Steps) -> list[Array]:
-    """For each kernel position, in row order, the pixels that it meets."""
+    """For each kernel position (tap), in row order, the strided slice of pixels under it."""
     (kh, kw), (sh, sw) = kernel_size, stride
     rows = (padded.shape[1] - kh) // sh + 1
     columns = (padded.shape[2] - kw) // sw + 1
@@ -117,11 +117,11 @@ def _conv_as_product(x: Array, kernel: Array, stride: Steps, padding: Padding) -
 
 
 def _conv_as_banded_product(x: Array, kernel: Array, stride: Steps, padding: Padding) -> Array:
-    """The product over whole rows of one channel, all columns of the output at once.
+    """A convolution of one channel as a product of whole rows with a banded matrix.
 
-    Patches of one channel are gathered value by value, which for a narrow output takes longer than
-    multiplying. Whole rows are copied as they lie; the kernel becomes a matrix with its taps along
-    a band, and zeros beside it are multiplied in vain.
+    im2col of one channel gathers value by value, which for a narrow output takes longer than
+    multiplying. Here rows are copied whole, and the kernel is a matrix with its taps along a band;
+    products with the zeros beside it are wasted.
     """
     (kh, kw, _, out), columns = kernel.shape, x.shape[2]
     before, after = pads(columns, kw, stride[1], padding)
@@ -226,8 +226,8 @@ def _real_pixels(size: Steps, window: Steps, stride: Steps, padding: Padding) ->
 def _pool_blocks(x: Array, window: Steps, size: Steps) -> Array:
     """Pooling by windows that do not overlap.
 
-    Its gradient spreads each value over its block. XLA would add up one padded image per pixel of
-    the window, which on a CPU took a third of a whole search step.
+    Its gradient broadcasts each value over its block. XLA's own would add one padded image for each
+    pixel of the window, which on a CPU took a third of a whole search step.
     """
     blocks = _pad(x, window, window, "SAME")
     rows, columns = (n // k for n, k in zip(blocks.shape[1:3], window, strict=True))

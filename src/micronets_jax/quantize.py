@@ -1,15 +1,15 @@
-"""Eight bits, or four: batch norm folded, learned ranges, their simulation, the integer reference.
+"""Quantisation to 8 or 4 bits: batch-norm folding, learned ranges, simulation, integer reference.
 
 Invariant: one arithmetic. :func:`apply` simulates, and :func:`run` computes to the bit, what
-TensorFlow Lite Micro computes for the file that ``export`` writes; all scales come from the same
-few lines.
+TensorFlow Lite Micro computes for the file that ``export`` writes; all scales come from
+:func:`_affine` and :func:`_limit`.
 
 Scheme (Jacob et al., 2018; TensorFlow Lite's int8 specification): activations affine per tensor,
 weights symmetric per output channel, biases int32 at the product of both scales. Ranges are learned
 with straight-through rounding as in LSQ (Esser et al., 2020) and TQT (Jain et al., 2020).
 
-Bits are those of each layer. Activations of 4 bits live in int8 tensors, as its 16 highest levels:
-int8 cuts them above and a ReLU below, so that kernels of 8 bits compute them.
+Bits are those of each layer. Activations of 4 bits are stored as the 16 highest levels of int8:
+saturation clips them above and a ReLU below, so that 8-bit kernels compute them.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ def calibrate(
 ) -> Ranges:
     """First ranges: each tensor's extremes in a float pass, averaged over batches.
 
-    The average keeps a single outlying clip from stretching a scale. Weight thresholds start at
-    each channel's largest magnitude. Where there are 4 bits, both start at the share of these that
-    rounds with the least squared error: the few largest values are not worth wide steps.
+    Averaging limits the effect of outlying examples. Weight thresholds start at each channel's
+    largest magnitude. At 4 bits, both are scaled to the share of these that minimises the squared
+    rounding error.
 
     Raises:
         ValueError: ``batches`` is empty.
@@ -161,8 +161,8 @@ def fake_quant(
 
     Computes what ``tf.quantization.fake_quant_with_min_max_vars`` computes. Gradients: to ``x``
     straight through inside the range, 0 outside; to the range as in LSQ (the rounding error inside,
-    1 to the end that clips outside). LSQ's gradient scale is left out: it tames the gradient of a
-    step, and that of a whole range is smaller by the number of levels.
+    1 to the end that clips outside). LSQ's gradient scale is left out: it is for the gradient of a
+    step size, and that of a whole range is smaller by the number of levels.
 
     Args:
         x: of any shape.
@@ -193,7 +193,7 @@ def _to_levels_forward(x: Array, low: Array, high: Array, bits: int) -> tuple[Ar
 
 
 def _to_levels_backward(bits: int, kept: tuple[Array, Array, Array], g: Array) -> Any:
-    # By hand for speed: left to itself, JAX reduces the whole tensor once for each term.
+    # By hand for speed: JAX's own derivative reduces the whole tensor once for each term.
     x, low, high = kept
     lowest, highest, scale = _nudged(low, high, bits)
     below, above = x < lowest, x > highest
@@ -321,8 +321,8 @@ def _round_mean(x: Array, low: Any, high: Any, bits: int) -> Array:
     scale, zero_point = jax.lax.stop_gradient(_affine(jnp, low, high, bits))
     zero_point = zero_point + np.float32(lowest_level(bits))
     mean = x / scale + zero_point
-    # The small excess decides halves that float32 has blurred; means of under 5,000 values are
-    # otherwise further from a half than that.
+    # The small excess decides ties that float32 rounding hides; means of under 5,000 values that
+    # are no ties lie further from a half than that.
     rounded = jnp.sign(mean) * jnp.floor(jnp.abs(mean) + (0.5 + 1e-4))
     return _straight_through(x, (rounded - zero_point) * scale)
 

@@ -144,7 +144,7 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items, each made in a thread of its own while the one before it is in use.
+    """The same items, each computed in another thread while the one before it is in use.
 
     A step of a small network keeps one core busy, and so does the front end.
     """

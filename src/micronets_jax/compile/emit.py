@@ -106,7 +106,7 @@ _LOOP = 16  # where kernels are called once for each picture of a batch
 
 
 def _arguments(call: Call) -> int:
-    """How many a call of a kernel has; four are in registers."""
+    """Number of arguments of a kernel's call; four are passed in registers."""
     found = [call.struct, call.table is not None, call.scratch]
     lists = [call.leading, call.inputs, call.states, call.trailing]
     return sum(map(bool, found)) + sum(map(len, lists)) + 1

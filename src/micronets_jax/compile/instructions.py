@@ -143,7 +143,7 @@ def _depthwise_rows(node: RowNode) -> float:
 
 
 def _rest(kind: str, call: Call, calls: int) -> float:
-    """Whatever takes a small part of a network's time, by the elements of its work."""
+    """Instructions of operations that take a small part of the time, in proportion to elements."""
     f = call.fields
     if kind in ("average_pool", "max_pool"):
         return _of(steps.pool(_window(f), f["channels"])) + 60 * calls

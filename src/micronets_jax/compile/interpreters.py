@@ -1,7 +1,7 @@
 """The interpreters that a compiled model is compared with, each in a process of its own.
 
-Invariant: an interpreter that dies ends its own process only; the caller gets a sentence, and what
-the interpreter printed stays off the terminal.
+Invariant: a crash of an interpreter ends its own process only; the caller gets a sentence, and the
+interpreter's output is kept off the terminal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The check on this machine: a compiled folder against two interpreters, byte by byte.
 
-Invariant: what is compared are the bytes of every output, on inputs that reach the edges of int8;
-when something differs, the first layer that differs is named, and who stands alone there.
+Invariant: the bytes of every output are compared, on inputs that include the limits of int8; of a
+difference the first layer is named, and which of the three computes it alone.
 
 TensorFlow Lite Micro (TFLM) is what a model is compiled to equal. It is wrong about some files:
 Keras exports a dilated convolution with an open batch as SPACE_TO_BATCH_ND, CONV_2D and

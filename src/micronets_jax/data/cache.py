@@ -1,7 +1,7 @@
 """Arrays kept on disk between runs.
 
-Invariant: a file under its final name was written whole, and is checked by length and checksum
-before it is believed; anything else is built again.
+Invariant: a file under its final name was written whole, and its length and checksums are verified
+before it is used; anything else is built again.
 """
 
 from __future__ import annotations

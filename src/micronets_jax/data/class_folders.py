@@ -153,9 +153,9 @@ def _kept_together(
 ) -> Parts:
     """The same parts, but near-duplicates that were drawn by lot in one of them.
 
-    Pictures of one scene, as a camera takes them that does not move, may all be near-duplicates:
-    where too few are left for a split, whole groups are drawn by lot; where that fails too, the
-    parts stay as they are, with a warning.
+    Pictures of one scene by a fixed camera may all be near-duplicates. Where too few are left for a
+    split, whole groups are drawn at random; where that fails too, the parts stay as they are, with
+    a warning.
     """
     drawn = {
         path: split

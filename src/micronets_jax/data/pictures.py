@@ -1,9 +1,9 @@
 """Image files in, eight-bit pixels of one size out.
 
-Invariant: whatever comes back was decoded whole; a file that is damaged, cut off or too small is an
+Invariant: a picture is decoded whole or not at all; a damaged, truncated or too small file is an
 error that names it. Memory is bounded: JPEG files are decoded at the scale that is needed, and of
-other pictures one large one at a time. Pillow decodes, and is imported inside functions; HEIC files
-need pillow-heif, which the extra ``phone`` brings.
+other large pictures one at a time. Pillow is imported inside functions; HEIC files need
+pillow-heif, which the extra ``phone`` brings.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Recordings in, int16 samples at 16 kHz out.
 
-Invariant: whatever comes back was read whole; a file that is damaged, cut off or empty is an error
-that names it, never silence. Memory is bounded by the int16 samples that come back: what has to be
-converted is converted block by block, and :func:`blocks` keeps one block only.
+Invariant: a recording is read whole or not at all; a damaged, truncated or empty file is an error
+that names it, never silence. Memory is bounded by the int16 result: conversion is block by block,
+and :func:`blocks` keeps one block only.
 
 SciPy reads WAV files of integers and floats. All else (MP3, Ogg, FLAC, WAV in A-law or mu-law, long
 WAV files of samples that cannot be mapped into memory) is read by libsndfile, which the extra

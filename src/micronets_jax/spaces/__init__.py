@@ -1,4 +1,4 @@
-"""What may be chosen: each space maps a choice to the network it stands for.
+"""Search spaces: each maps a choice to the network it stands for.
 
 Invariant: a space is frozen data; the searches know it by :class:`Space` alone.
 """

@@ -1,4 +1,4 @@
-"""Bits of layers: how a network, or all members of a space, come by theirs.
+"""Bit widths of layers, set for a network or for all members of a space.
 
 Invariant: nothing but bits changes, so choices and weights fit with and without them.
 """
@@ -40,7 +40,7 @@ def with_bits(network: Network, bits: Bits) -> Network:
 
 @dataclasses.dataclass(frozen=True)
 class WithBits:
-    """A space whose every member has these bits, so that a search pays and trains for them."""
+    """A space whose members all have these bits, so that a search prices and simulates them."""
 
     space: Space
     bits: Bits

@@ -450,8 +450,8 @@ class MobileNetV2:
 
 
 def _larger(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of two independent choices among the same rising options: the choice of the larger one, and
-    how likely the first is the smaller, and the second."""
+    """Of two independent choices among the same rising options: the distribution of the maximum,
+    the probability that the first is the smaller, and that the second is."""
     one, other = jnp.cumsum(first, dtype=first.dtype), jnp.cumsum(second, dtype=second.dtype)
     both = one * other
     larger = jnp.concatenate([both[:1], both[1:] - both[:-1]])

@@ -1,4 +1,4 @@
-"""The space of one network: nothing is left to choose.
+"""The space of a single network, without decisions.
 
 Invariant: it has no decisions, so a run has nothing to search and begins with training.
 """

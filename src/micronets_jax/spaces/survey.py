@@ -1,7 +1,7 @@
-"""Which width and resolution suit a board: TinyNAS's first stage.
+"""Choice of width and resolution for a board: TinyNAS's first stage.
 
-Invariant: nothing is trained. A space is judged by the members that fit: the more operations they
-have, the more accurate the best of them can be (Lin et al., "MCUNet", NeurIPS 2020, section 3.1).
+Invariant: nothing is trained. Spaces are ranked by the mean operations of members that fit: more
+operations allow more accuracy. Source: Lin et al., "MCUNet", NeurIPS 2020, section 3.1.
 """
 
 from __future__ import annotations
