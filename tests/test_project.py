@@ -102,3 +102,9 @@ def test_what_the_pages_link_to_is_defined_there():
     ]
     assert len(links) > 30
     assert not [(page.name, name) for page, name, path in links if name not in defined(path)]
+
+
+def test_every_module_names_its_invariant():
+    sources = {path: path.read_text() for path in (ROOT / "src").rglob("*.py")}
+    docs = {path: ast.get_docstring(ast.parse(text)) or "" for path, text in sources.items()}
+    assert not [str(path) for path, doc in docs.items() if "Invariant: " not in doc]

@@ -1,4 +1,7 @@
-"""The protocol of augmentations, and draws that several share."""
+"""The protocol of augmentations, and draws that several share.
+
+Invariant: an augmentation is a pure function of its key and a batch.
+"""
 
 from __future__ import annotations
 

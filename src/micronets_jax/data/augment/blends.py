@@ -1,4 +1,7 @@
-"""Mixup: blends of two examples and of their labels (Zhang et al., 2018)."""
+"""Mixup: blends of two examples and of their labels.
+
+Invariant: shares of classes sum to 1. Source: Zhang et al., "mixup" (ICLR 2018).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Augmentation of pictures: geometry, light and colour, cutout, mixup."""
+"""Augmentation of pictures: geometry, light and colour, cutout, mixup.
+
+Invariant: pixels stay in [-1, 1], and a strength of 0 leaves pictures as they are. Sources: DeVries
+and Taylor (2017) for cutout, Zhang et al. (2018) for mixup.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Augmentation of speech: of the waveform, then of its mel spectrum before the cosine transform."""
+"""Augmentation of speech: of the waveform, then of its mel spectrum before the cosine transform.
+
+Invariant: a strength of 0 leaves clips as they are. Sources: Jaitly and Hinton (2013) for vocal
+tract length, Park et al. (2019) for masks, Polack (1988) for rooms, Zhang et al. (2018) for mixup.
+"""
 
 from __future__ import annotations
 

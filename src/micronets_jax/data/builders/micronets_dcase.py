@@ -1,4 +1,7 @@
-"""``micronets_dcase``: DCASE 2020 task 2 from its original archives, for machines of one make."""
+"""``micronets_dcase``: DCASE 2020 task 2 from its original archives, for machines of one make.
+
+Invariant: splits and labels are those of the archives. Source: Koizumi et al., 2020.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``micronets_vww``: Visual Wake Words from COCO 2014's original archives."""
+"""``micronets_vww``: Visual Wake Words from COCO 2014's original archives.
+
+Invariant: labels are those of ``data.visual_wake_words``. Source: Chowdhery et al., 2019.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Patches of a log-mel spectrogram: from a recording of a machine to what a detector reads."""
+"""Patches of a log-mel spectrogram of a recording.
+
+Invariant: a patch depends on the samples under it alone. Source: the front end of the published
+MicroNets for anomaly detection (Banbury et al., 2021).
+"""
 
 from __future__ import annotations
 

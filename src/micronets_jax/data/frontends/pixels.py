@@ -1,4 +1,7 @@
-"""Pixels of a picture, resized: from an image file to what a picture network reads."""
+"""Pixels of a picture, resized.
+
+Invariant: level 0 is -1, level 255 is 1.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a front end is, and how one is written down beside a model."""
+"""The protocol of front ends, and their serialisation beside a model.
+
+Invariant: ``from_json(to_json(frontend)) == frontend``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The engine of compiled C: what ``compile`` writes, behind ``csrc/firmware/engine.h``."""
+"""The engine of compiled C: what ``compile`` writes, behind ``csrc/firmware/engine.h``.
+
+Invariant: sources and sizes are the compiler's, unchanged.
+"""
 
 from __future__ import annotations
 

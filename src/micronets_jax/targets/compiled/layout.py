@@ -1,4 +1,7 @@
-"""The memory of a network over time, as the compiler's planner lays it out."""
+"""The memory of a network over time, as the compiler's planner lays it out.
+
+Invariant: calls are on whole tensors, and addresses those of the compiler's planner.
+"""
 
 from __future__ import annotations
 

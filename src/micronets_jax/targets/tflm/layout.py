@@ -1,4 +1,7 @@
-"""The memory of a network over time, as TFLM's planner lays it out."""
+"""The memory of a network over time, as TFLM's planner lays it out.
+
+Invariant: the highest end of any block is the arena's head that ``planner`` predicts.
+"""
 
 from __future__ import annotations
 

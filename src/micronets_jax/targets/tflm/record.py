@@ -1,4 +1,8 @@
-"""What a network takes of a board under TFLM, and rules of it that checks compare with."""
+"""Costs of a network under TFLM, and the paper's rules, which checks compare with.
+
+Invariant: memory is the predicted arena with a margin and the stack; storage is the file and the
+code of its operators. Source of the paper's rules: MicroNets (Banbury et al., 2021).
+"""
 
 from __future__ import annotations
 
