@@ -1,7 +1,7 @@
 """Costs of a network under TFLM, and the paper's rules, which checks compare with.
 
-Invariant: memory is the predicted arena with a margin and the stack; storage is the file and the
-code of its operators. Source of the paper's rules: MicroNets (Banbury et al., 2021).
+Invariant: memory is the predicted arena with a margin, and the stack; storage is the file; code is
+in the reserve. Source of the paper's rules: MicroNets (Banbury et al., 2021).
 """
 
 from __future__ import annotations
