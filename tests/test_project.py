@@ -1,6 +1,7 @@
 """The project's own promises: light imports, and a lock file that fits and names no place."""
 
 import ast
+import importlib.util
 import pathlib
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = pathlib.Path(__file__).parents[1]
+GLOSSARY = ROOT / "docs" / "glossary.md"
 LOCKED = re.compile(r"^([\w.-]+)==([\w.]+)", re.MULTILINE)
 
 
@@ -108,3 +110,15 @@ def test_every_module_names_its_invariant():
     sources = {path: path.read_text() for path in (ROOT / "src").rglob("*.py")}
     docs = {path: ast.get_docstring(ast.parse(text)) or "" for path, text in sources.items()}
     assert not [str(path) for path, doc in docs.items() if "Invariant: " not in doc]
+
+
+def test_what_the_glossary_points_to_is_there():
+    rows = re.findall(r"^\| (?!room).*\| `([\w.]+)` \|$", GLOSSARY.read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    for name in rows:
+        found = importlib.import_module("micronets_jax")
+        for part in name.split("."):
+            if hasattr(found, "__path__") and importlib.util.find_spec(f"{found.__name__}.{part}"):
+                found = importlib.import_module(f"{found.__name__}.{part}")
+            else:
+                found = getattr(found, part)
