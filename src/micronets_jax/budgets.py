@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -96,9 +97,18 @@ class Budget(Limits):
         """What the network uses of each limit there is, in the limit's own unit."""
         return {name: self._used(name, network) for name in self.limits()}
 
-    def usage(self, network: Network) -> dict[str, Count]:
-        """What the network uses as a share of each limit; up to 1 is allowed. Differentiable."""
-        return {name: self._used(name, network) / limit for name, limit in self.limits().items()}
+    def usage(self, network: Network, names: Collection[str] | None = None) -> dict[str, Count]:
+        """What the network uses as a share of each limit; up to 1 is allowed. Differentiable.
+
+        Args:
+            network: decided, traced or expected.
+            names: of limits; those that there are not are passed over. All by default.
+        """
+        return {
+            name: self._used(name, network) / limit
+            for name, limit in self.limits().items()
+            if names is None or name in names
+        }
 
     def fits(self, network: Network) -> Any:
         """Whether no limit is exceeded: a bool, or an array of one for a traced network."""

@@ -321,10 +321,8 @@ def _usage(space: Space, budget: Budget, logits: Logits, choice: Choice) -> dict
         name: soft[name] if decision.kind == "width" else likeliest[name]
         for name, decision in taken.items()
     }
-    expected = budget.usage(space.network(mean))
+    others = budget.limits().keys() - set(SAMPLED_LIMITS)
+    expected = budget.usage(space.network(mean), others)
     decided = decisions.straight_through(choice)
-    sampled = jax.vmap(lambda one: budget.usage(space.network(one)))(decided)
-    return {
-        name: jnp.mean(sampled[name]) if name in SAMPLED_LIMITS else expected[name]
-        for name in expected
-    }
+    sampled = jax.vmap(lambda one: budget.usage(space.network(one), SAMPLED_LIMITS))(decided)
+    return jax.tree.map(jnp.mean, sampled) | expected
