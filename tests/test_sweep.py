@@ -15,7 +15,7 @@ import pytest
 from benchmarks import sweep_trial
 from experiments import kws
 from experiments import sweep as command
-from micronets_jax import files, sweep
+from micronets_jax import cost, files, network, sweep
 from micronets_jax.report import sweep as page
 from micronets_jax.sweep import Folder, SweepError
 
@@ -434,6 +434,9 @@ def test_a_sweep_of_real_runs(tmp_path):
     done = swept("kws", *words, "--", *tiny, MICRONETS_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr + done.stdout
     (row,) = sweep.rows(Folder(tmp_path / "sweep"))
-    assert row["status"] == "finished" and row["train.learning-rate"] > 0
-    assert row["macs"] > 0 and 0 <= row["int8"] <= 1 and row["flash_bytes"] > 0
+    assert row["status"] == "finished" and 0.001 <= row["train.learning-rate"] <= 0.1
+    run = Folder(tmp_path / "sweep").run(row["trial"])
+    found = network.from_json((run / "network.json").read_text())
+    assert row["macs"] == cost.macs(found) and 0 <= row["int8"] <= 1
+    assert row["flash_bytes"] > cost.weights(found)  # a byte each, and kernels and start-up
     assert {record["stage"] for record in row["epochs"]} == {"search", "train", "quantize"}
