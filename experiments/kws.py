@@ -20,6 +20,7 @@ Nothing heavy is imported before the command line has been read.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 from micronets_jax import experiment
@@ -43,7 +44,7 @@ class Space:
 
     max_width: int | None = None
     """Most channels of any layer; None takes 48, or so many up to 272 that the largest network has
-    2.5 times the operations of budget.mops."""
+    2.5 times the operations of budget.mops, and 272 without that limit."""
     blocks: int = 6
     """Depthwise-separable blocks before any is left out."""
     halvings: int = 2
@@ -144,7 +145,7 @@ def members(
 
     if space.max_width is not None:
         return of(space.max_width)
-    enough = ROOM * 1e6 * (mops or 0)
+    enough = math.inf if mops is None else ROOM * 1e6 * mops
     wide = (width for width in WIDTHS if cost.ops(of(width).largest()) >= enough)
     return of(next(wide, WIDTHS[-1]))
 

@@ -135,6 +135,7 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
         ((), 48),
         (("--budget.mops", "6"), 128),
         (("--budget.mops", "1000"), 272),
+        (("--budget.mops", "None"), 272),
         (("--budget.mops", "6", "--space.max-width", "64"), 64),
         (("--preset", "paper"), 276),
     ],
