@@ -8,8 +8,84 @@
 
 #include "kernels.h"
 
+#if MN_MVE
+#include <arm_mve.h>
+typedef int8_t mn_value; /* of a plane */
+#else
+typedef int16_t mn_value;
+#endif
+
 /* Copies a channel to the inside of its plane. */
-#if MN_DSP
+#if MN_MVE
+/* Steps to eight columns are 16 bits. */
+enum { MN_FURTHEST = 65535 / 7 };
+MN_INLINE uint16x8_t mn_columns(const struct mn_depthwise *d)
+{
+    return vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)d->in_column_step);
+}
+
+/* As bytes. */
+MN_NOINLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in, int8_t *plane)
+{
+    const uint16x8_t columns = mn_columns(d);
+    plane += d->pad_top * d->plane_columns + d->pad_left;
+    for (int32_t row = 0; row < d->in_rows; row++, in += d->in_row_step, plane += d->plane_columns) {
+        const int8_t *from = in;
+        int8_t *to = plane;
+        for (int32_t i = 0; d->in_column_step > MN_FURTHEST && i < d->in_columns; i++)
+            plane[i] = in[i * d->in_column_step];
+        for (int32_t left = d->in_column_step > MN_FURTHEST ? 0 : d->in_columns; left > 0;
+             left -= 8, to += 8) {
+            const mve_pred16_t there = vctp16q((uint32_t)left);
+            vstrbq_p_s16(to, vldrbq_gather_offset_z_s16(from, columns, there), there);
+            from += 8 * d->in_column_step;
+        }
+    }
+}
+
+/* Rows `y` and `y` + 1, which may lie outside, as the two bytes of an int16. */
+MN_INLINE int16x8_t mn_two_rows(const struct mn_depthwise *d, const int8_t *in, int32_t y,
+                                uint16x8_t columns, mve_pred16_t there)
+{
+    int16x8_t first = vdupq_n_s16(d->pad_value), second = first;
+    if (y >= 0 && y < d->in_rows)
+        first = vldrbq_gather_offset_z_s16(in + y * d->in_row_step, columns, there);
+    if (y >= -1 && y + 1 < d->in_rows)
+        second = vldrbq_gather_offset_z_s16(in + (y + 1) * d->in_row_step, columns, there);
+    return (int16x8_t)vmovntq_s16((int8x16_t)first, second);
+}
+
+/* As strips of four rows that begin at every second one: the bytes of a column are a word, so that
+ * a window of 3 x 3 is what lies in 12 bytes. */
+MN_NOINLINE void mn_gather_strips(const struct mn_depthwise *d, const int8_t *in, int8_t *strips,
+                                  int32_t count)
+{
+    const uint16x8_t columns = mn_columns(d), words = vidupq_n_u16(0, 4);
+    const int32_t pitch = 4 * d->plane_columns;
+    strips += 4 * d->pad_left;
+    for (int32_t left = d->in_columns; left > 0; left -= 8, strips += 32) {
+        const mve_pred16_t there = vctp16q((uint32_t)left);
+        int32_t y = -d->pad_top;
+        int16_t *to = (int16_t *)(void *)strips;
+        int16x8x2_t rows;
+        rows.val[0] = mn_two_rows(d, in, y, columns, there);
+        for (int32_t strip = 0; strip < count; strip++, to += pitch / 2) {
+            y += 2;
+            rows.val[1] = mn_two_rows(d, in, y, columns, there);
+            if (left >= 8) {
+                int16_t *at = to;
+                __asm__("" : "+r"(at)); /* or gcc 12 advances it within the store, which it cannot */
+                vst2q_s16(at, rows);
+            } else {
+                vstrhq_scatter_offset_p_s16(to, words, rows.val[0], there);
+                vstrhq_scatter_offset_p_s16(to + 1, words, rows.val[1], there);
+            }
+            rows.val[0] = rows.val[1];
+        }
+        in += 8 * d->in_column_step;
+    }
+}
+#elif MN_DSP
 MN_AT(mn_depthwise, in_rows, 10);
 MN_AT(mn_depthwise, in_columns, 12);
 MN_AT(mn_depthwise, pad_top, 18);
@@ -83,6 +159,192 @@ MN_NOINLINE void mn_gather_plane(const struct mn_depthwise *d, const int8_t *in,
 }
 #endif
 
+#if MN_MVE
+/* What the assembly below needs for one channel; it reads members by their offsets. */
+struct mn_strips {
+    int8_t weights[16]; /* a word for each column, its last byte and the last word 0 */
+    const struct mn_channel *channel;
+    const int8_t *x;
+    int8_t *out;
+    int32_t pitch;    /* bytes of a strip */
+    int32_t row_step; /* between outputs */
+    int32_t column_step, rows, min, max;
+    int32_t groups; /* of four outputs in a row, beside which there are: */
+    int32_t rest;
+};
+MN_AT(mn_strips, channel, 16);
+MN_AT(mn_strips, column_step, 36);
+MN_AT(mn_strips, groups, 52);
+
+/* Sums of the first row of a strip in r0, r2, r4, r6, of the second in r8, r10, r12, lr; of that the
+ * weights are those of the first a byte further. */
+#define MN_STRIP_1(first, second, advance)                                                         \
+    "vldrb.8 q0, [r1], #" advance "\n\t"                                                           \
+    "vmladav.s8 " first ", q0, q3\n\t"                                                             \
+    "vmladav.s8 " second ", q0, q4\n\t"
+#define MN_STRIP_2(first, second, advance)                                                         \
+    "vldrb.8 q0, [r1], #" advance "\n\t"                                                           \
+    "vmladav.s8 " first ", q0, q3\n\t"
+#define MN_VECTOR(q, s0, s1, s2, s3)                                                               \
+    "vmov " q "[2], " q "[0], " s0 ", " s2 "\n\t"                                                  \
+    "vmov " q "[3], " q "[1], " s1 ", " s3 "\n\t"
+#define MN_SIGN_MN_POSITIVE(q)
+#define MN_SIGN_MN_SIGNED(q)                                                                       \
+    "vshr.s32 " q ", " q ", #31\n\t"                                                               \
+    "vadd.i32 q0, q0, " q "\n\t"
+#define MN_STRIP_OUTPUTS(q, ROUNDING, out)                                                         \
+    "vadd.i32 " q ", " q ", r9\n\t"                                                                \
+    "vqrdmulh.s32 q0, " q ", r3\n\t" MN_SIGN_##ROUNDING(q)                                         \
+    "vadd.i32 q0, q0, r5\n\t"                                                                      \
+    "vshl.s32 q0, r7\n\t"                                                                          \
+    "vmax.s32 q0, q0, q6\n\t"                                                                      \
+    "vmin.s32 q0, q0, q7\n\t"                                                                      \
+    "vstrb.32 q0, [" out ", q5]\n\t"
+/* An odd last row is both: the step between rows is 0 then, and it is written last. */
+#define MN_STRIP_SECOND_1(ROUNDING)                                                                \
+    MN_VECTOR("q2", "r8", "r10", "r12", "lr")                                                      \
+    "ldr r2, [sp, #16]\n\t"                                                                        \
+    "add r2, r2, r11\n\t" MN_STRIP_OUTPUTS("q2", ROUNDING, "r2")
+#define MN_STRIP_SECOND_2(ROUNDING)
+#define MN_STRIP_ROWS_1 "2"
+#define MN_STRIP_ROWS_2 "1"
+
+/* Stack: 0 x, 4 out, 8 groups left, 12 step to the next group, 16 between rows, 20 rows left, 24
+ * parameters, 28 whether the rest is to come. Rows that are no multiple of four end with a group that
+ * overlaps the one before. */
+#define MN_STRIPS(name, SR, ADVANCE, ROUNDING)                                                     \
+    MN_NAKED name(MN_REGISTER const struct mn_strips *strips)                                      \
+    {                                                                                              \
+        __asm__ volatile(                                                                          \
+            "push {r4-r11, lr}\n\t"                                                                \
+            "vpush {d8-d15}\n\t"                                                                   \
+            "sub sp, sp, #36\n\t"                                                                  \
+            "vldrb.8 q3, [r0]\n\t"                                                                 \
+            "vshl.i32 q4, q3, #8\n\t"                                                              \
+            "str r0, [sp, #24]\n\t"                                                                \
+            "add r1, r0, #16\n\t"                                                                  \
+            "ldm r1, {r2, r3, r4, r5, r6, r7, r8, r10, r11}\n\t"                                   \
+            "strd r3, r4, [sp]\n\t"                                                                \
+            "lsls r9, r7, #2\n\t"                                                                  \
+            "strd r9, r6, [sp, #12]\n\t"                                                           \
+            "str r8, [sp, #20]\n\t"                                                                \
+            "vdup.32 q6, r10\n\t"                                                                  \
+            "vdup.32 q7, r11\n\t"                                                                  \
+            "movs r0, #0\n\t"                                                                      \
+            "vidup.u32 q5, r0, #1\n\t"                                                             \
+            "vmul.i32 q5, q5, r7\n\t"                                                              \
+            "ldr r9, [r2]\n\t"                                                                     \
+            "ldr r3, [r2, #4]\n\t"                                                                 \
+            "ldr r5, [r2, #8]\n\t"                                                                 \
+            "ldr r7, [r2, #12]\n\t"                                                                \
+            "rsbs r7, r7, #0\n"                                                                    \
+            "1:\n\t" /* a strip */                                                                 \
+            "ldr r0, [sp, #24]\n\t"                                                                \
+            "ldrd r1, r11, [sp]\n\t"                                                               \
+            "ldrd r2, r4, [r0, #52]\n\t"                                                           \
+            "str r2, [sp, #8]\n\t"                                                                 \
+            "str r4, [sp, #28]\n\t"                                                                \
+            "ldr r2, [sp, #20]\n\t"                                                                \
+            "cmp r2, #1\n\t"                                                                       \
+            "bne 2f\n\t"                                                                           \
+            "movs r2, #0\n\t"                                                                      \
+            "str r2, [sp, #16]\n"                                                                  \
+            "2:\n\t" /* a group */                                                                 \
+            MN_STRIP_##SR("r0", "r8", ADVANCE) MN_STRIP_##SR("r2", "r10", ADVANCE)                 \
+            MN_STRIP_##SR("r4", "r12", ADVANCE) MN_STRIP_##SR("r6", "lr", ADVANCE)                 \
+            MN_VECTOR("q1", "r0", "r2", "r4", "r6") MN_STRIP_SECOND_##SR(ROUNDING)                 \
+            MN_STRIP_OUTPUTS("q1", ROUNDING, "r11")                                                \
+            "ldrd r0, r2, [sp, #8]\n\t"                                                            \
+            "add r11, r11, r2\n\t"                                                                 \
+            "subs r0, r0, #1\n\t"                                                                  \
+            "str r0, [sp, #8]\n\t"                                                                 \
+            "bne 2b\n\t"                                                                           \
+            "ldr r2, [sp, #28]\n\t"                                                                \
+            "cmp r2, #0\n\t"                                                                       \
+            "beq 3f\n\t"                                                                           \
+            "str r0, [sp, #28]\n\t"                                                                \
+            "movs r4, #1\n\t"                                                                      \
+            "str r4, [sp, #8]\n\t"                                                                 \
+            "rsb r2, r2, #4\n\t"                                                                   \
+            "mov r6, #" ADVANCE "\n\t"                                                             \
+            "mls r1, r2, r6, r1\n\t"                                                               \
+            "ldr r6, [sp, #24]\n\t"                                                                \
+            "ldr r6, [r6, #36]\n\t"                                                                \
+            "mls r11, r2, r6, r11\n\t"                                                             \
+            "b 2b\n"                                                                               \
+            "3:\n\t"                                                                               \
+            "ldr r0, [sp, #24]\n\t"                                                                \
+            "ldrd r1, r11, [sp]\n\t"                                                               \
+            "ldrd r2, r4, [r0, #28]\n\t"                                                           \
+            "add r1, r1, r2\n\t"                                                                   \
+            "ldr r2, [sp, #20]\n\t"                                                                \
+            "mov r6, #" MN_STRIP_ROWS_##SR "\n\t"                                                  \
+            "mla r11, r4, r6, r11\n\t"                                                             \
+            "strd r1, r11, [sp]\n\t"                                                               \
+            "subs r2, r2, r6\n\t"                                                                  \
+            "str r2, [sp, #20]\n\t"                                                                \
+            "bgt 1b\n\t"                                                                           \
+            "add sp, sp, #36\n\t"                                                                  \
+            "vpop {d8-d15}\n\t"                                                                    \
+            "pop {r4-r11, pc}\n\t");                                                               \
+    }
+
+MN_STRIPS(mn_strips_11_positive, 1, "4", MN_POSITIVE)
+MN_STRIPS(mn_strips_11_signed, 1, "4", MN_SIGNED)
+MN_STRIPS(mn_strips_12_positive, 1, "8", MN_POSITIVE)
+MN_STRIPS(mn_strips_12_signed, 1, "8", MN_SIGNED)
+MN_STRIPS(mn_strips_21_positive, 2, "4", MN_POSITIVE)
+MN_STRIPS(mn_strips_21_signed, 2, "4", MN_SIGNED)
+MN_STRIPS(mn_strips_22_positive, 2, "8", MN_POSITIVE)
+MN_STRIPS(mn_strips_22_signed, 2, "8", MN_SIGNED)
+#define MN_STRIPS_OF(sr, sc, rounding)                                                             \
+    ((sr) == 1                                                                                     \
+         ? (sc) == 1 ? (rounding) == MN_POSITIVE ? mn_strips_11_positive : mn_strips_11_signed     \
+           : (rounding) == MN_POSITIVE ? mn_strips_12_positive : mn_strips_12_signed               \
+     : (sc) == 1 ? (rounding) == MN_POSITIVE ? mn_strips_21_positive : mn_strips_21_signed         \
+     : (rounding) == MN_POSITIVE ? mn_strips_22_positive : mn_strips_22_signed)
+
+/* Bytes of a window's rows, column by column, and which of them are there. */
+static const uint8_t mn_window_bytes[16] = {0, 3, 6, 0, 1, 4, 7, 0, 2, 5, 8, 0, 0, 0, 0, 0};
+enum { MN_WINDOW_MASK = 0x777 };
+
+/* One channel of a plane of bytes by any kernel, four outputs at a time. */
+MN_INLINE void mn_depthwise_bytes(const struct mn_depthwise *d, const int8_t *plane,
+                                  const int8_t *weights, const struct mn_channel *channel,
+                                  int8_t *out, int kr, int kc, int sr, int sc, int rounding)
+{
+    const int32_t pitch = d->plane_columns, step = d->out_column_step;
+    const int32x4_t min = vdupq_n_s32(d->min), max = vdupq_n_s32(d->max);
+    const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)step);
+    const uint32x4_t columns = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)sc);
+    for (int32_t row = 0; row < d->out_rows; row++, plane += sr * pitch, out += d->out_row_step) {
+        const int8_t *window = plane;
+        int8_t *to = out;
+        for (int32_t left = d->out_columns; left > 0; left -= 4, window += 4 * sc, to += 4 * step) {
+            const mve_pred16_t there = vctp32q((uint32_t)left);
+            const int8_t *x = window, *w = weights;
+            int32x4_t acc = vdupq_n_s32(channel->bias), y;
+            for (int k = 0; k < kr; k++, x += pitch, w += kc) {
+#pragma GCC unroll 8
+                for (int i = 0; i < kc; i++) {
+                    const int32x4_t at = sc == 1
+                                             ? vldrbq_z_s32(x + i, there)
+                                             : vldrbq_gather_offset_z_s32(x + i, columns, there);
+                    acc = vmlaq_n_s32(acc, at, w[i]);
+                }
+            }
+            y = vqrdmulhq_n_s32(acc, channel->multiplier);
+            if (rounding != MN_POSITIVE)
+                y = vaddq_s32(y, vshrq_n_s32(acc, 31));
+            y = vshlq_r_s32(vaddq_n_s32(y, channel->offset), -channel->shift);
+            y = vminq_s32(vmaxq_s32(y, min), max);
+            vstrbq_scatter_offset_p_s32(to, places, y, there);
+        }
+    }
+}
+#endif
+
+#if !MN_MVE
 /* Two values at a time; planes have an even number of columns. */
 MN_NOINLINE void mn_fill_plane(int16_t *plane, int32_t values, int16_t value)
 {
@@ -90,8 +352,9 @@ MN_NOINLINE void mn_fill_plane(int16_t *plane, int32_t values, int16_t value)
     for (; values > 0; values -= 2, plane += 2)
         memcpy(plane, two, sizeof two);
 }
+#endif
 
-#if MN_DSP
+#if MN_DSP && !MN_MVE
 /* What the assembly below needs for one channel; it reads members by their offsets. */
 struct mn_rows {
     const int16_t *x;  /* first word of the current row of windows */
@@ -421,14 +684,14 @@ MN_NOINLINE void mn_clamp_plane(const struct mn_depthwise *d, int8_t *out)
 }
 
 /* One channel by any kernel: what MN_DEPTHWISE_ROWS does, in C. */
-MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *plane,
+MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *plane,
                                   const int8_t *weights, const struct mn_channel *channel,
                                   int8_t *out, int kr, int kc, int sr, int sc, int rounding)
 {
     const int32_t pitch = d->plane_columns;
     for (int row = 0; row < d->out_rows; row++, plane += sr * pitch, out += d->out_row_step)
         for (int column = 0; column < d->out_columns; column++) {
-            const int16_t *window = plane + column * sc;
+            const mn_value *window = plane + column * sc;
             const int8_t *w = weights;
             uint32_t acc = (uint32_t)channel->bias;
             for (int k = 0; k < kr; k++, window += pitch)
@@ -458,10 +721,72 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const int16_t *p
     }
 #define MN_CHANNEL_C(name, kr, kc, sr, sc, rounding)                                               \
     mn_depthwise_plane(d, plane, weights, &d->channels[c], out, kr, kc, sr, sc, rounding);
+#if MN_MVE
+#define MN_DEPTHWISE(name, kr, kc, sr, sc, rounding, clamp)                                        \
+    MN_DEPTHWISE_VECTORS(name, kr, kc, sr, sc, rounding, MN_NO_STRIPS)
+#else
 #define MN_DEPTHWISE(name, kr, kc, sr, sc, rounding, clamp)                                        \
     MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_C)
+#endif
 
-#if MN_DSP
+#if MN_MVE
+/* Squares of 3 in rows of four outputs and more by strips, all else by planes of bytes. */
+#define MN_DEPTHWISE_VECTORS(name, kr, kc, sr, sc, rounding, STRIPS)                               \
+    MN_NOINLINE void name(const struct mn_depthwise *d, const int8_t *in, int8_t *out,             \
+                          void *scratch)                                                           \
+    {                                                                                              \
+        int8_t *plane = scratch;                                                                   \
+        const int8_t *weights = d->weights;                                                        \
+        const struct mn_channel *channel = d->channels;                                            \
+        mn_set(d->pad_value, plane, 2 * d->plane_rows * d->plane_columns);                         \
+        STRIPS(sr, sc, rounding)                                                                   \
+        for (int32_t c = 0; c < d->num_channels; c++, in++, out++, weights += (kr) * (kc)) {       \
+            mn_gather_plane(d, in, plane);                                                         \
+            if ((rounding) == MN_MIXED && channel[c].wide)                                         \
+                mn_depthwise_plane(d, plane, weights, &channel[c], out, kr, kc, sr, sc, rounding); \
+            else                                                                                   \
+                mn_depthwise_bytes(d, plane, weights, &channel[c], out, kr, kc, sr, sc, rounding); \
+        }                                                                                          \
+    }
+#define MN_NO_STRIPS(sr, sc, rounding)
+#define MN_TAKE_STRIPS(sr, sc, rounding)                                                           \
+    if (d->out_columns >= 4 && (rounding) != MN_MIXED && (sr) <= 2 &&                             \
+        d->in_column_step <= MN_FURTHEST) {                                                        \
+                                                 \
+        const int32_t count = (sr) == 1 ? (d->out_rows + 1) / 2 : d->out_rows;                     \
+        struct mn_strips strips = {{0},                                                            \
+                                   channel,                                                        \
+                                   plane,                                                          \
+                                   out,                                                            \
+                                   4 * d->plane_columns,                                           \
+                                   d->out_row_step,                                                \
+                                   d->out_column_step,                                             \
+                                   d->out_rows,                                                    \
+                                   d->min,                                                         \
+                                   d->max,                                                         \
+                                   d->out_columns / 4,                                             \
+                                   d->out_columns % 4};                                            \
+        for (int32_t c = 0; c < d->num_channels; c++, in++, weights += 9) {                        \
+            const uint8x16_t bytes = vldrbq_u8(mn_window_bytes);                                   \
+            vstrbq_s8(strips.weights,                                                              \
+                      vldrbq_gather_offset_z_s8(weights, bytes, MN_WINDOW_MASK));                  \
+            mn_gather_strips(d, in, plane, count);                                                 \
+            MN_STRIPS_OF(sr, sc, rounding)(&strips);                                               \
+            strips.channel++;                                                                      \
+            strips.out++;                                                                          \
+        }                                                                                          \
+        return;                                                                                    \
+    }
+#define MN_VECTORS_3(name, sr, sc, rounding)                                                       \
+    MN_DEPTHWISE_VECTORS(name, 3, 3, sr, sc, rounding, MN_TAKE_STRIPS)
+#define MN_VECTORS_5(name, sr, sc, rounding)                                                       \
+    MN_DEPTHWISE_VECTORS(name, 5, 5, sr, sc, rounding, MN_NO_STRIPS)
+#define MN_VECTORS_7(name, sr, sc, rounding)                                                       \
+    MN_DEPTHWISE_VECTORS(name, 7, 7, sr, sc, rounding, MN_NO_STRIPS)
+#define MN_DEPTHWISE_FAST(name, kr, kc, sr, sc, rounding, clamp)                                   \
+    MN_VECTORS_##kc(name, sr, sc, rounding)
+#define MN_DEPTHWISE_FOURS MN_DEPTHWISE_FAST
+#elif MN_DSP
 #define MN_CHANNEL_FAST(name, kr, kc, sr, sc, rounding)                                            \
     int32_t pairs[(kr) * ((kc)-1)];                                                                \
     const struct mn_channel *const channel = &d->channels[c];                                      \
