@@ -3,7 +3,7 @@
  * The patches of four pixels are laid out side by side, widened to int16, in `scratch`; then all
  * output channels of the four pixels are computed by twos. Everything a group of four pixels reads
  * is read before its first output is written. */
-#include "kernels.h"
+#include "vectors.h"
 
 /* What a window reads: pointers to its rows, 0 for those outside of the picture; or, where the kernel
  * has too many, the picture and the first row in it. */

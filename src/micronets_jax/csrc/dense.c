@@ -20,7 +20,144 @@ MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel
     return (int8_t)mn_requantize((int32_t)acc, &d->channels[channel], d->rounding);
 }
 
-#if MN_DSP
+#if MN_MVE
+/* Of 16 inputs the weights of a pair of channels are words of (a0 B0 a2 B2) and (a1 B1 a3 B3), which
+ * VLD4 and VLD2 take apart; narrowing makes the bytes of a, and a rounded narrowing shift by 8 those
+ * of b (see conv.c). Sums of a group's channels lie in r0, r2, r4, r6. */
+struct row {
+    const int8_t *weights, *in;
+    int32_t steps, rest; /* of 16 inputs, and inputs that are left */
+    const struct mn_channel *channels;
+    int8_t *out;
+    int32_t groups, min, max;
+};
+MN_AT(row, max, 32);
+
+#define APART(even, odd, second)                                                                   \
+    "vrshrnb.i16 " second ", " even ", #8\n\t"                                                     \
+    "vrshrnt.i16 " second ", " odd ", #8\n\t"                                                      \
+    "vmovnt.i16 " even ", " odd "\n\t"
+#define SUMS_2                                                                                     \
+    "vmladava.s8 r0, q0, q6\n\t"                                                                   \
+    "vmladava.s8 r2, q4, q6\n\t"
+#define SUMS_4                                                                                     \
+    SUMS_2 "vmladava.s8 r4, q2, q6\n\t"                                                            \
+           "vmladava.s8 r6, q5, q6\n\t"
+#define APART_2 APART("q0", "q1", "q4")
+#define APART_4 APART_2 APART("q2", "q3", "q5")
+#define STEP_2                                                                                     \
+    "vld20.32 {q0, q1}, [r1]\n\t"                                                                  \
+    "vld21.32 {q0, q1}, [r1]!\n\t"                                                                 \
+    "vldrb.8 q6, [r3], #16\n\t" APART_2 SUMS_2
+#define STEP_4                                                                                     \
+    "vld40.32 {q0, q1, q2, q3}, [r1]\n\t"                                                          \
+    "vld41.32 {q0, q1, q2, q3}, [r1]\n\t"                                                          \
+    "vld42.32 {q0, q1, q2, q3}, [r1]\n\t"                                                          \
+    "vld43.32 {q0, q1, q2, q3}, [r1]!\n\t"                                                         \
+    "vldrb.8 q6, [r3], #16\n\t" APART_4 SUMS_4
+/* Fewer inputs than 16: lanes beyond them have no weights. */
+#define WORD(q)                                                                                    \
+    "vpst\n\t"                                                                                     \
+    "vldrwt.u32 " q ", [r1, q6]\n\t"                                                               \
+    "adds r1, r1, #4\n\t"
+#define REST(bytes, shift)                                                                         \
+    "add lr, r12, #3\n\t"                                                                          \
+    "bic lr, lr, #3\n\t"                                                                           \
+    "add r1, r1, lr, lsl #" shift "\n\t"                                                           \
+    "sub r1, r1, #" bytes "\n\t"                                                                   \
+    "vpst\n\t"                                                                                     \
+    "vldrbt.8 q6, [r3]\n\t"
+#define REST_2                                                                                     \
+    "mov lr, #0\n\t"                                                                               \
+    "vidup.u32 q6, lr, #8\n\t" WORD("q0") WORD("q1") REST("8", "1") APART_2 SUMS_2
+#define REST_4                                                                                     \
+    "mov lr, #0\n\t"                                                                               \
+    "vidup.u32 q6, lr, #8\n\t"                                                                     \
+    "vshl.i32 q6, q6, #1\n\t" WORD("q0") WORD("q1") WORD("q2") WORD("q3") REST("16", "2")          \
+        APART_4 SUMS_4
+/* Sums to q4, parameters to q0-q3; a pair twice. */
+#define CHANNELS_4                                                                                 \
+    "vmov q4[2], q4[0], r0, r4\n\t"                                                                \
+    "vmov q4[3], q4[1], r2, r6\n\t"                                                                \
+    "vld40.32 {q0, q1, q2, q3}, [r7]\n\t"                                                          \
+    "vld41.32 {q0, q1, q2, q3}, [r7]\n\t"                                                          \
+    "vld42.32 {q0, q1, q2, q3}, [r7]\n\t"                                                          \
+    "vld43.32 {q0, q1, q2, q3}, [r7]!\n\t"
+#define PARAMETER(q)                                                                               \
+    "vldrw.u32 " q ", [r7, q5]\n\t"                                                                \
+    "adds r7, r7, #4\n\t"
+#define CHANNELS_2                                                                                 \
+    "vmov q4[2], q4[0], r0, r0\n\t"                                                                \
+    "vmov q4[3], q4[1], r2, r2\n\t"                                                                \
+    "vmov.i32 q5, #0\n\t"                                                                          \
+    "mov lr, #16\n\t"                                                                              \
+    "vmov.32 q5[1], lr\n\t"                                                                        \
+    "vmov.32 q5[3], lr\n\t" PARAMETER("q0") PARAMETER("q1") PARAMETER("q2") PARAMETER("q3")        \
+    "adds r7, r7, #16\n\t"
+
+#define CHANNELS(name, N)                                                                          \
+    MN_NAKED name(MN_REGISTER const struct row *row)                                               \
+    {                                                                                              \
+        __asm__ volatile("push {r4-r11, lr}\n\t"                                                   \
+                         "vpush {d8-d15}\n\t"                                                      \
+                         "ldrd r1, r10, [r0]\n\t"                                                  \
+                         "ldrd r9, r12, [r0, #8]\n\t"                                              \
+                         "ldrd r7, r5, [r0, #16]\n\t"                                              \
+                         "ldrd r11, r2, [r0, #24]\n\t"                                             \
+                         "ldr r8, [r0, #32]\n\t"                                                   \
+                         "vdup.32 q7, r2\n\t"                                                      \
+                         "vctp.8 r12\n"                                                            \
+                         "1:\n\t"                                                                  \
+                         "mov r3, r10\n\t"                                                         \
+                         "movs r0, #0\n\t"                                                         \
+                         "movs r2, #0\n\t"                                                         \
+                         "movs r4, #0\n\t"                                                         \
+                         "movs r6, #0\n\t"                                                         \
+                         "wls lr, r9, 3f\n"                                                        \
+                         "2:\n\t" STEP_##N "le lr, 2b\n"                                          \
+                         "3:\n\t"                                                                  \
+                         "cmp r12, #0\n\t"                                                         \
+                         "beq 4f\n\t" REST_##N "4:\n\t" CHANNELS_##N                              \
+                         "vadd.i32 q4, q4, q0\n\t"                                                 \
+                         "vqrdmulh.s32 q6, q4, q1\n\t"                                             \
+                         "vshr.s32 q4, q4, #31\n\t"                                                \
+                         "vadd.i32 q6, q6, q4\n\t"                                                 \
+                         "vadd.i32 q6, q6, q2\n\t"                                                 \
+                         "vneg.s8 q3, q3\n\t"                                                      \
+                         "vshl.s32 q6, q6, q3\n\t"                                                 \
+                         "vdup.32 q5, r8\n\t"                                                      \
+                         "vmax.s32 q6, q6, q7\n\t"                                                 \
+                         "vmin.s32 q6, q6, q5\n\t"                                                 \
+                         "vstrb.32 q6, [r5], #4\n\t"                                               \
+                         "subs r11, r11, #1\n\t"                                                   \
+                         "bne 1b\n\t"                                                              \
+                         "vpop {d8-d15}\n\t"                                                       \
+                         "pop {r4-r11, pc}\n\t");                                                  \
+    }
+CHANNELS(channels2, 2)
+CHANNELS(channels4, 4)
+
+MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
+{
+    const int32_t grouped = d->out_channels & ~3, left = d->out_channels - grouped;
+    struct row row = {d->weights, in,      d->inputs / 16, d->inputs % 16, d->channels,
+                      out,        grouped / 4, d->min,     d->max};
+    if (grouped > 0)
+        channels4(&row);
+    if (left > 0) { /* not all that the assembly writes is wanted */
+        int8_t made[4];
+        row.weights += grouped * 4 * ((d->inputs + 3) / 4);
+        row.channels += grouped;
+        row.out = made;
+        row.groups = 1;
+        (left > 2 ? channels4 : channels2)(&row);
+        memcpy(out + grouped, made, (size_t)left);
+    }
+    for (int i = 0; d->rounding == MN_MIXED && i < d->out_channels; i++)
+        if (d->channels[i].wide)
+            out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
+}
+#elif MN_DSP
 /* So few bytes, with a quad behind them, that the sum of b stays below 2^23 and survives being
  * multiplied by 256; the sums of longer rows are set aside in between. */
 #define MOST_BYTES 500

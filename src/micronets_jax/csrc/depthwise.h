@@ -6,10 +6,9 @@
 #ifndef MN_DEPTHWISE_H
 #define MN_DEPTHWISE_H
 
-#include "kernels.h"
+#include "vectors.h"
 
 #if MN_MVE
-#include <arm_mve.h>
 typedef int8_t mn_value; /* of a plane */
 #else
 typedef int16_t mn_value;
@@ -304,9 +303,44 @@ MN_STRIPS(mn_strips_22_signed, 2, "8", MN_SIGNED)
      : (sc) == 1 ? (rounding) == MN_POSITIVE ? mn_strips_21_positive : mn_strips_21_signed         \
      : (rounding) == MN_POSITIVE ? mn_strips_22_positive : mn_strips_22_signed)
 
-/* Bytes of a window's rows, column by column, and which of them are there. */
-static const uint8_t mn_window_bytes[16] = {0, 3, 6, 0, 1, 4, 7, 0, 2, 5, 8, 0, 0, 0, 0, 0};
-enum { MN_WINDOW_MASK = 0x777 };
+/* One channel of strips by squares of 3, 5 and 7, one output after the other. Of 5 x 5 the rows that
+ * a strip does not hold are in the next one, of 7 x 7 in the one behind it. */
+MN_INLINE void mn_depthwise_windows(const struct mn_depthwise *d, const int8_t *strips,
+                                    const int8_t *weights, const struct mn_channel *channel,
+                                    int8_t *out, int side, int sr, int sc)
+{
+    enum { MOST = 8 };
+    const int32_t pitch = 4 * d->plane_columns, second = side == 5 ? pitch : 2 * pitch;
+    int8x16_t w[4];
+    int32_t sums[MOST];
+    for (int v = 0; v < (side == 3 ? 1 : 4); v++)
+        w[v] = mn_window_weights(weights, side, v, 1);
+    for (int odd = 0; odd < (sr == 1 ? 2 : 1); odd++) {
+        int8x16_t v[4] = {w[0], w[0], w[0], w[0]};
+        if (side > 3)
+            for (int i = 0; i < 4; i++)
+                v[i] = w[i];
+        for (int i = 0; odd && i < (side == 3 ? 1 : 2); i++) { /* a row further */
+            if (side > 3)
+                v[2 + i] = (int8x16_t)vsliq_n_u32(vshrq_n_u32((uint32x4_t)w[i], 24),
+                                                  (uint32x4_t)w[2 + i], 8);
+            v[i] = (int8x16_t)vshlq_n_u32((uint32x4_t)w[i], 8);
+        }
+        for (int i = 2; side == 5 && i < 4; i++)
+            v[i] = (int8x16_t)vshlq_n_u32((uint32x4_t)v[i], 16);
+        for (int32_t row = odd; row < d->out_rows; row += sr == 1 ? 2 : 1) {
+            const int8_t *x = strips + (sr == 1 ? row / 2 : row) * pitch;
+            int8_t *to = out + row * d->out_row_step;
+            for (int32_t left = d->out_columns; left > 0; left -= MOST, x += 4 * sc * MOST) {
+                const int32_t count = left < MOST ? left : MOST;
+                mn_window_sums(x, second, 4 * sc, count, side, v, sums);
+                mn_window_outputs(sums, count, channel->bias, channel, d->min, d->max, to,
+                                  d->out_column_step);
+                to += MOST * d->out_column_step;
+            }
+        }
+    }
+}
 
 /* One channel of a plane of bytes by any kernel, four outputs at a time. */
 MN_INLINE void mn_depthwise_bytes(const struct mn_depthwise *d, const int8_t *plane,
@@ -730,7 +764,7 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
 #endif
 
 #if MN_MVE
-/* Squares of 3 in rows of four outputs and more by strips, all else by planes of bytes. */
+/* Squares of 3, 5 and 7 by strips, all else by planes of bytes. */
 #define MN_DEPTHWISE_VECTORS(name, kr, kc, sr, sc, rounding, STRIPS)                               \
     MN_NOINLINE void name(const struct mn_depthwise *d, const int8_t *in, int8_t *out,             \
                           void *scratch)                                                           \
@@ -739,21 +773,21 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
         const int8_t *weights = d->weights;                                                        \
         const struct mn_channel *channel = d->channels;                                            \
         mn_set(d->pad_value, plane, 2 * d->plane_rows * d->plane_columns);                         \
-        STRIPS(sr, sc, rounding)                                                                   \
+        STRIPS(kc, sr, sc, rounding)                                                               \
         for (int32_t c = 0; c < d->num_channels; c++, in++, out++, weights += (kr) * (kc)) {       \
             mn_gather_plane(d, in, plane);                                                         \
-            if ((rounding) == MN_MIXED && channel[c].wide)                                         \
+            if ((rounding) == MN_MIXED && channel[c].wide) {                                       \
                 mn_depthwise_plane(d, plane, weights, &channel[c], out, kr, kc, sr, sc, rounding); \
-            else                                                                                   \
+                mn_clamp_plane(d, out);                                                            \
+            } else {                                                                               \
                 mn_depthwise_bytes(d, plane, weights, &channel[c], out, kr, kc, sr, sc, rounding); \
+            }                                                                                      \
         }                                                                                          \
     }
-#define MN_NO_STRIPS(sr, sc, rounding)
-#define MN_TAKE_STRIPS(sr, sc, rounding)                                                           \
-    if (d->out_columns >= 4 && (rounding) != MN_MIXED && (sr) <= 2 &&                             \
-        d->in_column_step <= MN_FURTHEST) {                                                        \
-                                                 \
-        const int32_t count = (sr) == 1 ? (d->out_rows + 1) / 2 : d->out_rows;                     \
+#define MN_NO_STRIPS(side, sr, sc, rounding)
+#define MN_TAKE_STRIPS(side, sr, sc, rounding)                                                     \
+    if ((rounding) != MN_MIXED && (sr) <= 2 && d->in_column_step <= MN_FURTHEST) {                 \
+        const int32_t count = ((sr) == 1 ? (d->out_rows + 1) / 2 : d->out_rows) + ((side)-3) / 2;  \
         struct mn_strips strips = {{0},                                                            \
                                    channel,                                                        \
                                    plane,                                                          \
@@ -766,12 +800,14 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
                                    d->max,                                                         \
                                    d->out_columns / 4,                                             \
                                    d->out_columns % 4};                                            \
-        for (int32_t c = 0; c < d->num_channels; c++, in++, weights += 9) {                        \
-            const uint8x16_t bytes = vldrbq_u8(mn_window_bytes);                                   \
-            vstrbq_s8(strips.weights,                                                              \
-                      vldrbq_gather_offset_z_s8(weights, bytes, MN_WINDOW_MASK));                  \
+        for (int32_t c = 0; c < d->num_channels; c++, in++, weights += (side) * (side)) {          \
             mn_gather_strips(d, in, plane, count);                                                 \
-            MN_STRIPS_OF(sr, sc, rounding)(&strips);                                               \
+            if ((side) == 3 && d->out_columns >= 4) {                                              \
+                vstrbq_s8(strips.weights, mn_window_weights(weights, 3, 0, 1));                    \
+                MN_STRIPS_OF(sr, sc, rounding)(&strips);                                           \
+            } else {                                                                               \
+                mn_depthwise_windows(d, plane, weights, strips.channel, strips.out, side, sr, sc); \
+            }                                                                                      \
             strips.channel++;                                                                      \
             strips.out++;                                                                          \
         }                                                                                          \
@@ -780,9 +816,9 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
 #define MN_VECTORS_3(name, sr, sc, rounding)                                                       \
     MN_DEPTHWISE_VECTORS(name, 3, 3, sr, sc, rounding, MN_TAKE_STRIPS)
 #define MN_VECTORS_5(name, sr, sc, rounding)                                                       \
-    MN_DEPTHWISE_VECTORS(name, 5, 5, sr, sc, rounding, MN_NO_STRIPS)
+    MN_DEPTHWISE_VECTORS(name, 5, 5, sr, sc, rounding, MN_TAKE_STRIPS)
 #define MN_VECTORS_7(name, sr, sc, rounding)                                                       \
-    MN_DEPTHWISE_VECTORS(name, 7, 7, sr, sc, rounding, MN_NO_STRIPS)
+    MN_DEPTHWISE_VECTORS(name, 7, 7, sr, sc, rounding, MN_TAKE_STRIPS)
 #define MN_DEPTHWISE_FAST(name, kr, kc, sr, sc, rounding, clamp)                                   \
     MN_VECTORS_##kc(name, sr, sc, rounding)
 #define MN_DEPTHWISE_FOURS MN_DEPTHWISE_FAST

@@ -460,34 +460,6 @@ MN_INLINE int32_t mn_saturate(int32_t x)
 }
 #endif
 
-#if MN_MVE
-/* Bytes one after the other, up to 16 at a time. */
-MN_INLINE void mn_move(const int8_t *in, int8_t *out, int32_t bytes)
-{
-    __asm__ volatile("wlstp.8 lr, %[bytes], 2f\n"
-                     "1:\n\t"
-                     "vldrb.8 q0, [%[in]], #16\n\t"
-                     "vstrb.8 q0, [%[out]], #16\n\t"
-                     "letp lr, 1b\n"
-                     "2:\n\t"
-                     : [in] "+&r"(in), [out] "+&r"(out)
-                     : [bytes] "r"(bytes)
-                     : "lr", "q0", "cc", "memory");
-}
-MN_INLINE void mn_set(int8_t value, int8_t *out, int32_t bytes)
-{
-    __asm__ volatile("vdup.8 q0, %[value]\n\t"
-                     "wlstp.8 lr, %[bytes], 2f\n"
-                     "1:\n\t"
-                     "vstrb.8 q0, [%[out]], #16\n\t"
-                     "letp lr, 1b\n"
-                     "2:\n\t"
-                     : [out] "+&r"(out)
-                     : [bytes] "r"(bytes), [value] "r"(value)
-                     : "lr", "q0", "cc", "memory");
-}
-#endif
-
 /* Wrapping shift left: what the registers do, without the undefined behaviour. */
 MN_INLINE int32_t mn_shl(int32_t x, int32_t bits)
 {
