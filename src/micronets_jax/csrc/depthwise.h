@@ -314,7 +314,7 @@ MN_INLINE void mn_depthwise_windows(const struct mn_depthwise *d, const int8_t *
     int8x16_t w[4];
     int32_t sums[MOST];
     for (int v = 0; v < (side == 3 ? 1 : 4); v++)
-        w[v] = mn_window_weights(weights, side, v, 1);
+        w[v] = mn_window_weights(weights, side, v, 1, mn_window_bits[(side - 3) / 2][v]);
     for (int odd = 0; odd < (sr == 1 ? 2 : 1); odd++) {
         int8x16_t v[4] = {w[0], w[0], w[0], w[0]};
         if (side > 3)
@@ -333,7 +333,7 @@ MN_INLINE void mn_depthwise_windows(const struct mn_depthwise *d, const int8_t *
             int8_t *to = out + row * d->out_row_step;
             for (int32_t left = d->out_columns; left > 0; left -= MOST, x += 4 * sc * MOST) {
                 const int32_t count = left < MOST ? left : MOST;
-                mn_window_sums(x, second, 4 * sc, count, side, v, sums);
+                mn_window_sums(x, second, 4 * sc, count, side, v, sums, 1);
                 mn_window_outputs(sums, count, channel->bias, channel, d->min, d->max, to,
                                   d->out_column_step);
                 to += MOST * d->out_column_step;
@@ -803,7 +803,8 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
         for (int32_t c = 0; c < d->num_channels; c++, in++, weights += (side) * (side)) {          \
             mn_gather_strips(d, in, plane, count);                                                 \
             if ((side) == 3 && d->out_columns >= 4) {                                              \
-                vstrbq_s8(strips.weights, mn_window_weights(weights, 3, 0, 1));                    \
+                vstrbq_s8(strips.weights,                                                          \
+                          mn_window_weights(weights, 3, 0, 1, mn_window_bits[0][0]));              \
                 MN_STRIPS_OF(sr, sc, rounding)(&strips);                                           \
             } else {                                                                               \
                 mn_depthwise_windows(d, plane, weights, strips.channel, strips.out, side, sr, sc); \

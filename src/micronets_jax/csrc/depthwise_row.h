@@ -7,7 +7,7 @@
 #ifndef MN_DEPTHWISE_ROW_H
 #define MN_DEPTHWISE_ROW_H
 
-#include "kernels.h"
+#include "vectors.h"
 
 #if MN_DSP
 /* What the assembly below takes; it reads members by their offsets. */
@@ -521,7 +521,183 @@ MN_NOINLINE void mn_depthwise_row_threes(const struct mn_depthwise_row *d, const
 }
 #endif
 
+#if MN_MVE
+/* Eight columns of all rows to strips, 64 bytes from the first to the second; columns that are not
+ * `there` get the value of the zero point. What is not used of a strip has no weights. */
+#define MN_LAY_OPERANDS                                                                            \
+    [there] "r"(there), [columns] "w"(columns), [zero] "w"(zero), [strips] "r"(strips)
+#define MN_LAY_ROW(q, k)                                                                           \
+    "ldr %[row], [%[rows], #4 * " k "]\n\t"                                                        \
+    "vpst\n\t"                                                                                     \
+    "vldrbt.s16 " q ", [%[row], %q[columns]]\n\t"
+#define MN_LAY_STRIP                                                                               \
+    "vpsel q0, q0, %q[zero]\n\t"                                                                   \
+    "vpsel q1, q1, %q[zero]\n\t"                                                                   \
+    "vst20.16 {q0, q1}, [%[strips]]\n\t"                                                           \
+    "vst21.16 {q0, q1}, [%[strips]]\n\t"
+#define MN_LAY_FOUR                                                                                \
+    MN_LAY_ROW("q0", "0")                                                                          \
+    MN_LAY_ROW("q2", "1")                                                                          \
+    MN_LAY_ROW("q1", "2")                                                                          \
+    MN_LAY_ROW("q3", "3")                                                                          \
+    "vmovnt.i16 q0, q2\n\t"                                                                        \
+    "vmovnt.i16 q1, q3\n\t" MN_LAY_STRIP
+#define MN_LAY_SECOND                                                                              \
+    "vpsel q0, q0, %q[zero]\n\t"                                                                   \
+    "vpsel q1, q1, %q[zero]\n\t"                                                                   \
+    "add %[row], %[strips], #64\n\t"                                                               \
+    "vst20.16 {q0, q1}, [%[row]]\n\t"                                                              \
+    "vst21.16 {q0, q1}, [%[row]]\n\t"
+MN_INLINE void mn_lay_columns(const int8_t *const *rows, uint16x8_t columns, mve_pred16_t there,
+                              int8x16_t zero, int8_t *strips, int side)
+{
+    const int8_t *row;
+    MN_PREDICATE
+    if (side == 3)
+        __asm__ volatile(MN_KEEP "vmsr p0, %[there]\n\t"
+                                 "vpsttt\n\t"
+                                 "vldrbt.s16 q0, [%[a], %q[columns]]\n\t"
+                                 "vldrbt.s16 q2, [%[b], %q[columns]]\n\t"
+                                 "vldrbt.s16 q1, [%[c], %q[columns]]\n\t"
+                                 "vmovnt.i16 q0, q2\n\t" MN_LAY_STRIP MN_RESTORE
+                         : [row] "=&r"(row)MN_KEPT
+                         : MN_LAY_OPERANDS, [a] "r"(rows[0]), [b] "r"(rows[1]), [c] "r"(rows[2])
+                         : "memory", "q0", "q1", "q2" MN_SET);
+    else if (side == 5)
+        __asm__ volatile(MN_KEEP "vmsr p0, %[there]\n\t" MN_LAY_FOUR MN_LAY_ROW("q0", "4")
+                             MN_LAY_SECOND MN_RESTORE
+                         : [row] "=&r"(row)MN_KEPT
+                         : MN_LAY_OPERANDS, [rows] "r"(rows)
+                         : "memory", "q0", "q1", "q2", "q3" MN_SET);
+    else
+        __asm__ volatile(MN_KEEP "vmsr p0, %[there]\n\t" MN_LAY_FOUR MN_LAY_ROW("q0", "4")
+                             MN_LAY_ROW("q2", "5") MN_LAY_ROW("q1", "6")
+                         "vmovnt.i16 q0, q2\n\t" MN_LAY_SECOND MN_RESTORE
+                         : [row] "=&r"(row)MN_KEPT
+                         : MN_LAY_OPERANDS, [rows] "r"(rows)
+                         : "memory", "q0", "q1", "q2", "q3" MN_SET);
+}
+
+/* Squares of 3, 5 and 7, four channels after the other: 16 columns at a time are laid out in strips,
+ * see vectors.h. Rows that lie outside have no weights, nor part in what is taken off the bias for
+ * the zero point. */
+MN_INLINE void mn_row_windows(const struct mn_depthwise_row *d, const int8_t *const *in,
+                              int8_t *out, int8_t *strips, int side, int stride)
+{
+    enum { COLUMNS = 16, PITCH = 4 * COLUMNS, VECTORS = 4 };
+    const int vectors = side == 3 ? 1 : VECTORS;
+    const int32_t channels = d->num_channels, most = (COLUMNS - side) / stride + 1;
+    const uint16x8_t end = vdupq_n_u16((uint16_t)d->in_columns);
+    const uint16x8_t steps = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)channels);
+    const int8x16_t zero = vdupq_n_s8(d->zero_point);
+    const int8_t *rows[7], *base = 0;
+    mve_pred16_t bits[VECTORS];
+    int32_t start = -d->pad_left;
+    uint32_t present = 0;
+    for (int k = 0; k < side; k++) {
+        base = base ? base : in[k];
+        present |= in[k] ? 0x1111u << (k % 4 + k / 4 * 16) : 0;
+    }
+    for (int v = 0; v < vectors; v++)
+        bits[v] = (mve_pred16_t)(mn_window_bits[(side - 3) / 2][v] & (present >> v / 2 * 16));
+    for (int32_t left = d->out_columns; left > 0; left -= most, start += most * stride) {
+        const int32_t count = left < most ? left : most;
+        const int32_t halves = (count - 1) * stride + side > 8 ? 2 : 1;
+        const uint16x8_t at = vaddq_n_u16(vidupq_n_u16(0, 1), (uint16_t)start);
+        const mve_pred16_t low = vcmphiq_u16(end, at);
+        const mve_pred16_t high = vcmphiq_u16(end, vaddq_n_u16(at, 8));
+        const int8_t *weights = d->weights;
+        for (int k = 0; k < side; k++)
+            rows[k] = (in[k] ? in[k] : base) + start * channels;
+        for (int32_t c = 0; c < channels; c += 4, weights += 4 * side * side) {
+            const int32_t first = c + 4 > channels ? channels - 4 : c;
+            const struct mn_channel *const channel = d->channels + first;
+            int32_t sums[4 * COLUMNS], biases[4];
+            for (int lane = 0; lane < 4; lane++) {
+                const uint16x8_t columns = vaddq_n_u16(steps, (uint16_t)(first + lane));
+                uint32_t bias = (uint32_t)channel[lane].bias;
+                int8x16_t w[VECTORS];
+                int32_t sum = 0;
+                for (int v = 0; v < vectors; v++) {
+                    w[v] = mn_window_weights(weights + lane, side, v, 4, bits[v]);
+                    sum = vaddvaq_s8(sum, w[v]);
+                }
+                bias -= (uint32_t)(d->zero_point * sum);
+                biases[lane] = (int32_t)bias;
+                mn_lay_columns(rows, columns, low, zero, strips, side);
+                if (halves > 1)
+                    mn_lay_columns(rows, vaddq_n_u16(columns, (uint16_t)(8 * channels)), high, zero,
+                                   strips + PITCH / 2, side);
+                mn_window_sums(strips, PITCH, 4 * stride, count, side, w, sums + lane, 4);
+            }
+            mn_four_outputs(sums, count, biases, channel, d->min, d->max, out + first, channels);
+        }
+        out += count * channels;
+    }
+}
+MN_NOINLINE void mn_row_windows_3(const struct mn_depthwise_row *d, const int8_t *const *in,
+                                  int8_t *out, int8_t *strips)
+{
+    if (d->stride_columns == 1)
+        mn_row_windows(d, in, out, strips, 3, 1);
+    else
+        mn_row_windows(d, in, out, strips, 3, 2);
+}
+MN_NOINLINE void mn_row_windows_5(const struct mn_depthwise_row *d, const int8_t *const *in,
+                                  int8_t *out, int8_t *strips)
+{
+    if (d->stride_columns == 1)
+        mn_row_windows(d, in, out, strips, 5, 1);
+    else
+        mn_row_windows(d, in, out, strips, 5, 2);
+}
+MN_NOINLINE void mn_row_windows_7(const struct mn_depthwise_row *d, const int8_t *const *in,
+                                  int8_t *out, int8_t *strips)
+{
+    if (d->stride_columns == 1)
+        mn_row_windows(d, in, out, strips, 7, 1);
+    else
+        mn_row_windows(d, in, out, strips, 7, 2);
+}
+
+/* Whether a row is computed so. */
+MN_INLINE int mn_takes_windows(const struct mn_depthwise_row *d)
+{
+    return d->kernel_rows == d->kernel_columns && d->kernel_rows % 2 == 1 && d->kernel_rows >= 3 &&
+           d->kernel_rows <= 7 && d->stride_columns <= 2 && d->dilation_columns == 1 &&
+           d->rounding != MN_MIXED && d->num_channels <= 65535 / 16;
+}
+#endif
+
 /* The kernel of any shape, and that of squares of 3, 5 and 7 at stride 1 and 2. */
+#if MN_MVE
+#define MN_DEPTHWISE_ROW(name)                                                                     \
+    static void name(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,  \
+                     int32_t row)                                                                  \
+    {                                                                                              \
+        const struct mn_depthwise_row *const d = parameters;                                       \
+        (void)row;                                                                                 \
+        if (!mn_takes_windows(d))                                                                  \
+            mn_depthwise_row(d, in, out, scratch, 0);                                              \
+        else if (d->kernel_rows == 3)                                                              \
+            mn_row_windows_3(d, in, out, scratch);                                                 \
+        else if (d->kernel_rows == 5)                                                              \
+            mn_row_windows_5(d, in, out, scratch);                                                 \
+        else                                                                                       \
+            mn_row_windows_7(d, in, out, scratch);                                                 \
+    }
+#define MN_DEPTHWISE_ROW_FAST(name, k, stride, rounding)                                           \
+    static void name(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,  \
+                     int32_t row)                                                                  \
+    {                                                                                              \
+        (void)row;                                                                                 \
+        if (mn_takes_windows(parameters))                                                          \
+            mn_row_windows_##k(parameters, in, out, scratch);                                      \
+        else                                                                                       \
+            mn_depthwise_row(parameters, in, out, scratch, 0);                                     \
+    }
+#define MN_DEPTHWISE_ROW_THREES(name, rounding) MN_DEPTHWISE_ROW_FAST(name, 3, 1, rounding)
+#else
 #define MN_DEPTHWISE_ROW_BODY(name, pairs)                                                         \
     static void name(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,  \
                      int32_t row)                                                                  \
@@ -550,6 +726,8 @@ MN_NOINLINE void mn_depthwise_row_threes(const struct mn_depthwise_row *d, const
     }
 #else
 #define MN_DEPTHWISE_ROW_THREES(name, rounding) MN_DEPTHWISE_ROW(name)
+#endif
+
 #endif
 
 #endif

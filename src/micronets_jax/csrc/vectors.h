@@ -57,28 +57,31 @@ MN_INLINE const uint8_t *mn_window(int side)
     return side == 3 ? mn_window_3 : side == 5 ? mn_window_5 : mn_window_7;
 }
 
-/* Weights of a window's vectors, `apart` bytes from one to the next in memory. */
-MN_INLINE int8x16_t mn_window_weights(const int8_t *weights, int side, int vector, uint8_t apart)
+/* Which bytes of its vectors have one. */
+static const uint16_t mn_window_bits[3][4] = {
+    {0x0777}, {0xFFFF, 0x000F, 0x1111, 0x0001}, {0xFFFF, 0x0FFF, 0x7777, 0x0777}};
+
+/* Weights of a window's vectors that are `there`, `apart` bytes from one to the next in memory. */
+MN_INLINE int8x16_t mn_window_weights(const int8_t *weights, int side, int vector, uint8_t apart,
+                                      mve_pred16_t there)
 {
-    static const uint16_t there[3][4] = {
-        {0x0777}, {0xFFFF, 0x000F, 0x1111, 0x0001}, {0xFFFF, 0x0FFF, 0x7777, 0x0777}};
     const uint8x16_t places = vldrbq_u8(mn_window(side) + 16 * vector);
-    return vldrbq_gather_offset_z_s8(weights, vmulq_n_u8(places, apart),
-                                     there[(side - 3) / 2][vector]);
+    return vldrbq_gather_offset_z_s8(weights, vmulq_n_u8(places, apart), there);
 }
 
-/* Sums of `count` windows, each `advance` bytes further, 4 or 8; the other strip lies at `second`. */
-#define MN_SUMS_OF_ONE(bytes)                                                                      \
+/* Sums of `count` windows, each `advance` bytes further, 4 or 8; the other strip lies at `second`.
+ * Sums are `lanes` words apart, 1 or 4. */
+#define MN_SUMS_OF_ONE(bytes, apart)                                                                      \
     __asm__ volatile("dls lr, %[count]\n"                                                          \
                      "1:\n\t"                                                                      \
                      "vldrb.8 %q[u], [%[x]], #" bytes "\n\t"                                       \
                      "vmladav.s8 %[sum], %q[u], %q[a]\n\t"                                         \
-                     "str %[sum], [%[sums]], #4\n\t"                                               \
+                     "str %[sum], [%[sums]], #" apart "\n\t"                                         \
                      "le lr, 1b\n\t"                                                               \
                      : [x] "+&r"(x), [sums] "+&r"(sums), [sum] "=&Te"(sum), [u] "=&w"(u)           \
                      : [count] "r"(count), [a] "w"(w[0])                                           \
                      : "lr", "memory");
-#define MN_SUMS_OF_FOUR(bytes)                                                                     \
+#define MN_SUMS_OF_FOUR(bytes, apart)                                                                     \
     __asm__ volatile("dls lr, %[count]\n"                                                          \
                      "1:\n\t"                                                                      \
                      "vldrb.8 %q[u], [%[x], #16]\n\t"                                              \
@@ -89,7 +92,7 @@ MN_INLINE int8x16_t mn_window_weights(const int8_t *weights, int side, int vecto
                      "vmladava.s8 %[sum], %q[u], %q[d]\n\t"                                        \
                      "vldrb.8 %q[v], [%[y]], #" bytes "\n\t"                                       \
                      "vmladava.s8 %[sum], %q[v], %q[c]\n\t"                                        \
-                     "str %[sum], [%[sums]], #4\n\t"                                               \
+                     "str %[sum], [%[sums]], #" apart "\n\t"                                         \
                      "le lr, 1b\n\t"                                                               \
                      : [x] "+&r"(x), [y] "+&r"(y), [sums] "+&r"(sums), [sum] "=&Te"(sum),          \
                        [u] "=&w"(u), [v] "=&w"(v)                                                  \
@@ -97,19 +100,27 @@ MN_INLINE int8x16_t mn_window_weights(const int8_t *weights, int side, int vecto
                        [d] "w"(w[3])                                                               \
                      : "lr", "memory");
 MN_INLINE void mn_window_sums(const int8_t *x, int32_t second, int32_t advance, int32_t count,
-                              int side, const int8x16_t *w, int32_t *sums)
+                              int side, const int8x16_t *w, int32_t *sums, int lanes)
 {
     const int8_t *y = x + second;
     int8x16_t u, v;
     int32_t sum;
-    if (side == 3 && advance == 4)
-        MN_SUMS_OF_ONE("4")
+    if (side == 3 && advance == 4 && lanes == 1)
+        MN_SUMS_OF_ONE("4", "4")
+    else if (side == 3 && advance == 4)
+        MN_SUMS_OF_ONE("4", "16")
+    else if (side == 3 && lanes == 1)
+        MN_SUMS_OF_ONE("8", "4")
     else if (side == 3)
-        MN_SUMS_OF_ONE("8")
+        MN_SUMS_OF_ONE("8", "16")
+    else if (advance == 4 && lanes == 1)
+        MN_SUMS_OF_FOUR("4", "4")
     else if (advance == 4)
-        MN_SUMS_OF_FOUR("4")
+        MN_SUMS_OF_FOUR("4", "16")
+    else if (lanes == 1)
+        MN_SUMS_OF_FOUR("8", "4")
     else
-        MN_SUMS_OF_FOUR("8")
+        MN_SUMS_OF_FOUR("8", "16")
 }
 
 #ifdef __clang__ /* has no name for what VCTP sets */
@@ -125,6 +136,38 @@ MN_INLINE void mn_window_sums(const int8_t *x, int32_t second, int32_t advance, 
 #define MN_KEPT
 #define MN_SET , "p0"
 #endif
+
+/* Outputs of four channels from sums without biases, four for each pixel; pixels are `step` bytes
+ * apart. `parameters` are the channels' in the order of struct mn_channel, see mn_requantize. */
+MN_INLINE void mn_four_outputs(const int32_t *sums, int32_t count, const int32_t *biases,
+                               const struct mn_channel *channels, int32_t min, int32_t max,
+                               int8_t *out, int32_t step)
+{
+    const int32x4x4_t parameters = vld4q_s32(&channels->bias);
+    const int32x4_t bias = vldrwq_s32(biases);
+    const int32x4_t shift = (int32x4_t)vnegq_s8((int8x16_t)parameters.val[3]);
+    const int32x4_t low = vdupq_n_s32(min), high = vdupq_n_s32(max);
+    int32x4_t acc, y;
+    __asm__ volatile("dls lr, %[count]\n"
+                     "1:\n\t"
+                     "vldrw.u32 %q[acc], [%[sums]], #16\n\t"
+                     "vadd.i32 %q[acc], %q[acc], %q[bias]\n\t"
+                     "vqrdmulh.s32 %q[y], %q[acc], %q[multiplier]\n\t"
+                     "vshr.s32 %q[acc], %q[acc], #31\n\t"
+                     "vadd.i32 %q[y], %q[y], %q[acc]\n\t"
+                     "vadd.i32 %q[y], %q[y], %q[offset]\n\t"
+                     "vshl.s32 %q[y], %q[y], %q[shift]\n\t"
+                     "vmax.s32 %q[y], %q[y], %q[low]\n\t"
+                     "vmin.s32 %q[y], %q[y], %q[high]\n\t"
+                     "vstrb.32 %q[y], [%[out]]\n\t"
+                     "add %[out], %[out], %[step]\n\t"
+                     "le lr, 1b\n\t"
+                     : [sums] "+&r"(sums), [acc] "=&w"(acc), [y] "=&w"(y), [out] "+&l"(out)
+                     : [bias] "w"(bias), [multiplier] "w"(parameters.val[1]),
+                       [offset] "w"(parameters.val[2]), [shift] "w"(shift), [low] "w"(low),
+                       [high] "w"(high), [count] "r"(count), [step] "r"(step)
+                     : "lr", "memory");
+}
 
 /* Outputs of a channel from sums without the bias, `step` bytes apart; see mn_requantize. */
 MN_INLINE void mn_window_outputs(const int32_t *sums, int32_t count, int32_t bias,

@@ -246,7 +246,8 @@ def _taken(function: str, step: _Instruction) -> int:
     if moved := re.search(r"\[sp(?:\], #|, #)(-?\d+)(\]!)?$", operands):
         writes_back = moved[2] or "], #" in operands
         return -int(moved[1]) if writes_back else 0
-    if not re.match(r"sp\b(?!!)", operands) or name.startswith(("cmp", "str", "ldr", "tst")):
+    only_read = ("cmp", "str", "ldr", "tst", "vstm", "vldm")
+    if not re.match(r"sp\b(?!!)", operands) or name.startswith(only_read):
         return 0
     if amount := re.match(r"sp(?:, sp)?, #(\d+)$", operands):
         if name in ("sub", "subw"):
