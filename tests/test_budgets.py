@@ -178,3 +178,8 @@ def test_limits_that_only_together_cannot_be_met():
 def test_senseless_budgets_are_refused(arguments, reason):
     with pytest.raises(ValueError, match=reason):
         Budget(**arguments)
+
+
+def test_a_core_that_nobody_has_characterised_is_refused():
+    with pytest.raises(ValueError, match="of networks on a cortex-m55 are predicted, for nobody"):
+        Budget.of(devices.device("mps3-an547"), Limits(latency_ms=40.0))

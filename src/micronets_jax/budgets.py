@@ -17,6 +17,7 @@ from micronets_jax import cost, latency, targets
 from micronets_jax.counts import total
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
+from micronets_jax.devices.instructions import characterised
 from micronets_jax.network import Count, Network, prune
 from micronets_jax.recipes import Limits
 from micronets_jax.targets.base import Target
@@ -47,6 +48,13 @@ class Budget(Limits):
         for name in _TIMED:
             if getattr(self, name) is not None and self.device is None:
                 raise ValueError(f"{name} is given without a device; name one")
+        if self.device and not characterised(self.target.steps, self.device.core):
+            raise ValueError(
+                f"device {self.device.name}: neither times nor memory of networks on a "
+                f"{self.device.core} are predicted, for nobody has characterised it; search for "
+                f"another device, and put the model there with `micronets firmware --device "
+                f"{self.device.name}`"
+            )
         if self.energy_mj is not None and self.device and self.device.power_mw is None:
             raise ValueError(
                 f"energy_mj={self.energy_mj}: the power of {self.device.name} is not known; limit "

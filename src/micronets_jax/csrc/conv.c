@@ -182,31 +182,36 @@ PRODUCT(product3_signed, 3, MN_SIGNED)
 PRODUCT(product4_positive, 4, MN_POSITIVE)
 PRODUCT(product4_signed, 4, MN_SIGNED)
 
-/* Lays out the patch of the output pixel whose window starts at `column` of these rows. */
+/* Columns of all rows from `x` on, `run` at once, of which those from `low` to `high` lie inside. */
+MN_INLINE void lay_runs(const struct mn_conv *c, const struct source *from, int x, int run, int low,
+                        int high, int step, int8_t *patch)
+{
+    const int channels = c->in_channels, at = x * channels, bytes = run * channels;
+    for (int k = 0; k < c->kernel_rows; k++, patch += step) {
+        const int8_t *const line = row_of(c, from, k);
+        if (line && high - low == run) {
+            mn_move(line + at, patch, bytes);
+            continue;
+        }
+        mn_set(c->pad_value, patch, bytes);
+        if (line && high > low)
+            mn_move(line + at + low * channels, patch + low * channels, (high - low) * channels);
+    }
+}
+
+/* Lays out the patch of the output pixel whose window starts at `column` of these rows. Behind it, where
+ * inputs do not fill a quad, are no weights. */
 MN_NOINLINE void lay(const struct mn_conv *c, const struct source *from, int column, int8_t *patch)
 {
-    const int channels = c->in_channels, dilation = c->dilation_columns;
-    const int taps = dilation == 1 ? 1 : c->kernel_columns; /* of one column each, or all at once */
-    const int run = c->kernel_columns / taps;
-    const int8_t *const end = patch + 4 * c->quads;
-    for (int k = 0; k < c->kernel_rows; k++) {
-        const int8_t *const line = row_of(c, from, k);
-        for (int i = 0, x = column; i < taps; i++, x += dilation) {
-            const int room = c->in_columns - x;
-            const int low = x >= 0 ? 0 : -x < run ? -x : run;
-            const int high = room >= run ? run : room > low ? room : low;
-            if (line && high - low == run) {
-                mn_move(line + x * channels, patch, run * channels);
-            } else {
-                mn_set(c->pad_value, patch, run * channels);
-                if (line && high > low)
-                    mn_move(line + (x + low) * channels, patch + low * channels,
-                            (high - low) * channels);
-            }
-            patch += run * channels;
-        }
-    }
-    mn_set(0, patch, (int32_t)(end - patch));
+    const int run = c->kernel_columns, room = c->in_columns - column;
+    const int low = column >= 0 ? 0 : -column < run ? -column : run;
+    const int step = run * c->in_channels;
+    if (c->dilation_columns == 1)
+        lay_runs(c, from, column, run, low, room >= run ? run : room > low ? room : low, step,
+                 patch);
+    else
+        for (int i = 0; i < run; i++, column += c->dilation_columns, patch += c->in_channels)
+            lay_runs(c, from, column, 1, 0, column >= 0 && column < c->in_columns, step, patch);
 }
 
 /* Any scale, and weights stored as int16. */

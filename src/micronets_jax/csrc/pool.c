@@ -1,5 +1,5 @@
 /* Average and maximum pooling; padding takes no part. */
-#include "kernels.h"
+#include "vectors.h"
 
 struct window {
     const int8_t *start;
@@ -26,7 +26,24 @@ void mn_average_pool(const struct mn_pool *p, const int8_t *in, int8_t *out)
         for (int column = 0; column < p->out_columns; column++) {
             const struct window w = clip(p, in, row, column);
             const int32_t count = w.rows * w.columns;
-            for (int channel = 0; channel < p->channels; channel++) {
+            int channel = 0;
+#if MN_MVE
+            for (; channel + 4 <= p->channels; channel += 4) {
+                int32x4_t sums = vdupq_n_s32(0);
+                int32_t four[4];
+                for (int y = 0; y < w.rows; y++) {
+                    const int8_t *at = w.start + y * pitch + channel;
+                    for (int x = 0; x < w.columns; x++, at += p->channels)
+                        sums = vaddq_s32(sums, vldrbq_s32(at));
+                }
+                vst1q_s32(four, sums);
+                for (int i = 0; i < 4; i++)
+                    *out++ = mn_clamp(
+                        (four[i] > 0 ? four[i] + count / 2 : four[i] - count / 2) / count, p->min,
+                        p->max);
+            }
+#endif
+            for (; channel < p->channels; channel++) {
                 int32_t sum = 0;
                 for (int y = 0; y < w.rows; y++) {
                     const int8_t *at = w.start + y * pitch + channel;
