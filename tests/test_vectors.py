@@ -3,9 +3,9 @@
 import flatbuffer_models as fm
 import numpy as np
 import pytest
-from test_compile_rows import Net, mixed
 
 from micronets_jax import firmware, sizes
+from test_compile_rows import Net, mixed
 
 pytestmark = pytest.mark.slow
 
