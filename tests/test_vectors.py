@@ -1,11 +1,11 @@
 """Kernels of the vector extension on an emulated Cortex-M55: bytes of TensorFlow Lite Micro."""
 
-import flatbuffer_models as fm
 import numpy as np
 import pytest
 
 from micronets_jax import firmware, sizes
-from test_compile_rows import Net, mixed
+from support import flatbuffer_models as fm
+from support.row_models import Net, mixed
 
 pytestmark = pytest.mark.slow
 
