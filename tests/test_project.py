@@ -2,11 +2,13 @@
 
 import ast
 import importlib.util
+import os
 import pathlib
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +33,29 @@ def test_help_is_light(experiment):
     modules = imported("-m", f"experiments.{experiment}", "--help")
     assert "tyro" in modules
     assert not modules & {"flax", "jax", "matplotlib", "numpy", "ray", "scipy", "tensorflow"}
+
+
+def test_help_that_is_not_read_to_its_end_is_no_error():
+    command = f"{sys.executable} -m experiments.kws --help"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | head -1"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def test_a_wheel_has_the_experiments_and_the_kernels(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, check=True, capture_output=True, cwd=ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    place = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(place)
+    told = "import experiments.kws as e, micronets_jax.kernels as k; print(e.__file__, k.structs())"
+    done = subprocess.run(
+        [sys.executable, "-c", told],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)},
+    )  # fmt: skip
+    assert done.stdout.startswith(str(place)) and "mn_conv" in done.stdout, done.stderr
 
 
 def test_the_package_imports_no_tensorflow():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +104,11 @@ class Experiment(Generic[Given]):
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Do what the command line says; ends the process with status 2 on a mistake."""
         arguments = sys.argv[1:] if arguments is None else arguments
-        options = self.parse(arguments)
+        try:
+            options = self.parse(arguments)
+        except BrokenPipeError:  # whoever read the help has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
         from micronets_jax import accelerators, console
 
         console.quiet()
