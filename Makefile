@@ -50,8 +50,9 @@ test: $(INSTALLED)  ## Fast tests; they need nothing of the system
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" \
 	  $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) $(ARGS)
 
+# Tests of a file share what they ran, emulated models and whole searches, so they stay together.
 test-slow: $(INSTALLED)  ## All other tests; they need the packages that .ci/run names
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) $(ARGS) || { \
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile $(ARGS) || { \
 	  status=$$?; [ $$status -eq 5 ] && echo "there are no slow tests" || exit $$status; }
 
 lint: $(INSTALLED)  ## Style, types, import floors
