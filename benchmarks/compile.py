@@ -2,6 +2,7 @@
 
     MICRONETS_REFERENCE=DIR python -m benchmarks.compile [--flash-budget BYTES] [--plan PLAN]
     python -m benchmarks.compile --time MODEL...   (how long compiling takes, nothing else)
+    MICRONETS_REFERENCE=DIR python -m benchmarks.compile --vectors [--plan PLAN]   (Cortex-M55)
 
 Instructions of one inference on emulated cores (arm-none-eabi-gcc 12.2.1 -O2, qemu 7.2), all
 outputs equal byte by byte; RAM is arena and stack, that of the firmware around the model included,
@@ -52,6 +53,17 @@ beside what engines were measured to take on a NUCLEO-L4R5ZI (MLPerf Tiny, ms ti
     copy_runs                             345995     521419
 
 Theirs are silicon with the wait states of flash, ours is not: no board has run this code.
+
+With --vectors, instructions of the vector extension's kernels, as a share of the DSP extension's:
+
+    model                cortex-m4 cortex-m55  share
+    mlperf_kws_dscnn       3162160    1026343  0.325
+    mlperf_ic_resnet8     12744280    3188343  0.250
+    micronet_kws_m        15702560    4585937  0.292
+    mcunet_10fps_vww       9164440    3619312  0.395
+    mlperf_vww             6292360    2390750  0.380
+    mlperf_ad               311080      79312  0.255
+    geometric mean                             0.311
 """
 
 from __future__ import annotations
@@ -125,6 +137,25 @@ def print_cycles(reference: pathlib.Path, flash_budget: int, plan: str) -> None:
         print(f"{function.partition('.')[0]:<31} {instructions:>12} {took:>10}")
 
 
+def print_vectors(reference: pathlib.Path, names: list[str], plan: str) -> None:
+    """Instructions on a core with the vector extension, beside those on a core without it."""
+    shares = []
+    print(f"{'model':<20} {'cortex-m4':>9} cortex-m55  share")
+    for name in names:
+        model = (reference / "models" / f"{name}.tflite").read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            compiler.write(compiler.compile_model(model, name, plan=plan), folder)
+            usual, ran = (
+                firmware.run(folder, f"lcg:{SEED}", core=core)
+                for core in ("cortex-m4", "cortex-m55")
+            )
+        assert (usual.outputs[0] == ran.outputs[0]).all(), "not the same bytes"
+        shares.append(ran.instructions / usual.instructions)
+        print(f"{name:<20} {usual.instructions:>9} {ran.instructions:>10} {shares[-1]:>6.3f}")
+    mean = math.exp(sum(map(math.log, shares)) / len(shares))
+    print(f"{'geometric mean':<41} {mean:>6.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -132,6 +163,7 @@ def main() -> None:
     parser.add_argument("--flash-budget", type=int, default=0)
     parser.add_argument("--plan", choices=compiler.PLANS, default="whole")
     parser.add_argument("--input", choices=["whole", "rows"], default="whole")
+    parser.add_argument("--vectors", action="store_true")
     parser.add_argument("--time", type=pathlib.Path, nargs="+", metavar="MODEL")
     arguments = parser.parse_args()
     if arguments.time:
@@ -139,6 +171,9 @@ def main() -> None:
         return
     reference = reference_folder()
     rows = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
+    if arguments.vectors:
+        print_vectors(reference, [row[0] for row in rows], arguments.plan)
+        return
     print("core       model              instructions   of TFLM    RAM   of TFLM   code   weights")
     kinds: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0])
     for core, column in (("cortex-m4", 2), ("cortex-m7", 3)):
