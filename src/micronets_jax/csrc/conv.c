@@ -393,7 +393,8 @@ MN_INLINE int32_t weight(const int8_t *narrow, int o)
     return o & 1 ? (int8_t)(narrow[1] + (narrow[0] < 0)) : narrow[0];
 }
 
-/* Any scale, any compiler: `lanes` pixels of output channel `o`. */
+#if MN_DSP
+/* Any scale: `lanes` pixels of output channel `o`. */
 MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, int o, int8_t *out)
 {
     const int words = 2 * c->quads, at = (o >> 1) * 4 * words;
@@ -412,7 +413,6 @@ MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, i
     }
 }
 
-#if MN_DSP
 /* Four pixels, two output channels a and b at a time: sums of a in r4-r7 and, as the bytes of
  * both are an int16 a + 256 b, sums of a + 256 b in r8-r11. That leaves exactly the registers that the
  * loop needs. The 12 instructions of a STEP do 16 multiplications. Stack: 0 where the loop is entered,
@@ -645,12 +645,59 @@ static __attribute__((noinline)) void product1(const int16_t *x, const struct mn
 }
 #endif
 
+#if !MN_DSP
+/* Output channels `o` and `o` + 1 of `few` pixels, one or two, of `lanes` that lie side by side. */
+MN_INLINE void product_pair(const int16_t *x, int lanes, int few, const struct mn_conv *c, int o,
+                            int8_t *out)
+{
+    const int words = 2 * c->quads, at = (o >> 1) * 4 * words;
+    const int8_t *narrow = (const int8_t *)c->weights + at;
+    const int16_t *wide = (const int16_t *)c->weights + at;
+    const struct mn_channel *const channel = &c->channels[o];
+    uint32_t a0 = (uint32_t)channel[0].bias, a1 = a0, b0 = (uint32_t)channel[1].bias, b1 = b0;
+    for (int word = 0; word < words; word++, x += 2 * lanes) {
+        int32_t v = c->wide ? wide[4 * word] : narrow[4 * word];
+        int32_t w = c->wide ? wide[4 * word + 2] : weight(narrow + 4 * word, 1);
+        a0 += (uint32_t)(x[0] * v);
+        b0 += (uint32_t)(x[0] * w);
+        if (few > 1) {
+            a1 += (uint32_t)(x[2] * v);
+            b1 += (uint32_t)(x[2] * w);
+        }
+        v = c->wide ? wide[4 * word + 1] : narrow[4 * word + 2];
+        w = c->wide ? wide[4 * word + 3] : weight(narrow + 4 * word + 2, 1);
+        a0 += (uint32_t)(x[1] * v);
+        b0 += (uint32_t)(x[1] * w);
+        if (few > 1) {
+            a1 += (uint32_t)(x[3] * v);
+            b1 += (uint32_t)(x[3] * w);
+        }
+    }
+    for (int i = 0; i < few; i++, out += c->out_channels) {
+        out[0] = (int8_t)mn_requantize((int32_t)(i ? a1 : a0), &channel[0], c->rounding);
+        if (o + 1 < c->out_channels)
+            out[1] = (int8_t)mn_requantize((int32_t)(i ? b1 : b0), &channel[1], c->rounding);
+    }
+}
+#endif
+
 /* What the assembly leaves: wide channels, or all without it, and the activation's clamp. */
 MN_NOINLINE void complete(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
 {
-    for (int o = 0; (!MN_DSP || c->rounding == MN_MIXED) && o < c->out_channels; o++)
-        if (!MN_DSP || c->channels[o].wide)
+#if MN_DSP
+    for (int o = 0; c->rounding == MN_MIXED && o < c->out_channels; o++)
+        if (c->channels[o].wide)
             product(x, lanes, c, o, out);
+#else
+    for (int o = 0; o < c->out_channels; o += 2)
+        for (int lane = 0; lane < lanes; lane += 2) {
+            int8_t *const to = out + lane * c->out_channels + o;
+            if (lane + 1 < lanes)
+                product_pair(x + 2 * lane, lanes, 2, c, o, to);
+            else
+                product_pair(x + 2 * lane, lanes, 1, c, o, to);
+        }
+#endif
     if (c->min > -128 || c->max < 127)
         for (int i = 0; i < lanes * c->out_channels; i++)
             out[i] = mn_clamp(out[i], c->min, c->max);

@@ -6,7 +6,8 @@
  * after a shift is the sum of b. */
 #include "kernels.h"
 
-/* An output from the definition, for any compiler and any scale. */
+#if MN_DSP
+/* An output from the definition, for any scale. */
 MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel)
 {
     const int32_t quads = (d->inputs + 3) / 4;
@@ -19,6 +20,7 @@ MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel
     }
     return (int8_t)mn_requantize((int32_t)acc, &d->channels[channel], d->rounding);
 }
+#endif
 
 #if MN_MVE
 /* Of 16 inputs the weights of a pair of channels are words of (a0 B0 a2 B2) and (a1 B1 a3 B3), which
@@ -311,10 +313,34 @@ MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
             out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
 }
 #else
+/* The second channel's weight, from the two bytes of a pair: see struct mn_conv. */
+MN_INLINE int32_t second(const int8_t *pair)
+{
+    return (int8_t)(pair[1] + (pair[0] < 0));
+}
+
 MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
-    for (int i = 0; i < d->out_channels; i++)
-        out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
+    const int32_t quads = d->inputs / 4;
+    for (int i = 0; i < d->out_channels; i += 2) {
+        const int step = (i / 2 | 1) * 2 < d->out_channels ? 16 : 8;
+        const int8_t *w = d->weights + i / 4 * 16 * ((d->inputs + 3) / 4) + i / 2 % 2 * 8, *x = in;
+        uint32_t a = (uint32_t)d->channels[i].bias, b = (uint32_t)d->channels[i + 1].bias;
+        for (int32_t quad = 0; quad < quads; quad++, x += 4, w += step) {
+            a += (uint32_t)(x[0] * w[0] + x[2] * w[2] + x[1] * w[4] + x[3] * w[6]);
+            b += (uint32_t)(x[0] * second(w) + x[2] * second(w + 2) + x[1] * second(w + 4) +
+                            x[3] * second(w + 6));
+        }
+        for (int32_t j = 0; j < d->inputs % 4; j++) {
+            const int8_t *const two = w + (j & 1) * 4 + (j & 2);
+            a += (uint32_t)(x[j] * two[0]);
+            b += (uint32_t)(x[j] * second(two));
+        }
+        out[i] = mn_clamp(mn_requantize((int32_t)a, &d->channels[i], d->rounding), d->min, d->max);
+        if (i + 1 < d->out_channels)
+            out[i + 1] =
+                mn_clamp(mn_requantize((int32_t)b, &d->channels[i + 1], d->rounding), d->min, d->max);
+    }
 }
 #endif
 
