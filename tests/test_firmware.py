@@ -247,9 +247,14 @@ def test_what_the_linker_says_becomes_a_sentence(errors, says, tmp_path):
 slow = pytest.mark.slow
 
 
+def on_each(names: list[str]) -> list[tuple[str, str]]:
+    """All models on each board; on a vector core one, for test_vectors.py runs others there."""
+    vectors = [name for name in names if devices.device(name).core in boards.VECTOR_CORES]
+    return [(m, on) for on in names for m in (MODELS[:1] if on in vectors else MODELS)]
+
+
 @slow
-@pytest.mark.parametrize("device", STARTED)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "device"), on_each(STARTED))
 def test_predicted_against_linked(reference, name, device, tmp_path):
     firmware.write(load(reference, name), device, tmp_path, title=name)
     fit = firmware.check(tmp_path)
@@ -273,8 +278,7 @@ def test_an_overflow_is_named(small, tmp_path, capsys):
 
 
 @slow
-@pytest.mark.parametrize("device", EMULATED)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "device"), on_each(EMULATED))
 def test_emulated_runs(reference, name, device, tmp_path):
     """Bytes of the reference, instructions that repeat, and the same of the compiled folder."""
     rows = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
