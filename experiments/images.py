@@ -44,13 +44,14 @@ PRESETS = {
     ),
     "quick": Options(
         preset="quick",
-        space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
+        space=Space(blocks=(1, 2, 2, 2, 1), last_width=320),
         search=DNAS(epochs=10, batch_size=64, trials=2, trial_epochs=3),
         train=FloatTraining(steps=6000, batch_size=32),
         quantize=Training(steps=600, batch_size=32, learning_rate=0.0005),
     ),
     "paper": Options(
         preset="paper",
+        space=Space(width=1.0),
         search=DNAS(epochs=100, batch_size=256),
         train=FloatTraining(epochs=200, batch_size=128),
         quantize=Training(epochs=10, batch_size=128, learning_rate=0.0005),
@@ -71,7 +72,7 @@ def task(options: Options) -> Task:
         dataset=dataset,
         frontend=frontend,
         augmentation=data.augment.Images(options.augmentation),
-        space=options.space.build(frontend.shape, dataset.num_classes),
+        space=options.space.build(frontend.shape, dataset.num_classes, options.budget.mops),
         metric=metrics.accuracy,
     )
 

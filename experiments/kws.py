@@ -135,7 +135,6 @@ def members(
     space: Space, mops: float | None, input_shape: tuple[int, int, int], num_classes: int
 ) -> DSCNN:
     """The enlarged DS-CNN for these inputs, classes and millions of operations."""
-    from micronets_jax import cost
     from micronets_jax.spaces import DSCNN
 
     strides = (2,) * space.halvings + (1,) * (space.blocks - space.halvings)
@@ -146,8 +145,7 @@ def members(
     if space.max_width is not None:
         return of(space.max_width)
     enough = math.inf if mops is None else ROOM * 1e6 * mops
-    wide = (width for width in WIDTHS if cost.ops(of(width).largest()) >= enough)
-    return of(next(wide, WIDTHS[-1]))
+    return experiment.first_with(map(of, WIDTHS), enough)
 
 
 KWS = experiment.Experiment("kws", PRESETS, task)

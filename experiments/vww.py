@@ -43,15 +43,18 @@ class Input:
 class Space:
     """Largest member of the search space."""
 
-    width: float = 1.0
-    """Multiplies the widths of MobileNetV2; those of a member are 10 % to 100 % of these."""
+    width: float | None = None
+    """Multiplies the widths of MobileNetV2; those of a member are 10 % to 100 % of these. None
+    takes 0.35, or so much up to 1.4 that the largest has twice the operations of budget.mops."""
     blocks: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
     """Inverted bottlenecks in each stage of MobileNetV2; fewer numbers are fewer stages."""
     last_width: int = 1280
     """Of the last convolution, before it is multiplied."""
 
-    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> MobileNetV2:
-        """The space for these inputs and classes."""
+    def build(
+        self, input_shape: tuple[int, int, int], num_classes: int, mops: float | None
+    ) -> MobileNetV2:
+        """The space for these inputs, classes and millions of operations."""
         from micronets_jax import spaces
         from micronets_jax.spaces.mobilenet_v2 import STAGES
 
@@ -60,9 +63,20 @@ class Space:
                 f"space.blocks={self.blocks}: give up to {len(STAGES)} numbers of at least 1"
             )
         stages = [s._replace(blocks=n) for s, n in zip(STAGES, self.blocks, strict=False)]
-        return spaces.MobileNetV2(
-            input_shape, num_classes, self.width, tuple(stages), last_width=self.last_width
-        )
+
+        def of(width: float) -> MobileNetV2:
+            return spaces.MobileNetV2(
+                input_shape, num_classes, width, tuple(stages), last_width=self.last_width
+            )
+
+        if self.width is not None:
+            return of(self.width)
+        return experiment.first_with(map(of, WIDTHS), ROOM * 1e6 * (mops or 0))
+
+
+WIDTHS, ROOM = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4), 2.0
+"""Of the largest network where none is given, those that MobileNetV2 was published with: the first
+with which it has this multiple of the operations that are allowed, or the last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +117,7 @@ PRESETS = {
     "quick": Options(
         preset="quick",
         budget=Limits(mops=3.0),
-        space=Space(width=0.35, blocks=(1, 2, 2, 2, 1), last_width=320),
+        space=Space(blocks=(1, 2, 2, 2, 1), last_width=320),
         family=Family((0.2, 0.3, 0.4, 0.5), (32, 48, 64), depths=(1, 2), kernels=(3, 5)),
         search=DNAS(epochs=3, batch_size=64, start="even", trials=2, trial_epochs=4),
         train=FloatTraining(steps=5620, batch_size=32),
@@ -111,6 +125,7 @@ PRESETS = {
     ),
     "paper": Options(
         preset="paper",
+        space=Space(width=1.0),
         teacher=1.0,
         search=DNAS(epochs=200, batch_size=768),
         train=PAPER,
@@ -132,7 +147,7 @@ def task(options: Options) -> Task:
     dataset = data.visual_wake_words.load(
         options.data, frontend, size=options.preset, seed=options.seed
     )
-    space = options.space.build(frontend.shape, dataset.num_classes)
+    space = options.space.build(frontend.shape, dataset.num_classes, options.budget.mops)
     return pipeline.Task(
         dataset=dataset,
         frontend=frontend,

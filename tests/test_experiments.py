@@ -117,7 +117,7 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
             shape = getattr(given, "input", None)
             shape = (*shape.size, 1) if shape else task.frontend.shape
             if name == "vww":
-                space = given.space.build(shape, task.dataset.num_classes)
+                space = given.space.build(shape, task.dataset.num_classes, given.budget.mops)
             else:
                 space = type(task.space)(
                     shape, task.dataset.num_classes, given.space.max_width, strides=(2, 1, 1, 2, 2)
@@ -146,6 +146,28 @@ def test_a_space_of_words_is_as_wide_as_its_limit_asks(words, width):
     assert space.max_width == width
     if not options.space.max_width and width < 272:
         assert cost.ops(space.largest()) >= 2.5e6 * options.budget.mops
+
+
+@pytest.mark.parametrize(
+    ("home", "words", "width"),
+    [
+        (vww.VWW, (), 0.35),
+        (vww.VWW, ("--budget.mops", "None"), 0.35),
+        (vww.VWW, ("--budget.mops", "5"), 0.75),
+        (images.IMAGES, (), 0.35),
+        (images.IMAGES, ("--budget.mops", "12"), 1.0),
+        (images.IMAGES, ("--budget.mops", "25"), 1.4),
+        (images.IMAGES, ("--budget.mops", "25", "--space.width", "0.5"), 0.5),
+        (images.IMAGES, ("--preset", "paper"), 1.0),
+    ],
+)
+def test_a_space_of_pictures_is_as_wide_as_its_limit_asks(home, words, width):
+    options = home.parse(list(words))
+    shape = (*options.input.size, 3 if options.input.colour else 1)
+    space = options.space.build(shape, 2, options.budget.mops)
+    assert space.width == width
+    if options.space.width is None and options.budget.mops and width < vww.WIDTHS[-1]:
+        assert cost.ops(space.largest()) >= 2e6 * options.budget.mops
 
 
 TINYNAS = ("--method", "tinynas", "--preset", "tiny")

@@ -11,8 +11,8 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import tyro
 
@@ -30,6 +30,7 @@ from micronets_jax.targets import Runtime
 
 if TYPE_CHECKING:
     from micronets_jax.budgets import Budget
+    from micronets_jax.network import Network
     from micronets_jax.pipeline import Plan, Task
 
 
@@ -275,6 +276,31 @@ def budget(options: Options) -> Budget:
 
     device = devices.device(options.device)
     return budgets.Budget.of(device, options.budget, runtime=options.runtime)
+
+
+@runtime_checkable
+class Wide(Protocol):
+    """A space of some width."""
+
+    def largest(self) -> Network:
+        """The network with every width at its maximum."""
+        ...
+
+
+Offered = TypeVar("Offered", bound=Wide)
+
+
+def first_with(offered: Iterable[Offered], operations: float) -> Offered:
+    """The first of at least one space whose largest network has so many operations; the last one
+    if none has. A limit on operations cannot bind in a space that never reaches it."""
+    from micronets_jax import cost
+
+    space = None
+    for space in offered:
+        if cost.ops(space.largest()) >= operations:
+            break
+    assert space is not None
+    return space
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
