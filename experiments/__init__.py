@@ -1,1 +1,0 @@
-"""One file, one run; its record stands in its head."""
