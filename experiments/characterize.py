@@ -70,11 +70,13 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(
-        Options, args=arguments, description=Options.__doc__,
-        prog="python -m experiments.characterize",
-    )  # fmt: skip
     from micronets_jax import console
+
+    with console.piped():
+        options = tyro.cli(
+            Options, args=arguments, description=Options.__doc__,
+            prog="python -m experiments.characterize",
+        )  # fmt: skip
 
     console.quiet()
     from micronets_jax.protocol import ProtocolError
@@ -231,7 +233,7 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
     """The fit as JSON data; also printed."""
     import numpy as np
 
-    from micronets_jax import characterize, latency
+    from micronets_jax import characterize
 
     networks = [characterize.draw(options.space, options.seed, s.index) for s in samples]
     if not samples:
@@ -252,9 +254,7 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
     line = characterize.line(ops, ms)
     extra = {}
     if options.calibrate:
-        predicted = [latency.instructions(n, options.runtime, on.core) for n in networks]
-        cycles = np.array([s.instructions for s in samples])
-        factor, errors = characterize.board_factor(np.array(predicted), cycles)
+        factor, errors = characterize.sampled_factor(networks, samples, options.runtime, on.core)
         extra = {"cycles_per_instruction": round(factor, 4)}
         print(f"{factor:.4f} cycles per instruction; the library has {on.cycles_per_instruction}")
     else:

@@ -50,6 +50,27 @@ class Space:
     halvings: int = 2
     """How many of them, from the first on, have stride 2."""
 
+    def build(
+        self, input_shape: tuple[int, int, int], num_classes: int, mops: float | None
+    ) -> DSCNN:
+        """The enlarged DS-CNN for these inputs, classes and millions of operations."""
+        from micronets_jax.spaces import DSCNN
+
+        strides = (2,) * self.halvings + (1,) * (self.blocks - self.halvings)
+
+        def of(width: int) -> DSCNN:
+            return DSCNN(input_shape, num_classes, width, strides=strides)
+
+        if self.max_width is not None:
+            return of(self.max_width)
+        enough = math.inf if mops is None else ROOM * 1e6 * mops
+        return experiment.first_with([of(width) for width in WIDTHS], enough)
+
+
+WIDTHS, ROOM = range(48, 276, 16), 2.5
+"""Widths of the largest network where none is given: the first with which it has this multiple of
+the operations that are allowed, or the last."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options(experiment.Options):
@@ -120,32 +141,10 @@ def task(options: Options) -> Task:
         dataset=dataset,
         frontend=frontend,
         augmentation=data.augment.Speech(options.augmentation),
-        space=members(space, options.budget.mops, frontend.shape, dataset.num_classes),
+        space=space.build(frontend.shape, dataset.num_classes, options.budget.mops),
         metric=metrics.accuracy,
         listening=options.listening,
     )
-
-
-WIDTHS, ROOM = range(48, 276, 16), 2.5
-"""Widths of the largest network where none is given: the first with which it has this multiple of
-the operations that are allowed, or the last."""
-
-
-def members(
-    space: Space, mops: float | None, input_shape: tuple[int, int, int], num_classes: int
-) -> DSCNN:
-    """The enlarged DS-CNN for these inputs, classes and millions of operations."""
-    from micronets_jax.spaces import DSCNN
-
-    strides = (2,) * space.halvings + (1,) * (space.blocks - space.halvings)
-
-    def of(width: int) -> DSCNN:
-        return DSCNN(input_shape, num_classes, width, strides=strides)
-
-    if space.max_width is not None:
-        return of(space.max_width)
-    enough = math.inf if mops is None else ROOM * 1e6 * mops
-    return experiment.first_with(map(of, WIDTHS), enough)
 
 
 KWS = experiment.Experiment("kws", PRESETS, task)

@@ -40,10 +40,13 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(
-        Options, args=arguments, description=Options.__doc__, prog="python -m experiments.sizes"
-    )
-    from micronets_jax import console, sizes
+    from micronets_jax import console
+
+    with console.piped():
+        options = tyro.cli(
+            Options, args=arguments, description=Options.__doc__, prog="python -m experiments.sizes"
+        )
+    from micronets_jax import sizes
 
     with console.errors(ValueError, OSError):
         found = measure()

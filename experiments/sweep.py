@@ -86,10 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             arguments[: arguments.index("--")],
             arguments[arguments.index("--") + 1 :],
         )
-    options = tyro.cli(
-        Options, args=ours, description=Options.__doc__, prog="python -m experiments.sweep"
-    )
     from micronets_jax import console
+
+    with console.piped():
+        options = tyro.cli(
+            Options, args=ours, description=Options.__doc__, prog="python -m experiments.sweep"
+        )
 
     with console.errors(SweepError, OSError):
         unfinished = run(options, fixed)

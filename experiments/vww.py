@@ -71,7 +71,7 @@ class Space:
 
         if self.width is not None:
             return of(self.width)
-        return experiment.first_with(map(of, WIDTHS), ROOM * 1e6 * (mops or 0))
+        return experiment.first_with([of(width) for width in WIDTHS], ROOM * 1e6 * (mops or 0))
 
 
 WIDTHS, ROOM = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4), 2.0

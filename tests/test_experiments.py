@@ -142,7 +142,7 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
 )
 def test_a_space_of_words_is_as_wide_as_its_limit_asks(words, width):
     options = kws.KWS.parse(list(words))
-    space = kws.members(options.space, options.budget.mops, (49, 10, 1), 12)
+    space = options.space.build((49, 10, 1), 12, options.budget.mops)
     assert space.max_width == width
     if not options.space.max_width and width < 272:
         assert cost.ops(space.largest()) >= 2.5e6 * options.budget.mops

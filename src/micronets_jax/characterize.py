@@ -323,11 +323,8 @@ def speed(
             "name the board that is plugged in"
         )
     samples = [calibrate(space, 0, i, on.name, port, folder, flash) for space, i in PROBES]
-    predicted = [
-        latency.instructions(draw(space, 0, i), "compiled", on.core) for space, i in PROBES
-    ]
-    cycles = np.array([sample.instructions for sample in samples])
-    factor, errors = board_factor(np.array(predicted), cycles)
+    networks = [draw(space, 0, i) for space, i in PROBES]
+    factor, errors = sampled_factor(networks, samples, "compiled", on.core)
     row = devices.Measured(
         on.name, on.core, "own", f"compiled C, {firmware.versions()[-1]}", "measured here",
         len(samples), round(factor, 4), round(float(np.abs(errors).mean()), 4),
@@ -480,6 +477,21 @@ def step_errors(
             for network, sample in zip(networks, samples, strict=True)
         ]
     )
+
+
+def sampled_factor(
+    networks: Sequence[Network], samples: Sequence[Sample], runtime: str, core: str
+) -> tuple[float, Float[np.ndarray, " n"]]:
+    """:func:`board_factor` of samples in cycles, over the instructions predicted.
+
+    Args:
+        networks: that were run.
+        samples: what the board said of each.
+        runtime: that they ran in.
+        core: of the board.
+    """
+    predicted = [latency.instructions(network, runtime, core) for network in networks]
+    return board_factor(np.array(predicted), np.array([s.instructions for s in samples]))
 
 
 def board_factor(

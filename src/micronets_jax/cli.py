@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    from micronets_jax import console
+
+    with console.piped():
+        arguments = _parser().parse_args(argv)
     try:
         result, text, *status = arguments.command(arguments)
     except _user_errors() as error:
         print(f"micronets {arguments.name}: {error}", file=sys.stderr)
         return 2
-    try:
+    with console.piped(*status):
         print(json.dumps(result) if arguments.json else text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stderr.close()
     return status[0] if status else 0
 
 

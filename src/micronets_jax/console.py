@@ -217,6 +217,19 @@ def errors(*kinds: type[Exception]) -> Iterator[None]:
         _end(f"error: {error}", 2)
 
 
+@contextlib.contextmanager
+def piped(status: int = 0) -> Iterator[None]:
+    """End with ``status`` and without a word where whoever reads the output has seen enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(status) from None
+
+
 def _end(message: str, status: int) -> NoReturn:
     print(" ".join(message.split()), file=sys.stderr)
     raise SystemExit(status)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import tyro
@@ -105,12 +104,11 @@ class Experiment(Generic[Given]):
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Do what the command line says; ends the process with status 2 on a mistake."""
         arguments = sys.argv[1:] if arguments is None else arguments
-        try:
+        from micronets_jax import console
+
+        with console.piped():
             options = self.parse(arguments)
-        except BrokenPipeError:  # whoever read the help has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(0) from None
-        from micronets_jax import accelerators, console
+        from micronets_jax import accelerators
 
         console.quiet()
         from micronets_jax.accelerators import AcceleratorError
@@ -290,17 +288,13 @@ class Wide(Protocol):
 Offered = TypeVar("Offered", bound=Wide)
 
 
-def first_with(offered: Iterable[Offered], operations: float) -> Offered:
+def first_with(offered: Sequence[Offered], operations: float) -> Offered:
     """The first of at least one space whose largest network has so many operations; the last one
     if none has. A limit on operations cannot bind in a space that never reaches it."""
     from micronets_jax import cost
 
-    space = None
-    for space in offered:
-        if cost.ops(space.largest()) >= operations:
-            break
-    assert space is not None
-    return space
+    enough = (space for space in offered if cost.ops(space.largest()) >= operations)
+    return next(enough, offered[-1])
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:

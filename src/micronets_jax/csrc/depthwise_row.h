@@ -635,30 +635,18 @@ MN_INLINE void mn_row_windows(const struct mn_depthwise_row *d, const int8_t *co
         out += count * channels;
     }
 }
-MN_NOINLINE void mn_row_windows_3(const struct mn_depthwise_row *d, const int8_t *const *in,
-                                  int8_t *out, int8_t *strips)
-{
-    if (d->stride_columns == 1)
-        mn_row_windows(d, in, out, strips, 3, 1);
-    else
-        mn_row_windows(d, in, out, strips, 3, 2);
-}
-MN_NOINLINE void mn_row_windows_5(const struct mn_depthwise_row *d, const int8_t *const *in,
-                                  int8_t *out, int8_t *strips)
-{
-    if (d->stride_columns == 1)
-        mn_row_windows(d, in, out, strips, 5, 1);
-    else
-        mn_row_windows(d, in, out, strips, 5, 2);
-}
-MN_NOINLINE void mn_row_windows_7(const struct mn_depthwise_row *d, const int8_t *const *in,
-                                  int8_t *out, int8_t *strips)
-{
-    if (d->stride_columns == 1)
-        mn_row_windows(d, in, out, strips, 7, 1);
-    else
-        mn_row_windows(d, in, out, strips, 7, 2);
-}
+#define MN_ROW_WINDOWS(side)                                                                       \
+    MN_NOINLINE void mn_row_windows_##side(const struct mn_depthwise_row *d,                       \
+                                           const int8_t *const *in, int8_t *out, int8_t *strips)   \
+    {                                                                                              \
+        if (d->stride_columns == 1)                                                                \
+            mn_row_windows(d, in, out, strips, side, 1);                                           \
+        else                                                                                       \
+            mn_row_windows(d, in, out, strips, side, 2);                                           \
+    }
+MN_ROW_WINDOWS(3)
+MN_ROW_WINDOWS(5)
+MN_ROW_WINDOWS(7)
 
 /* Whether a row is computed so. */
 MN_INLINE int mn_takes_windows(const struct mn_depthwise_row *d)

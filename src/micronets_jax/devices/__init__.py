@@ -1,6 +1,7 @@
 """Boards: memories, start-up, speed and power, each with its source.
 
-Invariant: all that this library knows of a board is one row of :data:`DEVICES`, frozen data.
+Invariant: all that this library knows of a board is one row of :data:`DEVICES`, frozen data; what a
+user measured of it lies in a file of the user's own (``own``).
 Whatever ``latency`` derives from it is an estimate, never a measurement; the JSON files beside this
 one hold what was counted, and how.
 """
