@@ -130,18 +130,20 @@ class Subject(NamedTuple):
     mesh: jax.sharding.Mesh | None
 
 
-def subject(options: Options, samples: int, devices: Sequence[jax.Device] | None = None) -> Subject:
+def subject(options: Options, samples: int, devices: Sequence[Any] | None = None) -> Subject:
     """A step that evaluates so many architectures on the local devices, or on others."""
     space, half = SPACES[options.space], options.batch_size // 2
     mesh = accelerators.mesh(half, settings(options, samples).side_by_side, devices)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(half, *space.input_shape)).astype(np.float32)
     labels = rng.integers(0, space.num_classes, half)
-    halves = (training.Prepared([(x, labels)] * NUM_STEPS, NUM_STEPS),) * 2
+    half_of_data = training.Prepared([(x, labels)] * NUM_STEPS, NUM_STEPS)
+    halves = half_of_data, half_of_data
     given = search.Problem(space, BUDGET, halves, training.as_prepared, jax.numpy.asarray, 0, mesh)
     made = search.of(settings(options, samples), given)
     state = made.init(jax.random.key(0))
-    return Subject(made.step, state, search.Batch(x, labels, x, labels), mesh)
+    batch = search.Batch(*map(jax.numpy.asarray, (x, labels, x, labels)))
+    return Subject(made.step, state, batch, mesh)
 
 
 def prepare(options: Options, samples: int) -> tuple[Any, tuple[Any, search.Batch], float]:
@@ -156,7 +158,7 @@ def prepare(options: Options, samples: int) -> tuple[Any, tuple[Any, search.Batc
 # ---------------------------------------------------------------- chips that are not here
 
 
-def chips(options: Options) -> list[jax.Device]:
+def chips(options: Options) -> list[Any]:
     """So many chips to compile for.
 
     Raises:
@@ -216,7 +218,7 @@ class Compiled(NamedTuple):
     collectives: dict[str, int]
 
 
-def compiled_for(options: Options, samples: int, devices: Sequence[jax.Device]) -> Compiled:
+def compiled_for(options: Options, samples: int, devices: Sequence[Any]) -> Compiled:
     """A step compiled for these devices."""
     step, state, batch, mesh = subject(options, samples, devices)
     if mesh is None:
@@ -229,8 +231,9 @@ def compiled_for(options: Options, samples: int, devices: Sequence[jax.Device]) 
     seconds = time.process_time() - start
     counted = made.cost_analysis() or {}
     used = made.memory_analysis()
+    assert used is not None  # the compilers of TPUs and GPUs know it
     memory = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
-    text = made.as_text()
+    text = made.as_text() or ""
     found = {name: len(re.findall(rf" {name}(?:-start)?\(", text)) for name in COLLECTIVES}
     shape = mesh.devices.shape if mesh else (1, 1)
     return Compiled(

@@ -73,7 +73,10 @@ def of_file(path: pathlib.Path) -> Network:
         if op.kind == "SOFTMAX":
             continue
         kind, given = kinds[op.kind], op.options
-        size = tensors[op.inputs[1]].shape[1:3] if kind in ("conv", "depthwise") else (1, 1)
+        size = (1, 1)
+        if kind in ("conv", "depthwise"):
+            _, height, width, _ = tensors[op.inputs[1]].shape
+            size = height, width
         layers.append(
             Layer(
                 f"layer{op.index}",
@@ -88,7 +91,8 @@ def of_file(path: pathlib.Path) -> Network:
         )
         names[op.outputs[0]] = layers[-1].name
     shape = tensors[model.inputs[0]].shape[1:]
-    return Network((*(1, 1, *shape)[-3:],), tuple(layers))
+    height, width, channels = (1, 1, *shape)[-3:]
+    return Network((height, width, channels), tuple(layers))
 
 
 def ratios(reference: pathlib.Path) -> dict[tuple[str, str], np.ndarray]:

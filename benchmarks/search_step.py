@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 
 from experiments import vww
-from micronets_jax import supernet, training
+from micronets_jax import recipes, search, supernet, training
 from micronets_jax.budgets import Budget
 from micronets_jax.recipes import Training
 from micronets_jax.spaces import DSCNN, MobileNetV2
@@ -36,7 +36,9 @@ SPACES = {
     "quick": DSCNN(max_width=48, strides=(2, 2, 1, 1, 1, 1)),
     "paper": DSCNN(),
     "7 x 276 at 25 x 5": DSCNN((25, 5, 1), stem_kernel=(3, 3), strides=(1,) * 7),
-    "vww quick": vww.PRESETS["quick"].space.build((50, 50, 1), num_classes=2),
+    "vww quick": vww.PRESETS["quick"].space.build(
+        (50, 50, 1), num_classes=2, mops=vww.PRESETS["quick"].budget.mops
+    ),
     "vww": MobileNetV2(),
     "ad": DSCNN((32, 32, 1), 4, stem_kernel=(3, 3), strides=(2, 1, 1, 2, 2)),
 }
@@ -125,7 +127,11 @@ def search_step(space: Subject, options: Options, bits: int) -> Callable[[], Non
     half = options.batch_size // 2
     x, labels = examples(space, options.batch_size)
     batch = search.Batch(x[:half], labels[:half], x[half:], labels[half:])
-    halves = (training.Prepared([batch[:2]], 1), training.Prepared([batch[2:]], 1))
+    arrays = [np.asarray(leaf) for leaf in batch]
+    halves = (
+        training.Prepared([(arrays[0], arrays[1])], 1),
+        training.Prepared([(arrays[2], arrays[3])], 1),
+    )
     made = search.of(
         settings, search.Problem(space, budget, halves, training.as_prepared, jnp.asarray, seed=0)
     )
@@ -136,7 +142,7 @@ def search_step(space: Subject, options: Options, bits: int) -> Callable[[], Non
 def versus_torch(options: Options) -> None:
     """The same network's plain step in PyTorch, measured in turns with ours."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports] # of the extra peers
     except ImportError:
         print("PyTorch is not installed: pip install 'micronets_jax[peers]'")
         return

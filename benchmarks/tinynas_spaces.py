@@ -160,7 +160,7 @@ def compare(found: Sequence[Survey], paper: dict[str, Any]) -> None:
         ("top 20 %", lambda one: one.reached_by(0.2)),
     ):
         values = [statistic(ours[name]) for name in listed]
-        order = scipy.stats.spearmanr(values, list(listed.values())).statistic
+        order, _ = scipy.stats.spearmanr(values, list(listed.values()))
         first = list(listed)[int(np.argmax(values))]
         print(f"by {name}: first {first}, rank correlation {order:.2f}")
 
