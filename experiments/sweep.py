@@ -29,10 +29,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from micronets_jax import experiment, sweep
+from micronets_jax import experiment, files, sweep
 from micronets_jax.sweep import Folder, SweepError, Trial
 
-METRIC, EPOCH = "train/validation_accuracy", "train/epoch"
+METRIC, EPOCH = "train/score", "train/epoch"
 """What ASHA compares trials by, and when."""
 
 PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}
@@ -66,7 +66,8 @@ class Options:
     resources: tuple[str, ...] = ()
     """What else a trial takes of a node, as TPU=4."""
     asha: bool = False
-    """Stop trials whose validation accuracy in training is not among the best at its epoch."""
+    """Stop trials whose validation accuracy (or loss, without classes) in training is not among
+    the best at its epoch."""
     asha_grace: int = 1
     """Epochs that every trial is given."""
     asha_factor: float = 4.0
@@ -207,6 +208,12 @@ ANSWER_SECONDS = 5.0
 """That a cluster has to accept a connection."""
 
 
+def judged(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's record with the ``score`` that ASHA compares, where it has one."""
+    score = files.score(record)
+    return dict(record) if score is None else {**record, "score": score}
+
+
 def _require_ray() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -301,7 +308,7 @@ def _tune(
             given["name"],
             [sys.executable, *command, *CHECKPOINTS, *given["words"]],
             lambda record: tune.report(
-                {f"{record['stage']}/{key}": value for key, value in record.items()}
+                {f"{record['stage']}/{key}": value for key, value in judged(record).items()}
             ),
             place=place,
             additions=additions,

@@ -129,7 +129,7 @@ def test_other_widths_share_a_program():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"num_classes": 1}, "num_classes=1"),
+        ({"num_classes": 0}, "num_classes=0"),
         ({"input_shape": (0, 8, 1)}, "input_shape="),
         ({"width": -0.5}, "width=-0.5"),
         ({"stages": ()}, "stages="),

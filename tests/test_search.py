@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from micronets_jax import budgets, cost, recipes, search, supernet, training
+from micronets_jax import budgets, cost, losses, recipes, search, supernet, training
 from micronets_jax.budgets import Budget
 from micronets_jax.search import base, contest, random
 from support.learning import DATA, jittered
@@ -121,7 +121,7 @@ def test_a_trial_is_the_training_of_the_network_alone():
     *_, (state, _) = training.fit(model, state, DATA, jittered, recipe, seed=1)
     variables = {"params": state.trainable, "batch_stats": state.stats}
     alone = [
-        training.cross_entropy(supernet.Supernet(network).apply(variables, x), labels)
+        losses.cross_entropy(supernet.Supernet(network).apply(variables, x), labels)
         for x, labels in base.held_out(problem())
     ]
     assert loss == pytest.approx(float(np.mean(alone)), rel=1e-4)

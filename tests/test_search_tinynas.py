@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import cost, derive, recipes, search, supernet, training
+from micronets_jax import cost, derive, losses, recipes, search, supernet
 from micronets_jax.budgets import Budget
 from micronets_jax.search import Problem, tinynas
 from micronets_jax.spaces import MCUNet
@@ -108,7 +108,7 @@ def test_students_learn_what_the_largest_says(made, states):
     says = jax.nn.softmax(outputs[0])
     by_hand = [-np.sum(says * jax.nn.log_softmax(one), axis=-1).mean() for one in outputs[1:]]
     np.testing.assert_allclose(metrics["students"], np.mean(by_hand), rtol=1e-4)
-    own = training.cross_entropy(outputs[0], labels)
+    own = losses.cross_entropy(outputs[0], labels)
     np.testing.assert_allclose(metrics["loss"], own, rtol=1e-4)
 
 
@@ -125,7 +125,7 @@ def test_a_member_is_judged_as_a_network_of_its_own(made, states):
     own = derive.weights(network, made.variables(state))
     own = derive.recalibrate(network, own, [calibration])
     outputs = jax.jit(supernet.Supernet(network).apply)(own, x)
-    np.testing.assert_allclose(training.cross_entropy(outputs, labels), loss, rtol=1e-3)
+    np.testing.assert_allclose(losses.cross_entropy(outputs, labels), loss, rtol=1e-3)
 
 
 def test_a_generation_fits_is_new_and_never_worse(made, states):

@@ -102,7 +102,7 @@ def test_largest_member_by_hand():
     [
         ({"max_width": 36, "grid": "tenths"}, "max_width=36 is too small"),
         ({"max_width": 12}, "max_width=12 is too small; use at least 16"),
-        ({"num_classes": 1}, "num_classes=1"),
+        ({"num_classes": 0}, "num_classes=0"),
         ({"strides": ()}, "strides="),
         ({"strides": (1, 3)}, "strides="),
         ({"input_shape": (49, 0, 1)}, "input_shape="),
@@ -236,7 +236,7 @@ def test_uniform_members_meet_limits_that_leave_room():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"num_classes": 1}, "num_classes=1"),
+        ({"num_classes": 0}, "num_classes=0"),
         ({"input_shape": (0, 50, 1)}, "input_shape="),
         ({"width": 0.0}, "width=0.0"),
         ({"width": float("nan")}, "width=nan"),

@@ -1,4 +1,4 @@
-"""The guide to tasks: what it says to write runs as it stands there."""
+"""The guides to tasks: what they say to write runs as it stands there."""
 
 import json
 import os
@@ -10,14 +10,13 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import wavfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def guide() -> str:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs" / "tasks.md").read_text(), re.M | re.S
-    )
+def guide(page: str = "tasks.md") -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S)
     return "\n\n".join(blocks)
 
 
@@ -68,3 +67,42 @@ def test_the_task_of_the_guide_runs_and_predicts(tmp_path):
     Image.fromarray(one).save(tmp_path / "one.png")
     said = run("--predict", "one.png", "--workdir", "out")
     assert len(said.splitlines()) == 3 and said.split()[0] in "0123456789"
+
+
+@pytest.mark.slow
+def test_the_autoencoder_of_the_guide_runs_and_predicts(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "strange.py").write_text(guide("autoencoder.md"))
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "MICRONETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
+
+    def run(*words: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.strange", "--preset", "tiny", *words],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        return done.stderr if status else done.stdout
+
+    said = run("--train.distillation", "0.5", status=2)
+    assert "train.distillation=0.5: the loss is the reconstruction error" in said
+    out = run("--workdir", "out")
+    assert "mean AUC" in out and "accuracy" not in out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metric"] == "auc" and summary["loss"]["outputs"] == "inputs"
+    assert summary["auc"]["tflm"] > 0.6
+    assert abs(summary["auc"]["tflm"] - summary["auc"]["float"]) < 0.03
+    records = [json.loads(x) for x in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    trained = [x["validation_loss"] for x in records if x["stage"] == "train"]
+    assert trained[-1] < trained[0] and not any("accuracy" in x for x in records)
+    assert summary["firmware"]["differing_outputs"] == 0
+    counted = summary["firmware"]["instructions"]
+    assert abs(counted["predicted"] / counted["emulated"] - 1) < 0.02
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Confusion matrix" not in page and "Validation loss" in page
+    assert "mean squared error with which the network gives them back" in page
+    hum = (8000 * np.sin(np.arange(32_000) * 0.05)).astype(np.int16)
+    wavfile.write(tmp_path / "hum.wav", 16_000, hum)
+    assert re.fullmatch(
+        r"mean squared error +[\d.e+]+\n", run("--predict", "hum.wav", "--workdir", "out")
+    )

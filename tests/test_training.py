@@ -138,33 +138,6 @@ def test_quantised_training_moves_ranges_and_keeps_accuracy(finished):
     assert before != after
 
 
-def test_cross_entropy_takes_classes_and_shares():
-    logits = jnp.log(jnp.array([[0.75, 0.25], [0.5, 0.5]]))
-    classes = training.cross_entropy(logits, jnp.array([0, 1]))
-    np.testing.assert_allclose(classes, -(np.log(0.75) + np.log(0.5)) / 2, rtol=1e-6)
-    np.testing.assert_allclose(training.cross_entropy(logits, jnp.eye(2)), classes, rtol=1e-6)
-    blended = training.cross_entropy(logits[:1], jnp.array([[0.5, 0.5]]))
-    np.testing.assert_allclose(blended, -(np.log(0.75) + np.log(0.25)) / 2, rtol=1e-6)
-    smoothed = training.cross_entropy(logits[:1], jnp.array([0]), smoothing=1.0 - 1e-7)
-    np.testing.assert_allclose(smoothed, blended, rtol=1e-5)
-
-
-def test_distillation_by_hand():
-    logits = jnp.array([[2.0, 0.0]])
-    teacher = jnp.array([[0.0, 2.0]])
-    labels = jnp.array([0])
-    loss = training.distilled(lambda x: teacher, coefficient=0.5, temperature=2.0)
-    p = np.exp([0.0, 1.0]) / np.exp([0.0, 1.0]).sum()
-    divergence = np.sum(p * np.log(p / p[::-1]))
-    expected = 0.5 * np.log(1 + np.exp(-2.0)) + 0.5 * 4 * divergence
-    np.testing.assert_allclose(loss(logits, labels, jnp.zeros(1)), expected, rtol=1e-5)
-    # Smoothed by 0.2 the target is 0.9 and 0.1: a tenth of the distance between the logits more.
-    smoothed = training.distilled(lambda x: teacher, 0.5, 2.0, smoothing=0.2)
-    np.testing.assert_allclose(
-        smoothed(logits, labels, jnp.zeros(1)), expected + 0.5 * 0.1 * 2, rtol=1e-5
-    )
-
-
 def test_the_step_is_traced_once():
     calls = []
 

@@ -27,7 +27,7 @@ LABELS = {
     "latency_ms": "latency (estimate)",
     "energy_mj": "energy (estimate)",
 }
-METRICS = {"auc": "mean AUC"}
+METRICS = {"auc": "mean AUC", "r2": "R²"}
 """What people call the headlines of metrics that have a name of their own."""
 UNITS = {
     "sram_bytes": "bytes",
@@ -236,14 +236,22 @@ def _end(message: str, status: int) -> NoReturn:
 
 
 def _line(metrics: Mapping[str, int | float]) -> str:
-    parts = [f"loss {metrics['loss']:.3f}", f"accuracy {metrics['accuracy']:.1%}"]
+    parts = [f"loss {_loss(metrics['loss'])}"]
+    if "accuracy" in metrics:
+        parts.append(f"accuracy {metrics['accuracy']:.1%}")
     if "validation_accuracy" in metrics:
         parts.append(f"validation {metrics['validation_accuracy']:.1%}")
+    if "validation_loss" in metrics:
+        parts.append(f"validation {_loss(metrics['validation_loss'])}")
     parts += [
         f"{LABELS[name].split()[0]} {metrics[name]:.0%}" for name in SHARES if name in metrics
     ]
     return "  ".join(parts)
 
 
-def _number(name: str, value: float) -> str:
+def _loss(value: int | float) -> str:
+    return f"{value:.2g}" if 0 < value < 0.01 else f"{value:.3f}"
+
+
+def _number(name: str, value: int | float) -> str:
     return f"{value:,}" if name.endswith("bytes") else f"{value:.2f}"

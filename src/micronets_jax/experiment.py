@@ -218,6 +218,7 @@ class Experiment(Generic[Given]):
                 "command": " ".join([f"python -m experiments.{self.name}", *arguments]),
             },
         )
+        pipeline.check(plan)
         pipeline.searching(plan)  # says if this search cannot search this space
         return plan
 
@@ -244,7 +245,8 @@ class Experiment(Generic[Given]):
 
     def predict(self, paths: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
         """Say what files hold, by the model of a finished run: classes, or where that is a spotter
-        and a recording longer than it needs for a word, words with their times."""
+        and a recording longer than it needs for a word, words with their times; numbers, or how
+        much of it an autoencoder does not give back."""
         from micronets_jax import console, data, pipeline
 
         made = pipeline.experiment_of(folder)
@@ -253,15 +255,23 @@ class Experiment(Generic[Given]):
                 f"workdir={folder} holds a run of {made}: give one of {self.name}, or say "
                 f"python -m experiments.{made} --predict"
             )
-        settings = pipeline.listens(folder)
+        settings, outputs = pipeline.listens(folder), pipeline.outputs(folder)
         for path in paths:
             if len(paths) > 1:
                 print(path)
             if settings and data.recordings.lasts(path, settings.shortest_ms / 1000):
                 console.timeline(pipeline.listen(folder, path, settings))
                 continue
-            for name, probability in pipeline.classify(folder, path)[:3]:
-                print(f"{name:12} {probability:6.1%}")
+            if outputs == "classes":
+                for name, probability in pipeline.classify(folder, path)[:3]:
+                    print(f"{name:12} {probability:6.1%}")
+                continue
+            x, y = pipeline.predict(folder, path)
+            if outputs == "inputs":
+                print(f"{'mean squared error':20} {((y - x.reshape(y.shape)) ** 2).mean():.4g}")
+            else:
+                for number, value in enumerate(y.mean(axis=0), 1):
+                    print(f"output {number:<5} {value:.4g}")
 
 
 def budget(options: Options) -> Budget:

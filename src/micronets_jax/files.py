@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 TEMPORARY = ".partial-"
@@ -52,6 +52,14 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def score(record: Mapping[str, Any]) -> float | None:
+    """What tells trainings apart, the higher the better: the validation accuracy of an epoch's
+    record, minus the validation loss where there are no classes; None where neither is there."""
+    if (loss := record.get("validation_loss")) is not None:
+        return -loss
+    return record.get("validation_accuracy")
 
 
 def held(

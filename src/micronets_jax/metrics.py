@@ -1,7 +1,8 @@
 """Metrics of a finished network on a split.
 
-Invariant: a metric is a pure function of logits and of the split they belong to. It returns a dict
-whose first entry is the headline, a number in [0, 1]; other numbers and tables follow.
+Invariant: a metric is a pure function of outputs and of the split they belong to. It returns a dict
+whose first entry is the headline, a number of at most 1, which is the best and shown in percent;
+other numbers and tables follow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from micronets_jax.data import GROUP, Split
+from micronets_jax.data import GROUP, FrontEnd, Split
 from micronets_jax.data.machine_sounds import ANOMALOUS
 
 Metric = Callable[[Float[np.ndarray, "examples classes"], Split], dict[str, Any]]
@@ -49,12 +50,55 @@ def auc(logits: Float[np.ndarray, "examples classes"], split: Split) -> dict[str
     Raises:
         ValueError: all recordings of a machine are normal, or all anomalous.
     """
-    from sklearn import metrics as sklearn_metrics
-
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     own = np.take_along_axis(shifted, split.labels[:, None], axis=-1)[:, 0] / shifted.sum(axis=-1)
+    return _areas(-own, split)
+
+
+CHUNK = 1024
+"""Examples whose features are computed together."""
+
+
+def reconstruction_auc(frontend: FrontEnd) -> Metric:
+    """As :func:`auc`, for networks that give back their inputs: a patch's score is the mean squared
+    error with which they do.
+
+    Args:
+        frontend: from the examples of a split to these inputs.
+    """
+
+    def metric(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> dict[str, Any]:
+        errors = np.empty(len(split))
+        for start in range(0, len(split), CHUNK):
+            part = slice(start, start + CHUNK)
+            x = np.asarray(frontend(split.take(part)[0]))
+            errors[part] = np.mean(np.square(outputs[part] - x.reshape(len(x), -1)), axis=-1)
+        return _areas(errors, split)
+
+    return metric
+
+
+def r2(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> dict[str, Any]:
+    """Regression: the coefficient of determination, a mean over outputs, and the mean absolute
+    error.
+
+    1 is perfect; the mean of the labels, given for every example, would have 0.
+    """
+    wanted = split.labels
+    missed = np.sum(np.square(outputs - wanted), axis=0)
+    spread = np.sum(np.square(wanted - wanted.mean(axis=0)), axis=0)
+    return {
+        "r2": float(np.mean(1 - missed / np.maximum(spread, 1e-12))),
+        "mean_absolute_error": float(np.mean(np.abs(outputs - wanted))),
+    }
+
+
+def _areas(strange: Float[np.ndarray, " examples"], split: Split) -> dict[str, Any]:
+    """Areas under the ROC curve by the mean of these scores over each recording."""
+    from sklearn import metrics as sklearn_metrics
+
     _, first, index = np.unique(split.facts[GROUP], return_index=True, return_inverse=True)
-    scores = -np.bincount(index, own) / np.bincount(index)
+    scores = np.bincount(index, strange) / np.bincount(index)
     machine, anomalous = split.labels[first], split.facts[ANOMALOUS][first]
     rows = []
     for label in np.unique(machine):

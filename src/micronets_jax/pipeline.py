@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from micronets_jax import (
     accelerators,
@@ -34,6 +34,7 @@ from micronets_jax import (
     firmware,
     latency,
     listening,
+    losses,
     metrics,
     network,
     quantize,
@@ -80,8 +81,9 @@ LISTENING = "listening.json"
 Teacher = Callable[[Array], Array]
 """From inputs to the logits of a network that is already trained."""
 
-RESULTS = ("model.tflite", "labels.txt", "frontend.json")
-"""What a run leaves that classifying a file needs."""
+RESULTS, LABELS = ("model.tflite", "frontend.json"), "labels.txt"
+"""What a run leaves that answering for a file needs, and what it needs besides where the network's
+outputs are classes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,14 +91,16 @@ class Task:
     """A learning task.
 
     Attributes:
-        dataset: examples and the names of their classes.
+        dataset: examples, and the names of their classes if they have some.
         frontend: from raw examples to features.
         augmentation: of training examples.
         space: the search space.
-        metric: of logits on a split.
+        metric: of outputs on a split.
         surveys: of the spaces among which this one was chosen, if it was.
         num_tflm: most test examples for TensorFlow Lite Micro, whose portable kernels are slow.
         listening: settings of a spotter on a stream; None for other tasks.
+        loss: what networks are trained by and what says what their outputs are; cross entropy of
+            classes unless another is given.
     """
 
     dataset: Dataset
@@ -107,6 +111,7 @@ class Task:
     surveys: Sequence[survey.Survey] = ()
     num_tflm: int = 1000
     listening: recipes.Listening | None = None
+    loss: losses.Loss = losses.CROSS_ENTROPY
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -161,8 +166,8 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     A space without decisions leaves nothing to search; the run begins with training.
 
     Raises:
-        ValueError: nothing in the space fits, or it has no supernet to start from; raised before
-            any training.
+        ValueError: nothing in the space fits, it has no supernet to start from, or as
+            :func:`check`; raised before any training.
         FirmwareError: the firmware of the result does not fit, link or run, which is an error of
             this library; raised when all else is written.
     """
@@ -176,6 +181,7 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
             del seconds[stage]
         return result
 
+    check(plan)
     witness = budgets.feasible(plan.space, plan.budget)
     if plan.train.from_supernet and not plan.space.decisions():
         raise ValueError("train.from_supernet=True: the network is given, so there is no supernet")
@@ -225,6 +231,7 @@ def problem(plan: Plan) -> search.Problem:
         plan.frontend,
         plan.seed,
         accelerators.mesh(plan.search.batch_size // 2, plan.search.side_by_side),
+        plan.loss,
     )
 
 
@@ -237,6 +244,42 @@ def searching(plan: Plan) -> search.Search:
     return search.of(plan.search, problem(plan))
 
 
+def check(plan: Plan) -> None:
+    """Refuse options, data or a space that do not go with the plan's loss.
+
+    Raises:
+        ValueError: the message names what it is.
+    """
+    loss, dataset, network = plan.loss, plan.dataset, plan.space.supernetwork()
+    for stage in ("train", "quantize"):
+        for option in ("label_smoothing", "distillation"):
+            if share := getattr(getattr(plan, stage), option):
+                loss.require_classes(f"{stage}.{option}={share:g}")
+    outputs = network.layers[-1].out_channels
+    if loss.of_classes:
+        if dataset.num_classes < 2 or dataset.num_classes != outputs:
+            raise ValueError(
+                f"the data have {dataset.num_classes} classes and networks {outputs} outputs: the "
+                f"loss, {loss.name}, needs as many of both, and at least 2"
+            )
+        return
+    if plan.listening is not None:
+        raise ValueError(f"listening needs words to tell, but the loss is the {loss.name}")
+    if plan.metric is metrics.accuracy:
+        raise ValueError(f"metric=accuracy needs classes, but the loss is the {loss.name}")
+    raw, labels = plan.dataset.train.take(slice(2))
+    x, targets = jax.eval_shape(inputs(plan), jax.random.key(0), raw, labels)
+    jax.eval_shape(loss.value, jax.ShapeDtypeStruct((len(raw), outputs), x.dtype), targets, x)
+
+
+def outputs(folder: pathlib.Path) -> losses.Outputs:
+    """What the network of a finished run gives."""
+    try:
+        return json.loads((folder / SUMMARY).read_text())["loss"]["outputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "classes"  # of a run that does not say
+
+
 def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]]:
     """Classes with their probabilities, the likeliest first, by the model of a finished run.
 
@@ -246,12 +289,27 @@ def classify(folder: pathlib.Path, path: pathlib.Path) -> list[tuple[str, float]
         DataError: the file cannot be read.
         WorkdirError: the folder holds no finished run.
     """
-    frontend, model, names = _results(folder)
-    says = model.output_details
-    features = np.asarray(frontend(frontend.read(path)))
-    logits = runtimes.dequantize(_on_device(model)(features), says.scale, says.zero_point)
+    _, logits = predict(folder, path)
+    if not (folder / LABELS).is_file():
+        raise _unfinished(folder, LABELS)
+    names = (folder / LABELS).read_text().splitlines()
     probabilities = np.asarray(jax.nn.softmax(logits)).mean(axis=0)
     return sorted(zip(names, probabilities.tolist(), strict=True), key=lambda row: -row[1])
+
+
+def predict(
+    folder: pathlib.Path, path: pathlib.Path
+) -> tuple[Float[np.ndarray, "examples ..."], Float[np.ndarray, "examples outputs"]]:
+    """Features of the examples of a file, and what the model of a finished run gives for them.
+
+    Raises:
+        DataError: the file cannot be read.
+        WorkdirError: the folder holds no finished run.
+    """
+    frontend, model = _results(folder)
+    says = model.output_details
+    features = np.asarray(frontend(frontend.read(path)))
+    return features, runtimes.dequantize(_on_device(model)(features), says.scale, says.zero_point)
 
 
 def experiment_of(folder: pathlib.Path) -> str | None:
@@ -292,7 +350,7 @@ def listen(
         DataError: the file cannot be read.
         WorkdirError: the folder holds no finished run.
     """
-    frontend, model, _ = _results(folder)
+    frontend, model = _results(folder)
     assert isinstance(frontend, data.MFCC)  # nothing else has settings of a listener
     spotter, scale = spotting.Spotter(settings), model.output_details.scale
     blocks = data.recordings.blocks(path)
@@ -302,14 +360,17 @@ def listen(
             yield settings.seconds(event.step), settings.classes[event.label], share
 
 
-def _results(folder: pathlib.Path) -> tuple[FrontEnd, runtimes.LiteRT, list[str]]:
-    """Front end, int8 model and names of the classes of a finished run."""
+def _results(folder: pathlib.Path) -> tuple[FrontEnd, runtimes.LiteRT]:
+    """Front end and int8 model of a finished run."""
     missing = [name for name in RESULTS if not (folder / name).is_file()]
     if missing:
-        raise WorkdirError(f"workdir={folder} holds no finished run: {missing[0]} is missing")
+        raise _unfinished(folder, missing[0])
     frontend = data.frontends.from_json((folder / "frontend.json").read_text())
-    model = runtimes.LiteRT((folder / "model.tflite").read_bytes())
-    return frontend, model, (folder / "labels.txt").read_text().splitlines()
+    return frontend, runtimes.LiteRT((folder / "model.tflite").read_bytes())
+
+
+def _unfinished(folder: pathlib.Path, missing: str) -> WorkdirError:
+    return WorkdirError(f"workdir={folder} holds no finished run: {missing} is missing")
 
 
 def _on_device(model: runtimes.LiteRT) -> Callable[[np.ndarray], np.ndarray]:
@@ -482,12 +543,12 @@ def _fit(
         inputs(plan),
         recipe,
         seed=seed,
-        loss=_loss(recipe, teacher),
+        loss=_loss(plan, recipe, teacher),
         mesh=accelerators.mesh(recipe.batch_size),
         progress=display.stage(stage),
     )
     for state, record in epochs:
-        record["validation_accuracy"] = _validation_accuracy(plan, logits, state)
+        record |= _validation(plan, logits, state)
         _keep(workdir, display, stage, state, record, last=int(state.step) == ends[-1])
     return state
 
@@ -495,7 +556,8 @@ def _fit(
 def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any]) -> bytes:
     model = export.to_tflite(found, trained["folded"], trained["ranges"])
     workdir.write("model.tflite", model)
-    workdir.write("labels.txt", "".join(f"{name}\n" for name in plan.dataset.class_names))
+    if plan.loss.of_classes:
+        workdir.write(LABELS, "".join(f"{name}\n" for name in plan.dataset.class_names))
     workdir.write("frontend.json", data.frontends.to_json(plan.frontend))
     return model
 
@@ -571,6 +633,7 @@ def _measure(
             name: {"limit": limit, "used": used[name], "largest": most[name]}
             for name, limit in plan.budget.limits().items()
         },
+        "loss": {"name": plan.loss.name, "outputs": plan.loss.outputs},
         "metric": next(iter(scores["int8"])),
         **_by_kind(scores),
         "tflm_examples": len(few),
@@ -767,11 +830,11 @@ def _model_c(built: compiler.Compiled, core: str, folder: pathlib.Path) -> dict[
 # ---------------------------------------------------------------- parts of stages
 
 
-def _loss(recipe: recipes.Training, teacher: Teacher | None) -> training.Loss | None:
+def _loss(plan: Plan, recipe: recipes.Training, teacher: Teacher | None) -> losses.Loss:
     if teacher is None or not recipe.distillation:
-        return None
-    return training.distilled(
-        teacher, recipe.distillation, recipe.distillation_temperature, recipe.label_smoothing
+        return plan.loss
+    return losses.distilled(
+        plan.loss, teacher, recipe.distillation, recipe.distillation_temperature
     )
 
 
@@ -791,12 +854,12 @@ def _keep(
     display.epoch(stage, record)
 
 
-def _validation_accuracy(
+def _validation(
     plan: Plan, logits: Callable[[training.State, Array], Array], state: training.State
-) -> float:
+) -> dict[str, float]:
     features = data.split_features(plan.dataset, "validation", plan.frontend)
     outputs = training.predict(logits, state, features)
-    return training.accuracy(outputs, plan.dataset.validation.labels)
+    return training.validation(plan.loss, outputs, plan.dataset.validation.labels, features)
 
 
 def _clean_batches(plan: Plan, split: data.Split, count: int) -> Iterator[tuple[Array, Array]]:
@@ -824,7 +887,10 @@ def _write_samples(
 def _hardest(
     plan: Plan, workdir: Workdir, apply: Callable[..., Any], variables: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Examples of the validation split with the highest losses, also as a list of files."""
+    """Examples of the validation split with the highest losses, also as a list of files; none
+    where outputs are no classes."""
+    if not plan.loss.of_classes:
+        return []
     features = data.split_features(plan.dataset, "validation", plan.frontend)
     logits = training.predict(apply, variables, features)
     hard = data.look.hardest(logits, plan.dataset.validation, plan.dataset.class_names)
@@ -839,29 +905,35 @@ def _hardest(
 
 
 SHOWN_CLASSES, SHOWN_EACH = 12, 3
-"""Classes of which the report shows examples, and how many of each."""
+"""Classes of which the report shows examples, and how many of each; as many without classes."""
 
 
 def _shown(plan: Plan) -> list[dict[str, Any]]:
     """A few training examples of each class as PNG, as the network sees them."""
     from PIL import Image
 
-    train, labels = plan.dataset.train, range(min(SHOWN_CLASSES, plan.dataset.num_classes))
-    positions = [np.flatnonzero(train.labels == label)[:SHOWN_EACH] for label in labels]
-    features = np.asarray(plan.frontend(train.take(np.concatenate(positions))[0]), np.float32)
+    train, names = plan.dataset.train, plan.dataset.class_names[:SHOWN_CLASSES]
+    if names:
+        each = [np.flatnonzero(train.labels == label)[:SHOWN_EACH] for label in range(len(names))]
+        positions = np.concatenate(each)
+        shown_as = [names[label] for label in train.labels[positions]]
+    else:
+        positions = np.arange(min(SHOWN_CLASSES * SHOWN_EACH, len(train)))
+        shown_as = ["training examples"] * len(positions)
+    features = np.asarray(plan.frontend(train.take(positions)[0]), np.float32)
     cepstra = isinstance(plan.frontend, data.MFCC)
     if cepstra:  # the first coefficient, the loudness, has ten times the range of the others
         features = (features - features.mean(axis=(0, 1))) / (features.std(axis=(0, 1)) + 1e-6)
         features = np.clip(features, -2, 2)
     shown = []
-    for label, values in zip(train.labels[np.concatenate(positions)], features, strict=True):
+    for name, values in zip(shown_as, features, strict=True):
         low, high = float(values.min()), float(values.max())
         levels = (255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
-        wide = levels[..., 0].T[::-1] if cepstra else levels
+        wide = levels[..., 0] if levels.shape[-1] == 1 else levels
         buffer = io.BytesIO()
-        Image.fromarray(wide.squeeze()).save(buffer, "PNG", optimize=True)
+        Image.fromarray(wide.T[::-1] if cepstra else wide).save(buffer, "PNG", optimize=True)
         png = base64.b64encode(buffer.getvalue()).decode()
-        shown.append({"class": plan.dataset.class_names[label], "png": png})
+        shown.append({"class": name, "png": png})
     return shown
 
 

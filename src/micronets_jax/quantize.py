@@ -70,13 +70,13 @@ def lowest_level(bits: int) -> int:
 def fold(network: Network, params: dict[str, Any], batch_stats: dict[str, Any]) -> Folded:
     """The weights of an equal network without batch norm.
 
-    With s = scale / sqrt(var + epsilon): kernel * s and offset - mean * s. Dense layers, which have
-    no batch norm, pass unchanged. Differentiable.
+    With s = scale / sqrt(var + epsilon): kernel * s and offset - mean * s. Dense layers without
+    batch norm pass unchanged. Differentiable.
     """
     folded = {}
     for layer in _weighted(network):
         p = params[layer.name]
-        if layer.kind == "dense":
+        if "scale" not in p:
             folded[layer.name] = {"kernel": p["kernel"], "bias": p["bias"]}
             continue
         stats = batch_stats[layer.name]

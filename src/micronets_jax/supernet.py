@@ -35,7 +35,7 @@ class Architecture(NamedTuple):
     """A choice as the supernet uses it.
 
     Attributes:
-        masks: by name of a convolution with a width decision, weights in [0, 1] of its channels;
+        masks: by name of a layer with a width decision, weights in [0, 1] of its channels;
             of a depthwise one with a kernel decision, of its kernel's positions [rows, columns].
         presence: by layer, its mixing weight in [0, 1].
     """
@@ -70,7 +70,8 @@ class _Tensor(NamedTuple):
 
 
 class Supernet(nn.Module):
-    """A network with batch norm after every convolution, masked where an architecture is given.
+    """A network with batch norm after every convolution, and every dense layer with an activation,
+    masked where an architecture is given.
 
     A decided network is its own supernet: leave ``architecture`` out.
 
@@ -124,6 +125,8 @@ class Supernet(nn.Module):
                 return x._replace(value=y)
             case "reshape":
                 return x._replace(value=x.value.reshape(x.value.shape[0], -1))
+            case "dense" if normalised(layer):
+                return _Tensor(self._convolve(layer, x.read(), train)[:, 0, 0], mask)
             case "dense":
                 weights = _Dense(layer, name=layer.name)()
                 kernel = self._quantized_kernel(layer, weights["kernel"])
@@ -172,21 +175,19 @@ class Supernet(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """Kernel, batch norm, activation of one ``conv`` or ``depthwise`` layer."""
+    """Kernel, batch norm, activation of one ``conv``, ``depthwise`` or ``dense`` layer."""
 
     layer: Layer
 
     @nn.compact
     def __call__(self, x: Array, quantized, train: bool) -> Array:
         layer, out = self.layer, self.layer.out_channels
-        inputs = 1 if layer.kind == "depthwise" else layer.in_channels
-        kernel = self.param("kernel", nn.initializers.he_normal(), (*layer.kernel, inputs, out))
+        kernel = self.param("kernel", nn.initializers.he_normal(), _kernel_shape(layer))
         scale = self.param("scale", nn.initializers.ones, (out,))
         offset = self.param("offset", nn.initializers.zeros, (out,))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (out,))
         var = self.variable("batch_stats", "var", jnp.ones, (out,))
-        convolve = layers.depthwise if layer.kind == "depthwise" else layers.conv
-        y = convolve(x, quantized(kernel), layer.stride, layer.padding).astype(jnp.float32)
+        y = _multiplied(layer, x, quantized(kernel)).astype(jnp.float32)
         if not train:
             factor = scale * lax.rsqrt(var.value + layers.BATCH_NORM_EPSILON)
             return layers.activate(y * factor + (offset - mean.value * factor), layer.activation)
@@ -197,8 +198,31 @@ class _Convolution(nn.Module):
         return y
 
 
+def normalised(layer: Layer) -> bool:
+    """Whether batch norm follows a layer: convolutions, and dense layers with an activation."""
+    return layer.kind in ("conv", "depthwise") or (
+        layer.kind == "dense" and layer.activation != "linear"
+    )
+
+
+def _kernel_shape(layer: Layer) -> tuple[int, ...]:
+    inputs = 1 if layer.kind == "depthwise" else layer.in_channels
+    taps = () if layer.kind == "dense" else layer.kernel
+    return (*taps, inputs, layer.out_channels)
+
+
+def _multiplied(layer: Layer, x: Array, kernel: Array) -> Array:
+    match layer.kind:
+        case "depthwise":
+            return layers.depthwise(x, kernel, layer.stride, layer.padding)
+        case "dense":  # a single pixel, as batch norm reads images
+            return jnp.matmul(x, kernel)[:, None, None]
+        case _:
+            return layers.conv(x, kernel, layer.stride, layer.padding)
+
+
 class _Dense(nn.Module):
-    """Variables of one ``dense`` layer."""
+    """Variables of one ``dense`` layer without batch norm."""
 
     layer: Layer
 
@@ -253,16 +277,15 @@ def init(key: jax.Array, network: Network) -> dict:
     ends = _ends_of_branches(network)
     for layer in network:
         name, out = layer.name, layer.out_channels
-        inputs = 1 if layer.kind == "depthwise" else layer.in_channels
         zeros = np.zeros(out, DTYPE)
         first = LazyRng.create(key, name, 1)  # as Flax has it for the first draw of a module
-        if layer.kind in ("conv", "depthwise"):
-            kernel = _kernel(first.as_jax_rng(), (*layer.kernel, inputs, out), gain=2)
+        if normalised(layer):
+            kernel = _kernel(first.as_jax_rng(), _kernel_shape(layer), gain=2)
             scale = np.full(out, name not in ends, DTYPE)
             params[name] = {"kernel": kernel, "scale": scale, "offset": zeros}
             batch_stats[name] = {"mean": zeros, "var": zeros + 1}
         elif layer.kind == "dense":
-            kernel = _kernel(first.as_jax_rng(), (inputs, out), gain=1)
+            kernel = _kernel(first.as_jax_rng(), _kernel_shape(layer), gain=1)
             params[name] = {"kernel": kernel, "bias": zeros}
     return jax.tree.map(jnp.asarray, {"params": params, "batch_stats": batch_stats})
 

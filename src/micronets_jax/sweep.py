@@ -501,13 +501,18 @@ def _follow(
 def rows(folder: Folder) -> list[dict[str, Any]]:
     """One row a trial: its settings, how it ended, and of a finished one its scores and costs.
 
-    ``validation_accuracy`` is the last of all, of the quantised network; scores and costs are those
+    ``validation_accuracy``, or ``validation_loss`` of a task without classes, is the last of all,
+    of the quantised network; scores and costs are those
     of ``summary.json``: ``float``, ``int8`` and ``tflm`` shares of the test examples or areas under
     the curve, multiply-accumulates, bytes, estimated ms and mJ, seconds of all stages. ``epochs``
     holds the records of all epochs.
     """
     tried = json.loads((folder.path / SWEEP).read_text())["trials"]
     return [_row(folder, name, settings) for name, settings in tried.items()]
+
+
+VALIDATED = ("validation_accuracy", "validation_loss")
+"""What an epoch's record may say of the validation examples."""
 
 
 def _row(folder: Folder, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -517,8 +522,7 @@ def _row(folder: Folder, name: str, settings: Mapping[str, Any]) -> dict[str, An
     epochs = files.read_records(metrics) if metrics.is_file() else []
     row: dict[str, Any] = {"trial": name, "status": status, "said": said, **settings}
     for record in epochs:
-        if "validation_accuracy" in record:
-            row["validation_accuracy"] = record["validation_accuracy"]
+        row |= {name: record[name] for name in VALIDATED if name in record}
     return row | results(path) | {"epochs": epochs}
 
 

@@ -18,7 +18,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from micronets_jax import accelerators, quantize, recipes
+from micronets_jax import accelerators, losses, quantize, recipes
+from micronets_jax.losses import CROSS_ENTROPY, Loss, agreement
+from micronets_jax.losses import cross_entropy as cross_entropy
 from micronets_jax.network import Network
 from micronets_jax.supernet import Supernet
 
@@ -45,15 +47,13 @@ class Examples(Protocol):
 
 
 Inputs = Callable[
-    [Key[Array, ""], Num[Array, "batch ..."], Int[Array, " batch"]],
+    [Key[Array, ""], Num[Array, "batch ..."], Num[Array, "batch ..."]],
     tuple[Float[Array, "batch ..."], Num[Array, "batch ..."]],
 ]
 """From raw examples and labels to what the network reads and the targets, augmentation included.
 
-Targets are classes [batch], or shares of each class [batch, classes]. Pure and jittable."""
-
-Loss = Callable[[Array, Array, Array], Float[Array, ""]]
-"""Of logits, targets and inputs."""
+Targets are classes [batch], shares of each class [batch, classes], or whatever else the loss
+compares outputs with. Pure and jittable."""
 
 
 class Model(NamedTuple):
@@ -211,54 +211,19 @@ def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_s
     return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
 
 
-def cross_entropy(
-    logits: Float[Array, "batch classes"], targets: Num[Array, "batch ..."], smoothing: float = 0.0
-) -> Float[Array, ""]:
-    """Mean over the batch of the cross entropy with smoothed targets, in nats.
-
-    Args:
-        logits: of the network.
-        targets: classes [batch], or shares of each class [batch, classes] that sum to 1.
-        smoothing: weight of the uniform distribution.
-    """
-    shares = jax.nn.one_hot(targets, logits.shape[-1]) if targets.ndim == 1 else targets
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(shares, smoothing)).mean()
-
-
-def agreement(
-    logits: Float[Array, "batch classes"], targets: Num[Array, "batch ..."]
-) -> Float[Array, ""]:
-    """Share of the batch whose largest logit is at the class, or at its largest share."""
-    classes = targets if targets.ndim == 1 else jnp.argmax(targets, -1)
-    return jnp.mean(jnp.argmax(logits, -1) == classes)
-
-
 def distilled(
     teacher: Callable[[Array], Float[Array, "batch classes"]],
     coefficient: float = 0.5,
     temperature: float = 4.0,
-    smoothing: float = 0.0,
 ) -> Loss:
-    """A loss that also follows a teacher's logits (Hinton et al., 2015).
-
-    ``(1 - coefficient) * cross entropy + coefficient * temperature**2 * KL(teacher || student)``,
-    the divergence between both softened by the temperature.
+    """Cross entropy that also follows a teacher: ``losses.distilled``.
 
     Args:
         teacher: from inputs to logits.
         coefficient: weight of the teacher.
         temperature: what logits are divided by before they are compared.
-        smoothing: of the targets, as of :func:`cross_entropy`; the teacher's are soft already.
     """
-
-    def loss(logits: Array, targets: Array, x: Array) -> Array:
-        soft = jax.nn.softmax(jax.lax.stop_gradient(teacher(x)) / temperature)
-        student = jax.nn.log_softmax(logits / temperature)
-        divergence = optax.kl_divergence(student, soft).mean() * temperature**2
-        hard = cross_entropy(logits, targets, smoothing)
-        return (1 - coefficient) * hard + coefficient * divergence
-
-    return loss
+    return losses.distilled(CROSS_ENTROPY, teacher, coefficient, temperature)
 
 
 def make_step(
@@ -268,35 +233,38 @@ def make_step(
     num_steps: int,
     key: Key[Array, ""],
     loss: Loss | None = None,
-) -> Callable[[State, Array, Array], tuple[State, Float[Array, 2]]]:
-    """A pure ``step(state, raw, labels) -> state, [loss, accuracy]``, not yet jitted.
+) -> Callable[[State, Array, Array], tuple[State, Float[Array, " metrics"]]]:
+    """A pure ``step(state, raw, labels) -> state, metrics``, not yet jitted; the metrics are those
+    that :func:`logged` names.
 
     Args:
         model: what is trained.
         inputs: front end and augmentation.
-        recipe: of the optimiser and the loss.
+        recipe: of the optimiser, and the smoothing of targets.
         num_steps: of the whole training, for the schedule.
         key: of augmentation; the step's number is folded in.
-        loss: of ``(logits, targets, inputs)``; cross entropy where not given.
+        loss: what is minimised; cross entropy where not given.
+
+    Raises:
+        ValueError: targets are to be smoothed that are no classes; raised by the step.
     """
-    optimizer = _optimizer(recipe, num_steps)
+    optimizer, minimised = _optimizer(recipe, num_steps), loss or CROSS_ENTROPY
 
     def objective(trainable: Variables, stats: Variables, x: Array, targets: Array):
-        logits, stats = model.forward(trainable, stats, x)
-        if loss is None:
-            value = cross_entropy(logits, targets, recipe.label_smoothing)
-        else:
-            value = loss(logits, targets, x)
-        return value, (stats, agreement(logits, targets))
+        outputs, stats = model.forward(trainable, stats, x)
+        smoothed = minimised.smoothed(outputs, targets, recipe.label_smoothing)
+        value = minimised.value(outputs, smoothed, x)
+        others = [agreement(outputs, targets)] if minimised.of_classes else []
+        return value, (stats, others)
 
     def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
         x, targets = inputs(jax.random.fold_in(key, state.step), raw, labels)
-        (value, (stats, accuracy)), gradient = jax.value_and_grad(objective, has_aux=True)(
+        (value, (stats, others)), gradient = jax.value_and_grad(objective, has_aux=True)(
             state.trainable, state.stats, x, targets
         )
         updates, opt_state = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable: Any = optax.apply_updates(state.trainable, updates)
-        return State(state.step + 1, trainable, stats, opt_state), jnp.stack([value, accuracy])
+        return State(state.step + 1, trainable, stats, opt_state), jnp.stack([value, *others])
 
     return step
 
@@ -325,11 +293,12 @@ def fit(
         inputs: front end and augmentation.
         recipe: how.
         seed: of the order of examples and of augmentation.
-        loss: of ``(logits, targets, inputs)``; cross entropy where not given, distillation by
-            :func:`distilled`.
+        loss: what is minimised; cross entropy where not given, distillation by
+            ``losses.distilled``.
         mesh: from ``accelerators.mesh``, over whose axis ``data`` examples are laid.
         progress: called now and then.
     """
+    loss = loss or CROSS_ENTROPY
     per_epoch = examples.num_batches(recipe.batch_size)
     total = recipe.num_steps(per_epoch)
     step = jax.jit(make_step(model, as_prepared, recipe, total, jax.random.key(seed), loss))
@@ -345,12 +314,16 @@ def fit(
                 seen.append(metrics)
                 done += 1
                 if progress and (done % 10 == 0 or done == end):
-                    value, accuracy = np.asarray(seen[-1])
-                    progress(done, total, {"loss": float(value), "accuracy": float(accuracy)})
+                    progress(done, total, logged(loss, np.asarray(seen[-1])))
             if seen:
-                value, accuracy = np.mean(np.asarray(seen), axis=0)
-                epoch = -(-end // per_epoch)
-                yield state, {"epoch": epoch, "loss": float(value), "accuracy": float(accuracy)}
+                mean = logged(loss, np.mean(np.asarray(seen), axis=0))
+                yield state, {"epoch": -(-end // per_epoch), **mean}
+
+
+def logged(loss: Loss, values: Float[np.ndarray, " metrics"]) -> dict[str, int | float]:
+    """The metrics of a step by name: the loss, and of classes the accuracy."""
+    names = ("loss", "accuracy") if loss.of_classes else ("loss",)
+    return dict(zip(names, values.tolist(), strict=True))
 
 
 def predict(
@@ -381,6 +354,27 @@ def predict(
 def accuracy(logits: Num[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
     """Share of examples whose largest logit is at their label, in [0, 1]."""
     return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def validation(
+    loss: Loss,
+    outputs: Float[np.ndarray, "n outputs"],
+    labels: Num[np.ndarray, "n ..."],
+    x: Float[np.ndarray, "n rows columns channels"],
+) -> dict[str, float]:
+    """What is logged of outputs on examples that are not trained on: ``validation_accuracy`` of
+    classes, ``validation_loss`` of all else.
+
+    Args:
+        loss: what is minimised.
+        outputs: of the network.
+        labels: the targets.
+        x: inputs.
+    """
+    if loss.of_classes:
+        return {"validation_accuracy": accuracy(outputs, labels)}
+    value = loss.value(jnp.asarray(outputs), jnp.asarray(labels), jnp.asarray(x))
+    return {"validation_loss": float(value)}
 
 
 def _optimizer(recipe: recipes.Training, num_steps: int) -> optax.GradientTransformation:

@@ -11,9 +11,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped
+from jaxtyping import Float, Int, Int32, Shaped
 
 SPLITS = ("train", "validation", "test")
+
+Labels = Int32[np.ndarray, " examples"] | Float[np.ndarray, "examples outputs"]
+"""Of each example its class, or the numbers that a network should give for it."""
 
 GROUP = "group"
 """The fact that joins examples that are judged together and never divided: parts of one file."""
@@ -52,20 +55,20 @@ class Split:
         store: raw examples of one shape and type (int16 clips, uint8 images, float patches), in
             memory or memory-mapped; the parts of a split share it.
         rows: where in the store each example lies.
-        labels: the class of each example.
+        labels: the class of each example, or numbers [examples, outputs].
         facts: further arrays of the examples by name, such as groups and files; metrics read them.
     """
 
     store: Shaped[np.ndarray, "stored ..."]
     rows: Int[np.ndarray, " examples"]
-    labels: Int32[np.ndarray, " examples"]
+    labels: Labels
     facts: Mapping[str, Shaped[np.ndarray, " examples"]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def whole(
         cls,
         store: Shaped[np.ndarray, "examples ..."],
-        labels: Int32[np.ndarray, " examples"],
+        labels: Labels,
         facts: Mapping[str, Shaped[np.ndarray, " examples"]] | None = None,
     ) -> Split:
         """The split that holds every one of these examples."""
@@ -75,13 +78,19 @@ class Split:
         return len(self.rows)
 
     @property
+    def classes(self) -> Int[np.ndarray, " examples"]:
+        """The class of each example; of labels that are numbers all are in class 0."""
+        whole = np.issubdtype(self.labels.dtype, np.integer) and self.labels.ndim == 1
+        return self.labels if whole else np.zeros(len(self), np.int32)
+
+    @property
     def examples(self) -> Shaped[np.ndarray, "examples ..."]:
         """All raw examples; of a part of a split, a copy in memory."""
         return self.store if len(self.store) == len(self) else self.store[self.rows]
 
     def take(
         self, positions: Int[np.ndarray, " batch"] | slice
-    ) -> tuple[Shaped[np.ndarray, "batch ..."], Int32[np.ndarray, " batch"]]:
+    ) -> tuple[Shaped[np.ndarray, "batch ..."], Shaped[np.ndarray, "batch ..."]]:
         """Raw examples and labels at these positions of the split, in memory."""
         return np.asarray(self.store[self.rows[positions]]), np.asarray(self.labels[positions])
 
@@ -92,7 +101,7 @@ class Split:
 
     def batches(
         self, batch_size: int, seed: int, epoch: int
-    ) -> Iterator[tuple[Shaped[np.ndarray, "batch ..."], Int32[np.ndarray, " batch"]]]:
+    ) -> Iterator[tuple[Shaped[np.ndarray, "batch ..."], Shaped[np.ndarray, "batch ..."]]]:
         """Whole batches of one epoch in an order made from seed and epoch.
 
         The few examples left over wait for another epoch, where the order puts others last.
@@ -130,8 +139,9 @@ class Split:
         rng = np.random.default_rng([seed, len(self)])
         groups = self._groups()
         parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for label in np.unique(self.labels):
-            positions = np.flatnonzero(self.labels == label)
+        classes = self.classes
+        for label in np.unique(classes):
+            positions = np.flatnonzero(classes == label)
             drawn = rng.permutation(np.unique(groups[positions]))
             smaller, larger = sorted(parts, key=lambda part: sum(map(len, part)))
             smaller.append(positions[np.isin(groups[positions], drawn[0::2])])
@@ -157,7 +167,7 @@ class Dataset:
     Attributes:
         name: shown in reports.
         fingerprint: hexadecimal; differs whenever any example, label or class does.
-        class_names: by label.
+        class_names: by label; none where labels are numbers.
         extras: arrays beside the examples, by name, such as background noise.
     """
 
@@ -205,4 +215,5 @@ class Dataset:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{len(getattr(self, split))} {split}" for split in SPLITS)
-        return f"{self.name}: {self.num_classes} classes, {sizes} examples"
+        classes = f"{self.num_classes} classes, " if self.class_names else ""
+        return f"{self.name}: {classes}{sizes} examples"

@@ -63,8 +63,8 @@ class Look:
 
     Attributes:
         name: of the data.
-        classes: their names.
-        examples: of each class (columns) in each of train, validation and test (rows).
+        classes: their names; none where labels are no classes.
+        examples: of each class, or of all (columns), in each of train, validation and test (rows).
         speakers: likewise, how many are heard; empty where nobody is named.
         remarks: what is odd, the gravest first.
     """
@@ -79,11 +79,12 @@ class Look:
         """A few lines for a console."""
         total = [sum(row) for row in self.examples]
         lines = [
-            f"{self.name}: {len(self.classes)} classes, "
+            f"{self.name}: "
+            + (f"{len(self.classes)} classes, " if self.classes else "")
             + ", ".join(f"{n} {split}" for n, split in zip(total, SPLITS, strict=True))
             + " examples"
         ]
-        for split, row in zip(SPLITS, self.examples, strict=True):
+        for split, row in zip(SPLITS, self.examples if self.classes else (), strict=False):
             least, most = int(np.argmin(row)), int(np.argmax(row))
             span = f"{row[least]} of {self.classes[least]!r} to {row[most]} of "
             span += f"{self.classes[most]!r}"
@@ -111,12 +112,12 @@ def at(dataset: Dataset) -> Look:
     splits = [getattr(dataset, split) for split in SPLITS]
     number = range(dataset.num_classes)
     examples = tuple(
-        tuple(np.bincount(part.labels, minlength=len(number)).tolist()) for part in splits
+        tuple(np.bincount(part.classes, minlength=len(number)).tolist()) for part in splits
     )
     speakers = ()
     if all(SPEAKER in part.facts for part in splits):
         speakers = tuple(
-            tuple(len({s for s in part.facts[SPEAKER][part.labels == c] if s}) for c in number)
+            tuple(len({s for s in part.facts[SPEAKER][part.classes == c] if s}) for c in number)
             for part in splits
         )
     remarks = list(_remarks(dataset, splits)) if all(FILE in p.facts for p in splits) else []
@@ -126,7 +127,7 @@ def at(dataset: Dataset) -> Look:
 def _remarks(dataset: Dataset, splits: Sequence[Split]) -> Iterable[Remark]:
     names = dataset.class_names
     files = np.concatenate([part.facts[FILE] for part in splits])
-    labels = np.concatenate([part.labels for part in splits])
+    labels = np.concatenate([part.classes for part in splits])
     homes = np.repeat(SPLITS, [len(part) for part in splits])
     yield from _duplicates(splits, files, labels, homes, names)
     raw = splits[0].store

@@ -87,7 +87,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 """What may be limited: its title and how its values are written."""
 
-METRICS = {"accuracy": "Accuracy", "auc": "Mean AUC"}
+METRICS = {"accuracy": "Accuracy", "auc": "Mean AUC", "r2": "R²"}
 """Titles of what a task may be judged by."""
 
 
@@ -117,7 +117,8 @@ def headline(summary: Summary) -> Html:
         praise = f"{_percent(best)} right" if shares else f"{named} {_percent(best)}"
         title = f"{praise}, {verdict}"
     data = summary.get("data", {})
-    tested = data.get("test")
+    tested, number = data.get("test"), len(data.get("classes", ()))
+    classes = f", {number} classes" if number else ""
     uses = [
         f"{style(limits[name]['used'])} {text}"
         for name, style, text in (
@@ -128,8 +129,8 @@ def headline(summary: Summary) -> Html:
         if "used" in limits.get(name, {})
     ]
     lead = [
-        f"Measured on {_count(tested)} test examples of {data.get('name', 'the data set')}, "
-        f"{len(data.get('classes', ()))} classes. "
+        f"Measured on {_count(tested)} test examples of {data.get('name', 'the data set')}"
+        f"{classes}. "
         if tested
         else "",
         f"The int8 model takes {', '.join(uses)}." if uses else "",
@@ -297,13 +298,14 @@ def data(summary: Summary, examples: Sequence[Mapping[str, str]]) -> Html | None
     look = summary.get("look")
     if not look:
         return None
-    head = ["class", "train", "validation", "test"]
+    classes = look["classes"]
+    head = ["class" if classes else "", "train", "validation", "test"]
     heard = look["speakers"]
     if heard:
         head += ["speakers: train", "validation", "test"]
     body = [
         [name, *(_count(row[i]) for row in [*look["examples"], *heard])]
-        for i, name in enumerate(look["classes"])
+        for i, name in enumerate(classes or ["examples"])
     ]
     remarks = [
         tag("li", remark["text"], tag("p", ", ".join(remark["files"]), class_="note"))
@@ -326,9 +328,9 @@ def data(summary: Summary, examples: Sequence[Mapping[str, str]]) -> Html | None
     ]
     return markup.section(
         "Data",
-        "How many examples there are of each class, what is odd about them, and a few as the "
-        "network sees them. Nothing was left out.",
-        markup.table("Examples of each class", head, body, 1),
+        f"How many examples there are{' of each class' if classes else ''}, what is odd about "
+        "them, and a few as the network sees them. Nothing was left out.",
+        markup.table("Examples of each class" if classes else "Examples", head, body, 1),
         [tag("h3", "Worth a look"), tag("ul", remarks)] if remarks else None,
         tag("div", shown, class_="gallery") if shown else None,
         [
@@ -361,10 +363,16 @@ def machines(summary: Summary) -> Html | None:
     chart = markup.chart(
         "Failing recordings found", curves, "{:.0%}", across="sound recordings taken for failing"
     )
+    again = summary.get("loss", {}).get("outputs") == "inputs"
+    scored = (
+        "of the mean squared error with which the network gives them back"
+        if again
+        else "of minus the share that its own machine gets"
+    )
     note = (
         "The int8 model on the test recordings. A recording's score is the mean over its patches "
-        "of minus the share that its own machine gets; the area under the curve is the chance "
-        "that a failing one scores higher than a sound one."
+        f"{scored}; the area under the curve is the chance that a failing one scores higher than "
+        "a sound one."
     )
     return markup.section("Machines", note, tag("div", tag("div", table), chart, class_="pair"))
 
@@ -595,7 +603,7 @@ def layers(found: Network | None) -> Html | None:
 
 
 def search(summary: Summary, metrics: Metrics) -> Html | None:
-    """Cost and accuracy along the search."""
+    """Cost and accuracy, or the loss where there is none, along the search."""
     records = [row for row in metrics if row.get("stage") == "search"]
     if not records:
         return None
@@ -609,6 +617,9 @@ def search(summary: Summary, metrics: Metrics) -> Html | None:
         markup.chart("Share of each limit (1 is the limit)", shares, "{:.2f}", line=1.0),
         markup.chart(
             "Accuracy while searching", {"training": markup.series(records, "accuracy")}, "{:.1%}"
+        )
+        or markup.chart(
+            "Loss while searching", {"training": markup.series(records, "loss")}, "{:.3f}"
         ),
     ]
     return markup.section("Search", note, tag("div", charts, class_="pair"))
@@ -717,7 +728,8 @@ def _cost(row: Mapping[str, Any]) -> tuple[Number, Number]:
 
 
 def training(metrics: Metrics) -> Html | None:
-    """Accuracy and loss while the found network learns."""
+    """Accuracy, or the validation loss where there is none, and loss while the found network
+    learns."""
     records = [row for row in metrics if row.get("stage") in ("train", "quantize")]
     if not records:
         return None
@@ -728,7 +740,13 @@ def training(metrics: Metrics) -> Html | None:
         "training": markup.series(records, "accuracy"),
     }
     charts = [
-        markup.chart("Accuracy", accuracy, "{:.1%}", span=span),
+        markup.chart("Accuracy", accuracy, "{:.1%}", span=span)
+        or markup.chart(
+            "Validation loss",
+            {"validation": markup.series(records, "validation_loss")},
+            "{:.3f}",
+            span=span,
+        ),
         markup.chart(
             "Training loss", {"training": markup.series(records, "loss")}, "{:.3f}", span=span
         ),

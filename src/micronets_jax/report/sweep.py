@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from micronets_jax import files
 from micronets_jax.report import markup
 from micronets_jax.report.markup import Html
 from micronets_jax.report.sections import LIMITS, METRICS
@@ -55,7 +56,15 @@ def render(said: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def _rank(row: Row) -> tuple[bool, float]:
-    return row["status"] != "finished", -row.get("validation_accuracy", -math.inf)
+    score = files.score(row)
+    return row["status"] != "finished", math.inf if score is None else -score
+
+
+def _validated(rows: Sequence[Row]) -> tuple[str, str, str]:
+    """By what trials are ranked: its name in their rows, its title, how its values are written."""
+    if any("validation_loss" in row for row in rows):
+        return "validation_loss", "Validation loss", "{:.4g}"
+    return "validation_accuracy", "Validation accuracy", "{:.1%}"
 
 
 def _finished(rows: Sequence[Row]) -> list[Row]:
@@ -87,34 +96,37 @@ def _headline(name: str, said: Mapping[str, Any], rows: Sequence[Row]) -> Html:
 def _front(rows: Sequence[Row], cost: str) -> list[Row]:
     """Finished trials that no cheaper one reaches on validation examples, cheapest first."""
     judged = [
-        row
-        for row in _finished(rows)
-        if row.get(cost) is not None and row.get("validation_accuracy") is not None
+        row for row in _finished(rows) if row.get(cost) is not None and files.score(row) is not None
     ]
     front: list[Row] = []
-    for row in sorted(judged, key=lambda row: (row[cost], -row["validation_accuracy"])):
-        if not front or row["validation_accuracy"] > front[-1]["validation_accuracy"]:
+    for row in sorted(judged, key=lambda row: (row[cost], -_scored(row))):
+        if not front or _scored(row) > _scored(front[-1]):
             front.append(row)
     return front
 
 
+def _scored(row: Row) -> float:
+    score = files.score(row)
+    return -math.inf if score is None else score
+
+
 def _front_section(rows: Sequence[Row], fronts: Mapping[str, Sequence[Row]]) -> Html | None:
-    charts = []
+    charts, (name, validated, written) = [], _validated(rows)
     for cost, front in fronts.items():
-        judged = [row for row in _finished(rows) if row.get(cost) and "validation_accuracy" in row]
+        judged = [row for row in _finished(rows) if row.get(cost) and name in row]
         if len(judged) < 2:
             continue
         title, style = COSTS[cost]
         most = max(row[cost] for row in judged)
 
         def points(some: Sequence[Row], cost: str = cost, most: float = most) -> markup.Points:
-            return [(row[cost] / most, row["validation_accuracy"]) for row in some]
+            return [(row[cost] / most, row[name]) for row in some]
 
         charts.append(
             markup.chart(
-                f"Validation accuracy by {title}",
+                f"{validated} by {title}",
                 {"front": points(front)},
-                "{:.1%}",
+                written,
                 across=f"{title}, 100% is {style(most)}",
                 dots=points(judged),
             )
@@ -155,7 +167,7 @@ def _table(
     used = [cost for cost in COSTS if any(row.get(cost) is not None for row in rows)]
     head = ["trial", "ended", *options, "validation", "float", "int8"]
     head += [COSTS[cost][0] for cost in used] + ["on the front of", "s"]
-    cells = []
+    cells, (validated, _, written) = [], _validated(rows)
     for row in rows:
         costs = ["" if row.get(c) is None else COSTS[c][1](row[c]) for c in used]
         on = [COSTS[cost][0] for cost, front in fronts.items() if row in front]
@@ -165,7 +177,8 @@ def _table(
                 _link(row),
                 f"{row['status']}: {row['said']}" if row["said"] else row["status"],
                 *(_text(row.get(option)) for option in options),
-                *(_share(row.get(name)) for name in ("validation_accuracy", "float", "int8")),
+                "" if row.get(validated) is None else written.format(row[validated]),
+                *(_share(row.get(name)) for name in ("float", "int8")),
                 *costs,
                 ", ".join(on),
                 "" if seconds is None else f"{seconds:.0f}",
@@ -191,16 +204,17 @@ def _share(value: float | None) -> str:
 
 
 def _curves(rows: Sequence[Row]) -> Html | None:
-    charts = []
+    charts, (validated, titled, written) = [], _validated(rows)
+    searching = ("accuracy", "Accuracy") if validated == "validation_accuracy" else ("loss", "Loss")
     for stage, name, title in (
-        ("search", "accuracy", "Accuracy while searching"),
-        ("train", "validation_accuracy", "Validation accuracy while training"),
+        ("search", searching[0], f"{searching[1]} while searching"),
+        ("train", validated, f"{titled} while training"),
     ):
         lines = {
             row["trial"]: markup.series([r for r in row["epochs"] if r["stage"] == stage], name)
             for row in rows[:SHOWN]
         }
-        charts.append(markup.chart(title, lines, "{:.1%}"))
+        charts.append(markup.chart(title, lines, written))
     if not any(charts):
         return None
     note = f"The first {SHOWN} trials of the table." if len(rows) > SHOWN else None

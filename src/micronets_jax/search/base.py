@@ -17,11 +17,13 @@ from jaxtyping import Array, Float, Int, Key, Num
 from micronets_jax import accelerators, recipes
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice
+from micronets_jax.losses import CROSS_ENTROPY, Loss
 from micronets_jax.spaces import Space
 from micronets_jax.training import Examples, Inputs, Progress, ahead
 
 Metrics = dict[str, Array]
-"""Whatever a search has to say of a step, by name; ``loss`` and ``accuracy`` are drawn if there."""
+"""Whatever a search has to say of a step, by name; ``loss`` and ``accuracy`` are drawn if there,
+the latter where the loss is of classes."""
 
 HELD_OUT_SIZE, HELD_OUT_BATCHES = 256, 6
 """Of what networks are judged by while searching."""
@@ -40,6 +42,7 @@ class Problem:
         frontend: from raw examples to features, without augmentation.
         seed: of samples, of the order of examples and of augmentation.
         mesh: from ``accelerators.mesh``; examples and sampled architectures are sharded over it.
+        loss: what weights are trained by and architectures judged by.
     """
 
     space: Space
@@ -49,6 +52,7 @@ class Problem:
     frontend: Callable[[Array], Array]
     seed: int
     mesh: jax.sharding.Mesh | None = None
+    loss: Loss = CROSS_ENTROPY
 
 
 class Batch(NamedTuple):
@@ -154,7 +158,7 @@ def run(
 
 def held_out(
     problem: Problem,
-) -> list[tuple[Float[Array, "batch ..."], Int[Array, " batch"]]]:
+) -> list[tuple[Float[Array, "batch ..."], Num[Array, "batch ..."]]]:
     """Batches of features, not augmented, and labels of the held-out half."""
     split = problem.halves[1]
     compute = jax.jit(problem.frontend)
@@ -167,7 +171,7 @@ def held_out(
 
 def examples(
     problem: Problem, half: int, count: int
-) -> tuple[Float[Array, "batch ..."], Int[Array, " batch"]]:
+) -> tuple[Float[Array, "batch ..."], Num[Array, "batch ..."]]:
     """Features, not augmented, and labels of up to ``count`` examples of a half, as one batch."""
     split = problem.halves[half]
     raw, labels = next(iter(split.batches(min(count, len(split)), problem.seed, 0)))

@@ -26,7 +26,7 @@ the same bits."""
 
 
 class Trial(NamedTuple):
-    """A proposal after its short training, and the held-out loss it reached, in nats."""
+    """A proposal after its short training, and the held-out loss it reached."""
 
     proposal: Proposal
     network: Network
@@ -99,14 +99,16 @@ def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) ->
     def judged(state: training.State, x: Array, labels: Array) -> Array:
         variables = {"params": state.trainable, "batch_stats": state.stats["batch_stats"]}
         logits = jnp.asarray(model.apply(variables, x, state.stats["architecture"]))
-        return training.cross_entropy(logits, labels)
+        return problem.loss.value(logits, labels, x)
 
     prepared = training.prepare(problem.halves[0], problem.inputs, recipe, seed=problem.seed)
     held_out = base.held_out(problem)
     masks = jax.jit(lambda choice: supernet.architecture(space, choice))
     num_steps = len(prepared.steps)
     step = jax.jit(
-        training.make_step(training.Model(forward), training.as_prepared, recipe, num_steps, key)
+        training.make_step(
+            training.Model(forward), training.as_prepared, recipe, num_steps, key, problem.loss
+        )
     )
 
     def begin(choice: Choice) -> training.State:

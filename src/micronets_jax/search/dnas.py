@@ -27,13 +27,14 @@ from jaxtyping import Array, Float, Int, Key
 from micronets_jax import accelerators, decisions, recipes
 from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice, Logits, Widths
+from micronets_jax.losses import agreement
 from micronets_jax.search import base, proposals
 from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
 from micronets_jax.search.proposals import Layout
 from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
-from micronets_jax.training import Variables, agreement, cross_entropy, kernels_only
+from micronets_jax.training import Variables, kernels_only
 
 SAMPLED_LIMITS = ("sram_bytes",)
 """Limits on a maximum over layers: the maximum of means is not the mean of maxima, so their
@@ -56,7 +57,8 @@ class State(NamedTuple):
 class DNAS:
     """The search, see ``search.base.Search``.
 
-    Metrics of a step: ``loss`` and ``accuracy`` on the held-out half, and each limit's used share.
+    Metrics of a step: ``loss`` and, of classes, ``accuracy`` on the held-out half, and each limit's
+    used share.
     """
 
     settings: recipes.DNAS
@@ -115,7 +117,7 @@ class DNAS:
         def loss(params: Variables) -> tuple[Array, Variables]:
             outputs, batch_stats = self._outputs(params, state.batch_stats, x, choice)
             mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), batch_stats)
-            return jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets)), mean
+            return self._mean_loss(outputs, targets, x), mean
 
         gradient, batch_stats = jax.grad(loss, has_aux=True)(state.params)
         updates, optimizer = self._weight_optimizer.update(
@@ -140,15 +142,18 @@ class DNAS:
         def loss(logits: Logits) -> tuple[Array, Metrics]:
             choice = self._sample(key, state, logits, decisions.between)
             outputs, _ = self._outputs(state.params, state.batch_stats, x, choice)
-            loss = jnp.mean(jax.vmap(cross_entropy, (0, None))(outputs, targets))
+            loss = self._mean_loss(outputs, targets, x)
             used = _usage(self.problem.space, self.problem.budget, logits, choice)
             price = sum(
                 state.multipliers[name] * (share - 1)
                 + self.settings.damping / 2 * jnp.square(jnp.maximum(share - 1, 0))
                 for name, share in used.items()
             )
-            accuracy = jnp.mean(jax.vmap(agreement, (0, None))(outputs, targets))
-            return loss + price, {"loss": loss, "accuracy": accuracy, **used}
+            metrics = {"loss": loss, **used}
+            if self.problem.loss.of_classes:
+                agree = jax.vmap(agreement, (0, None))(outputs, targets)
+                metrics["accuracy"] = jnp.mean(agree)
+            return loss + price, metrics
 
         gradient, metrics = jax.grad(loss, has_aux=True)(state.logits)
         updates, optimizer = self._decision_optimizer.update(
@@ -165,6 +170,12 @@ class DNAS:
         return moved, metrics
 
     # ------------------------------------------------------------ parts of both
+
+    def _mean_loss(
+        self, outputs: Float[Array, "samples batch outputs"], targets: Array, x: Array
+    ) -> Float[Array, ""]:
+        """The loss, as a mean over the sampled architectures."""
+        return jnp.mean(jax.vmap(self.problem.loss.value, (0, None, None))(outputs, targets, x))
 
     def _sample(self, key: Key[Array, ""], state: State, logits: Logits, draw: Callable) -> Choice:
         """Gumbel-softmax samples, whose widths ``draw`` replaces unless settings relax them too."""

@@ -23,11 +23,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from micronets_jax import accelerators, decisions, derive, recipes
 from micronets_jax.decisions import Choice
+from micronets_jax.losses import agreement, shares
 from micronets_jax.search import base
 from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
-from micronets_jax.training import Variables, agreement, cross_entropy, kernels_only
+from micronets_jax.training import Variables, kernels_only
 
 POOL = 1024
 """Members that fit, drawn before training, from which every step takes some."""
@@ -62,9 +63,10 @@ class Member(NamedTuple):
 class TinyNAS:
     """The search, see ``search.base.Search``.
 
-    Metrics of a step: ``loss`` and ``accuracy`` of the largest network on its training batch, and
-    ``students``, the mean cross entropy of the other members against the largest network's
-    probabilities (0 during the warm-up).
+    Metrics of a step: ``loss`` and, of classes, ``accuracy`` of the largest network on its training
+    batch, and ``students``, the mean loss of the other members against the largest network's
+    probabilities (0 during the warm-up). Only classes are distilled in place: with other losses the
+    other members follow the targets as the largest one does.
     """
 
     settings: recipes.TinyNAS
@@ -132,7 +134,8 @@ class TinyNAS:
         self, state: State, x: Array, targets: Array, choices: Choice, count: Int[Array, ""]
     ) -> tuple[State, Metrics]:
         """One optimiser step on the sum of the choices' gradients: the first choice's loss is
-        against the targets, that of the others against the first one's probabilities.
+        against the targets, that of the others, where it is of classes, against the first one's
+        probabilities.
 
         Choices run in a loop, not unrolled: one gradient takes half a minute to compile, one for
         each choice side by side took several times that.
@@ -140,23 +143,28 @@ class TinyNAS:
         Args:
             state: before the step.
             x: inputs.
-            targets: classes [batch], or shares of classes [batch, classes].
+            targets: classes [batch], shares of classes [batch, classes], or what else the loss
+                compares outputs with.
             choices: one-hot, stacked along the first axis.
             count: how many of the choices take part.
         """
-        shares = jax.nn.one_hot(targets, self._classes) if targets.ndim == 1 else targets
+        objective = self.problem.loss
+        if objective.of_classes:
+            targets = shares(targets, self._outputs)
 
         def loss(
             params: Variables, choice: Choice, wanted: Array
         ) -> tuple[Array, tuple[Array, Variables]]:
             outputs, batch_stats = self._forward(params, state.batch_stats, x, choice)
-            return cross_entropy(outputs, wanted), (outputs, batch_stats)
+            return objective.value(outputs, wanted, x), (outputs, batch_stats)
 
         def one(turn: Array, before: tuple) -> tuple:
             sums, losses, teacher = before
             choice = jax.tree.map(lambda leaf: leaf[turn], choices)
-            says = jax.lax.stop_gradient(jax.nn.softmax(teacher))
-            wanted = jnp.where(turn == 0, shares, says)
+            wanted = targets
+            if objective.of_classes:
+                says = jax.lax.stop_gradient(jax.nn.softmax(teacher))
+                wanted = jnp.where(turn == 0, targets, says)
             (value, (outputs, batch_stats)), gradient = jax.value_and_grad(loss, has_aux=True)(
                 state.params, choice, wanted
             )
@@ -164,7 +172,8 @@ class TinyNAS:
             return sums, losses.at[turn].set(value), jnp.where(turn == 0, outputs, teacher)
 
         zeros = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
-        start = zeros, jnp.zeros(self.settings.samples), jnp.zeros_like(shares, jnp.float32)
+        teacher = jnp.zeros((len(x), self._outputs))
+        start = zeros, jnp.zeros(self.settings.samples), teacher
         (gradient, batch_stats), losses, teacher = jax.lax.fori_loop(0, count, one, start)
         updates, optimizer = self._optimizer.update(gradient, state.optimizer, state.params)
         params: Any = optax.apply_updates(state.params, updates)
@@ -175,8 +184,10 @@ class TinyNAS:
             optimizer=optimizer,
         )
         students = jnp.sum(losses[1:]) / jnp.maximum(count - 1, 1)
-        accuracy = agreement(teacher, targets)
-        return moved, {"loss": losses[0], "accuracy": accuracy, "students": students}
+        metrics = {"loss": losses[0], "students": students}
+        if objective.of_classes:
+            metrics["accuracy"] = agreement(teacher, targets)
+        return moved, metrics
 
     def _forward(
         self, params: Variables, batch_stats: Variables, x: Array, choice: Choice
@@ -269,7 +280,8 @@ class TinyNAS:
             member = architecture(space, choice)
             moments = derive.moments(model, params, batch_stats, calibration, member)
             variables = {"params": params, "batch_stats": moments}
-            return cross_entropy(jnp.asarray(model.apply(variables, x, member)), labels)
+            outputs = jnp.asarray(model.apply(variables, x, member))
+            return self.problem.loss.value(outputs, labels, x)
 
         return jax.jit(jax.vmap(one, in_axes=(None,) * 5 + (0,)))
 
@@ -350,7 +362,7 @@ class TinyNAS:
         return Supernet(self.problem.space.supernetwork(), precision=self.settings.precision)
 
     @property
-    def _classes(self) -> int:
+    def _outputs(self) -> int:
         return self.problem.space.supernetwork().layers[-1].out_channels
 
     @property

@@ -11,12 +11,13 @@ from jax import Array
 
 from micronets_jax.decisions import Choice, Decisions
 from micronets_jax.network import Network
+from micronets_jax.spaces.dense import Dense
 from micronets_jax.spaces.dscnn import DSCNN
 from micronets_jax.spaces.mcunet import MCUNet
 from micronets_jax.spaces.mobilenet_v2 import MobileNetV2
 from micronets_jax.spaces.only import Only
 
-__all__ = ["DSCNN", "MCUNet", "MobileNetV2", "Only", "Space"]
+__all__ = ["DSCNN", "Dense", "MCUNet", "MobileNetV2", "Only", "Space"]
 
 
 @runtime_checkable
@@ -36,7 +37,7 @@ class Space(Protocol):
         ...
 
     def masks(self, choice: Choice) -> dict[str, Array]:
-        """For each convolution with a width decision, which of its channels exist; for each
+        """For each layer with a width decision, which of its channels exist; for each
         depthwise one with a kernel decision, which [rows, columns] of the largest kernel."""
         ...
 

@@ -255,10 +255,8 @@ class MobileNetV2:
     last_width: int = LAST_WIDTH
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(
-                f"num_classes={self.num_classes}: a classifier needs at least 2 classes"
-            )
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes={self.num_classes}: give at least 1 output")
         if min(self.input_shape) < 1:
             raise ValueError(f"input_shape={self.input_shape}: every side must be at least 1")
         if not self.stages:

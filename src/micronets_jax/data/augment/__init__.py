@@ -4,9 +4,9 @@ Invariant: everything takes its key first, works on a whole batch inside ``jit``
 example independently. Strengths are settings in ``recipes``, where a command line shows them.
 """
 
-from micronets_jax.data.augment.base import Augmentation
+from micronets_jax.data.augment.base import Augmentation, Unchanged
 from micronets_jax.data.augment.blends import Mixup
 from micronets_jax.data.augment.images import Images
 from micronets_jax.data.augment.speech import Speech
 
-__all__ = ["Augmentation", "Images", "Mixup", "Speech"]
+__all__ = ["Augmentation", "Images", "Mixup", "Speech", "Unchanged"]

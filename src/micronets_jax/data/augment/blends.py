@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from micronets_jax.data.dataset import Dataset
 from micronets_jax.data.frontends import FrontEnd
@@ -35,11 +35,31 @@ class Mixup:
         dataset: Dataset,
         frontend: FrontEnd,
         raw: Shaped[Array, "batch ..."],
-        labels: Int[Array, " batch"],
-    ) -> tuple[Float[Array, "batch rows columns channels"], Float[Array, "batch classes"]]:
+        labels: Shaped[Array, "batch ..."],
+    ) -> tuple[Float[Array, "batch rows columns channels"], Shaped[Array, "batch ..."]]:
         """Blended features and the share of each class in them, of its own at least a half."""
-        x, shares = frontend(raw), jax.nn.one_hot(labels, dataset.num_classes)
-        return (x, shares) if self.alpha == 0 else blended(key, self.alpha, x, shares)
+        x = frontend(raw)
+        if self.alpha == 0:
+            return x, jax.nn.one_hot(labels, dataset.num_classes) if dataset.class_names else labels
+        return blended(key, self.alpha, x, shares(dataset, labels, self.alpha))
+
+
+def shares(
+    dataset: Dataset, labels: Shaped[Array, "batch ..."], mixup: float
+) -> Float[Array, "batch classes"]:
+    """Labels as shares of each class, to be blended.
+
+    Args:
+        dataset: whose classes these are.
+        labels: classes [batch].
+        mixup: the option that asks for it.
+
+    Raises:
+        ValueError: there are no classes.
+    """
+    if not dataset.class_names:
+        raise ValueError(f"mixup={mixup:g}: the data have no classes to blend; give 0")
+    return jax.nn.one_hot(labels, dataset.num_classes)
 
 
 def blended(

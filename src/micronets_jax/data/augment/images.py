@@ -10,11 +10,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from micronets_jax import recipes
 from micronets_jax.data.augment.base import either_way
-from micronets_jax.data.augment.blends import blended
+from micronets_jax.data.augment.blends import blended, shares
 from micronets_jax.data.dataset import Dataset
 from micronets_jax.data.frontends import FrontEnd
 
@@ -31,7 +31,7 @@ class Images:
         dataset: Dataset,
         frontend: FrontEnd,
         raw: Shaped[Array, "batch rows columns channels"],
-        labels: Int[Array, " batch"],
+        labels: Shaped[Array, "batch ..."],
     ) -> tuple[Float[Array, "batch rows columns channels"], Shaped[Array, "batch ..."]]:
         """Features of changed pictures; the labels, or the share of each class in a blend."""
         how = self.settings
@@ -44,7 +44,7 @@ class Images:
             x = cut_out(hide, x, how.cutout)
         if not how.mixup:
             return x, labels
-        return blended(blend_key, how.mixup, x, jax.nn.one_hot(labels, dataset.num_classes))
+        return blended(blend_key, how.mixup, x, shares(dataset, labels, how.mixup))
 
 
 def moved(

@@ -11,11 +11,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Int16, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int16, Key, Shaped
 
 from micronets_jax import recipes
 from micronets_jax.data.augment.base import either_way
-from micronets_jax.data.augment.blends import blended
+from micronets_jax.data.augment.blends import blended, shares
 from micronets_jax.data.dataset import Dataset
 from micronets_jax.data.frontends import MFCC, FrontEnd
 from micronets_jax.data.recordings import SAMPLE_RATE
@@ -38,19 +38,19 @@ class Speech:
         dataset: Dataset,
         frontend: FrontEnd,
         raw: Int16[Array, "batch samples"],
-        labels: Int[Array, " batch"],
+        labels: Shaped[Array, "batch ..."],
     ) -> tuple[Float[Array, "batch frames bins 1"], Shaped[Array, "batch ..."]]:
         """Features of changed clips; the labels, or the share of each class in a blend."""
         assert isinstance(frontend, MFCC)  # nothing else reads waveforms
         how = self.settings
         wave_key, warp_key, mel_key, blend_key = jax.random.split(key, 4)
         waves = waveforms(wave_key, how, raw, jnp.asarray(dataset.extras["noise"]))
-        warp = 1 + either_way(warp_key, how.warp, labels.shape) if how.warp else None
+        warp = 1 + either_way(warp_key, how.warp, labels.shape[:1]) if how.warp else None
         hop_s = frontend.hop_length / frontend.sample_rate
         x = frontend.cepstrum(spectra(mel_key, how, frontend.mel(waves, warp), hop_s))
         if not how.mixup:
             return x, labels
-        return blended(blend_key, how.mixup, x, jax.nn.one_hot(labels, dataset.num_classes))
+        return blended(blend_key, how.mixup, x, shares(dataset, labels, how.mixup))
 
 
 def waveforms(

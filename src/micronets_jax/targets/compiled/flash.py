@@ -139,7 +139,8 @@ with its share of phases and calls; and for each tensor that it reads."""
 def most_stack_bytes(network: Network) -> Count:
     """Stack of the plan that takes most."""
     rows = sizes.stack_bytes([(name, there) for name, _, there in _row_kernels(network)])
-    taps = max(2, *(layer.kernel[0] for layer in network if layer.kind in ("conv", "depthwise")))
+    walked = [layer for layer in network if layer.kind in ("conv", "depthwise")]
+    taps = max([2, *(layer.kernel[0] for layer in walked)])
     streaming = sizes.stack_bytes([("mn_stream", 1)]) + sizes.STREAM_STACK_BYTES + 4 * taps
     return maximum([stack_bytes(network), sizes.RUN_STACK_BYTES + streaming + rows])
 
