@@ -12,14 +12,16 @@ import importlib
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from micronets_jax import hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jax.sharding import Mesh
+    from jax.sharding import Mesh, NamedSharding
 
 Tree = TypeVar("Tree")
 Made = TypeVar("Made")
@@ -89,7 +91,7 @@ def keep_memory() -> None:
 
 
 def mesh(examples: int, samples: int = 1, devices: Sequence[object] | None = None) -> Mesh | None:
-    """A mesh of all local devices with axes ``data`` and ``arch``; None for a single device.
+    """A mesh of all devices of all hosts with axes ``data`` and ``arch``; None for a single device.
 
     ``arch`` takes as many devices as divide the samples, ``data`` as many of the rest as divide
     the examples; devices left over stay idle.
@@ -97,12 +99,24 @@ def mesh(examples: int, samples: int = 1, devices: Sequence[object] | None = Non
     Args:
         examples: batch size.
         samples: architectures computed side by side.
-        devices: in place of the local ones, such as those of a topology to compile for.
+        devices: in place of those that are there, such as those of a topology to compile for.
+
+    Raises:
+        ValueError: devices would be left over and there are several hosts, each of which has to
+            take part.
     """
     jax = importlib.import_module("jax")
-    available = jax.devices() if devices is None else list(devices)
+    # By host, so that each reads a run of the examples.
+    there = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    available = there if devices is None else list(devices)
     arch = math.gcd(samples, len(available))
     data = math.gcd(examples, len(available) // arch)
+    if devices is None and data * arch < len(available) and hosts.count() > 1:
+        raise ValueError(
+            f"the {len(available)} devices of {hosts.count()} hosts do not divide {examples} "
+            f"examples by {samples} sampled architectures; give a multiple of "
+            f"{len(available) // arch} examples"
+        )
     if data * arch == 1:
         return None
     grid = np.asarray(available[: data * arch]).reshape(data, arch)
@@ -114,14 +128,71 @@ def place(tree: Tree, mesh: Mesh | None, *axes: str) -> Tree:
     replicated.
 
     Outside ``jit`` arrays are moved, inside it is a sharding constraint; without a mesh nothing
-    happens.
+    happens. Of a mesh over several hosts each gives its :func:`share` of what is sharded; what is
+    replicated is host 0's.
     """
     if mesh is None:
         return tree
     jax = importlib.import_module("jax")
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-    put = jax.lax.with_sharding_constraint if _traced(tree) else jax.device_put
-    return put(tree, sharding)
+    if _traced(tree):
+        return jax.lax.with_sharding_constraint(tree, sharding)
+    if not spans_hosts(mesh):
+        return jax.device_put(tree, sharding)
+    if axes:
+        whole = jax.make_array_from_process_local_data
+        return jax.tree.map(lambda leaf: whole(sharding, np.asarray(leaf)), tree)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, lambda at: leaf[at]),
+        _of_first(local(tree)),
+    )
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of what every device of the mesh holds whole, for ``jit``'s outputs."""
+    jax = importlib.import_module("jax")
+    return mesh and jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def spans_hosts(mesh: Mesh | None) -> bool:
+    """Whether several hosts compute together."""
+    return mesh is not None and hosts.count() > 1
+
+
+def share(mesh: Mesh | None, examples: int) -> slice:
+    """Which of a batch of so many examples this host has to read: all, where it is alone."""
+    if mesh is None or not spans_hosts(mesh):
+        return slice(None)
+    mine = [any(one.process_index == hosts.index() for one in row) for row in mesh.devices]
+    rows, each = np.flatnonzero(mine), examples // len(mine)
+    return slice(int(rows[0]) * each, (int(rows[-1]) + 1) * each)
+
+
+def local(tree: Tree) -> Tree:
+    """Replicated arrays as this host holds them, for programs that it runs alone."""
+    jax = importlib.import_module("jax")
+
+    def here(leaf: Any) -> Any:
+        remote = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+        return leaf.addressable_data(0) if remote else leaf
+
+    return jax.tree.map(here, tree)
+
+
+def _of_first(tree: Tree) -> Tree:
+    """NumPy arrays as host 0 has them, sent as one array of bytes."""
+    jax = importlib.import_module("jax")
+    utilities = importlib.import_module("jax.experimental.multihost_utils")
+    leaves, structure = jax.tree.flatten(jax.device_get(tree))
+    leaves = [np.asarray(leaf) for leaf in leaves]
+    sent = np.frombuffer(b"".join(leaf.tobytes() for leaf in leaves), np.uint8)
+    came = np.asarray(utilities.broadcast_one_to_all(sent))
+    ends = np.cumsum([leaf.nbytes for leaf in leaves])
+    parts = (
+        came[end - leaf.nbytes : end].view(leaf.dtype).reshape(leaf.shape)
+        for leaf, end in zip(leaves, ends, strict=True)
+    )
+    return jax.tree.unflatten(structure, parts)
 
 
 def once(function: Callable[..., Made], *arguments: object, static: Sequence[int] = ()) -> Made:
@@ -148,4 +219,5 @@ def _traced(tree: object) -> bool:
 
 
 def _describe(devices: list) -> str:
-    return f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
+    there = f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
+    return there if hosts.count() == 1 else f"{there} of {hosts.count()} hosts"

@@ -49,6 +49,12 @@ def quiet() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
+def mute() -> None:
+    """Nothing more goes to the standard output, from here or from libraries."""
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Console:
     """Shows the stages of a run; use as a context manager."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,15 @@ class Options:
     """Of the exported numbers; the search knows what fewer of them save."""
     accelerator: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """What computes the search. Decides nothing but the speed."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Compute on several hosts, the same command on each: the address of process 0, or auto, which
+    asks the TPU pod, SLURM, Open MPI or Kubernetes that started this one for all three."""
+    num_processes: int | None = None
+    """How many processes compute together, as a rule one a host."""
+    process_id: int | None = None
+    """Which of them this is, from 0; that one writes the results."""
+    join_seconds: float = 300.0
+    """How long processes wait for each other at the start."""
     seed: int = 0
     """Of everything random; the same seed on the same machine gives the same files."""
     workdir: pathlib.Path | None = None
@@ -78,7 +88,13 @@ class Options:
 LIMITS_ON_MEMORY = "all that the firmware takes, its reserve included"
 """What a limit on memory covers; recorded, so that a run with another meaning is not resumed."""
 
-UNRECORDED = ("workdir", "resume", "predict", "accelerator", "checkpoint_seconds", "firmware")
+OF_PROCESSES = ("coordinator", "num_processes", "process_id", "join_seconds")
+"""Options that may differ between the processes of one run."""
+
+UNRECORDED = (
+    *("workdir", "resume", "predict", "accelerator", "checkpoint_seconds", "firmware"),
+    *OF_PROCESSES,
+)
 """Options that do not affect results."""
 
 Given = TypeVar("Given", bound=Options)
@@ -108,21 +124,29 @@ class Experiment(Generic[Given]):
 
         with console.piped():
             options = self.parse(arguments)
-        from micronets_jax import accelerators
+        from micronets_jax import accelerators, hosts
 
         console.quiet()
         from micronets_jax.accelerators import AcceleratorError
         from micronets_jax.data import DataError
         from micronets_jax.firmware import FirmwareError
+        from micronets_jax.hosts import HostError
         from micronets_jax.workdir import WorkdirError
 
         accelerators.keep_memory()
         self.frontends()
-        with console.sentences(), console.errors(AcceleratorError, ValueError, OSError):
+        mistakes = AcceleratorError, ValueError, OSError
+        with hosts.abandoned(), console.sentences(), console.errors(HostError, *mistakes):
             if options.predict:
                 return self.predict(options.predict, self.folder(options))
-            plan = self.prepare(options, arguments)
-        with console.errors(DataError, FirmwareError, WorkdirError, OSError):
+            self.join(options)
+            with hosts.together(*mistakes):
+                plan = self.prepare(options, arguments)
+            with hosts.together():
+                self.agree(plan, options)
+        troubles = DataError, FirmwareError, WorkdirError, OSError
+        told = hosts.together(*troubles)
+        with hosts.abandoned(), console.errors(HostError, *troubles), told:
             self.run(plan, options)
 
     def parse(self, arguments: Sequence[str]) -> Given:
@@ -219,12 +243,61 @@ class Experiment(Generic[Given]):
             },
         )
         pipeline.check(plan)
+        for option, examples, samples in (
+            ("half of search.batch-size", plan.search.batch_size // 2, plan.search.side_by_side),
+            ("train.batch-size", plan.train.batch_size, 1),
+            ("quantize.batch-size", plan.quantize.batch_size, 1),
+        ):
+            try:
+                accelerators.mesh(examples, samples)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from error
         pipeline.searching(plan)  # says if this search cannot search this space
         return plan
 
+    def join(self, options: Given) -> None:
+        """Join the other processes of the run, if there are any; the first one alone speaks.
+
+        Raises:
+            HostError: they cannot be joined.
+        """
+        from micronets_jax import console, hosts
+
+        hosts.join(
+            options.coordinator, options.num_processes, options.process_id, options.join_seconds
+        )
+        if not hosts.first():
+            console.mute()
+
+    def agree(self, plan: Plan, options: Given) -> None:
+        """Compare options and data of all processes, before the first step.
+
+        Raises:
+            HostError: they differ.
+        """
+        from micronets_jax import hosts, workdir
+
+        given = dataclasses.asdict(options)
+        facts = {
+            "options": {name: given[name] for name in given if name not in OF_PROCESSES},
+            "data": plan.dataset.fingerprint,
+        }
+        first, *others = map(json.loads, hosts.exchange(json.dumps(facts, default=str)))
+        for host, other in enumerate(others, 1):
+            for name, its, here in workdir.differences(first["options"], other["options"]):
+                raise hosts.HostError(
+                    f"hosts have different options: {name} is {its} on host 0, {here} on host "
+                    f"{host}; start all of them by the same command"
+                )
+            if first["data"] != other["data"]:
+                raise hosts.HostError(
+                    f"hosts have different data: the fingerprint is {first['data']} on host 0, "
+                    f"{other['data']} on host {host}; give all of them the same"
+                )
+
     def run(self, plan: Plan, options: Given) -> None:
         """The whole path; its results lie in the work folder."""
-        from micronets_jax import console, pipeline, workdir
+        from micronets_jax import console, hosts, pipeline, workdir
 
         configuration = dataclasses.asdict(options)
         for name in UNRECORDED:
@@ -237,7 +310,8 @@ class Experiment(Generic[Given]):
         with opened as place:
             with console.Console() as screen:
                 summary = pipeline.run(plan, place, screen)
-            console.show(summary, place.path)
+            if hosts.first():
+                console.show(summary, place.path)
 
     def folder(self, options: Given) -> pathlib.Path:
         """Where results lie."""

@@ -32,6 +32,7 @@ from micronets_jax import (
     devices,
     export,
     firmware,
+    hosts,
     latency,
     listening,
     losses,
@@ -160,8 +161,10 @@ class Display(Protocol):
 def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     """Search, train, quantise, export, measure, report; continues what ``workdir`` already holds.
 
+    Several hosts search and train together; the first one does the rest.
+
     Returns:
-        What ``summary.json`` says.
+        What ``summary.json`` says; empty on other hosts than the first.
 
     A space without decisions leaves nothing to search; the run begins with training.
 
@@ -193,6 +196,8 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     variables = timed("train", _train, plan, workdir, display, found, shared, teacher)
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
     workdir.save_weights({**variables, **trained})
+    if not hosts.first():
+        return {}
     model = timed("export", _export, plan, workdir, found, trained)
     heard = timed("listen", _listen, plan, workdir, model)
     program, trouble = {}, None
@@ -394,16 +399,22 @@ def _search(plan: Plan, workdir: Workdir, display: Display, made: search.Search)
     for state, record in epochs:
         last = record["epoch"] == plan.search.epochs
         _keep(workdir, display, "search", state, record, last=last)
-    return state
+    return accelerators.local(state)
 
 
 def _contest(
     plan: Plan, workdir: Workdir, made: search.Search, state: Any, witness: Choice
 ) -> Network:
-    """The network that wins; ``witness`` fits and is the last resort."""
+    """The network that wins, by the first host's arithmetic; ``witness`` is the last resort."""
+    decided = hosts.from_first(lambda: _decided(plan, workdir, made, state, witness))
+    return network.from_json(decided)
+
+
+def _decided(plan: Plan, workdir: Workdir, made: search.Search, state: Any, witness: Choice) -> str:
+    """The network that wins as JSON; ``witness`` fits and is taken where nothing proposed does."""
     path = workdir.path / NETWORK
     if path.is_file():  # it was decided before the run was stopped
-        return network.from_json(path.read_text())
+        return path.read_text()
     proposed = [] if state is None else made.proposals(state)
     if plan.surveys:
         workdir.write(SPACES, json.dumps(survey.records(plan.surveys), indent=1) + "\n")
@@ -422,7 +433,7 @@ def _contest(
         ]
         workdir.write(CONTEST, json.dumps(rows, indent=2) + "\n")
     workdir.write(NETWORK, network.to_json(found))
-    return found
+    return network.to_json(found)
 
 
 def _listed(plan: Plan, proposal: search.Proposal) -> dict[str, Any]:
@@ -548,9 +559,9 @@ def _fit(
         progress=display.stage(stage),
     )
     for state, record in epochs:
-        record |= _validation(plan, logits, state)
+        record |= _validation(plan, logits, accelerators.local(state))
         _keep(workdir, display, stage, state, record, last=int(state.step) == ends[-1])
-    return state
+    return accelerators.local(state)
 
 
 def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any]) -> bytes:

@@ -24,6 +24,8 @@ from micronets_jax.losses import cross_entropy as cross_entropy
 from micronets_jax.network import Network
 from micronets_jax.supernet import Supernet
 
+ALL = slice(None)
+
 Variables = dict[str, Any]
 Progress = Callable[[int, int, dict[str, int | float]], None]
 """Called with steps done, steps in all and the latest metrics."""
@@ -40,9 +42,17 @@ class Examples(Protocol):
         ...
 
     def batches(
-        self, batch_size: int, seed: int, epoch: int
+        self, batch_size: int, seed: int, epoch: int, rows: slice = ALL
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The whole batches of one epoch, an order made from seed and epoch alone."""
+        """The whole batches of one epoch, an order made from seed and epoch alone.
+
+        Args:
+            batch_size: of every batch.
+            seed: of the order.
+            epoch: of the order.
+            rows: of each batch, those that are read; a host that computes with others reads its
+                share.
+        """
         ...
 
 
@@ -81,10 +91,18 @@ class Prepared(NamedTuple):
         return self.per_epoch
 
     def batches(
-        self, batch_size: int, seed: int, epoch: int
+        self, batch_size: int, seed: int, epoch: int, rows: slice = ALL
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The batches of an epoch, in the order that was chosen when they were made."""
-        return iter(self.steps[epoch * self.per_epoch : (epoch + 1) * self.per_epoch])
+        """The batches of an epoch, in the order that was chosen when they were made.
+
+        Args:
+            batch_size: of every batch, that of the preparation.
+            seed: not used.
+            epoch: which.
+            rows: of each batch, those that are read.
+        """
+        of_epoch = self.steps[epoch * self.per_epoch : (epoch + 1) * self.per_epoch]
+        return ((x[rows], targets[rows]) for x, targets in of_epoch)
 
 
 def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, seed: int) -> Prepared:
@@ -96,7 +114,7 @@ def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, see
         recipe: batch size and steps.
         seed: of the order of examples and of augmentation.
     """
-    seen = ahead(_batches(examples, inputs, recipe, seed))
+    seen = _batches(examples, inputs, recipe, seed)
     steps = [(np.asarray(x), np.asarray(targets)) for x, targets in seen]
     return Prepared(steps, examples.num_batches(recipe.batch_size))
 
@@ -108,18 +126,25 @@ def _batches(
     seed: int,
     mesh: jax.sharding.Mesh | None = None,
     first: int = 0,
-) -> Iterator[tuple[Array, Array]]:
+) -> Generator[tuple[Array, Array], None, None]:
     """What a network sees from step ``first`` to the last: ``inputs`` as a step would compute."""
     compute, key = jax.jit(inputs), jax.random.key(seed)
     per_epoch = examples.num_batches(recipe.batch_size)
+    rows = accelerators.share(mesh, recipe.batch_size)
     steps = range(first, recipe.num_steps(per_epoch))
     epoch, skipped = divmod(first, per_epoch)
     raw = itertools.chain.from_iterable(
-        examples.batches(recipe.batch_size, seed, number) for number in itertools.count(epoch)
+        examples.batches(recipe.batch_size, seed, number, rows) for number in itertools.count(epoch)
     )
-    for step, batch in zip(steps, itertools.islice(raw, skipped, None), strict=False):
+
+    def prepared(numbered: tuple[int, tuple[np.ndarray, np.ndarray]]) -> tuple[Array, Array]:
+        step, batch = numbered
         placed = accelerators.place(batch, mesh, "data")
-        yield jax.block_until_ready(compute(jax.random.fold_in(key, step), *placed))
+        return compute(jax.random.fold_in(key, step), *placed)
+
+    return computed_ahead(
+        prepared, zip(steps, itertools.islice(raw, skipped, None), strict=False), mesh
+    )
 
 
 MOST_ROUNDS = 40
@@ -153,6 +178,25 @@ def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
         while (item := upcoming.result()) is not None:
             upcoming = thread.submit(next, items, None)
             yield item
+
+
+Made = TypeVar("Made")
+
+
+def computed_ahead(
+    compute: Callable[[Item], Made], raw: Iterator[Item], mesh: jax.sharding.Mesh | None
+) -> Generator[Made, None, None]:
+    """``compute(item)`` of each item, read and computed while the one before it is in use.
+
+    Hosts that compute together have to begin their programs in the same order, which two threads
+    do not keep; so there only reading is done in another thread.
+    """
+    if not accelerators.spans_hosts(mesh):
+        yield from ahead(jax.block_until_ready(compute(item)) for item in raw)
+        return
+    with contextlib.closing(ahead(raw)) as read:
+        for item in read:
+            yield compute(item)
 
 
 def as_prepared(key: Key[Array, ""], x: Array, targets: Array) -> tuple[Array, Array]:
@@ -301,12 +345,13 @@ def fit(
     loss = loss or CROSS_ENTROPY
     per_epoch = examples.num_batches(recipe.batch_size)
     total = recipe.num_steps(per_epoch)
-    step = jax.jit(make_step(model, as_prepared, recipe, total, jax.random.key(seed), loss))
+    step = jax.jit(
+        make_step(model, as_prepared, recipe, total, jax.random.key(seed), loss),
+        out_shardings=accelerators.replicated(mesh),
+    )
     state = accelerators.place(state, mesh)
     done = int(state.step)
-    with contextlib.closing(
-        ahead(_batches(examples, inputs, recipe, seed, mesh, first=done))
-    ) as batches:
+    with contextlib.closing(_batches(examples, inputs, recipe, seed, mesh, first=done)) as batches:
         for end in rounds(recipe, per_epoch):
             seen = []
             for batch in itertools.islice(batches, max(end - done, 0)):

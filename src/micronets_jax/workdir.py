@@ -1,6 +1,9 @@
 """The folder of one run: its configuration, checkpoints, metrics and results.
 
 Invariant: a file or checkpoint that is there is whole, and belongs to the configuration beside it.
+
+Where several hosts run together they share the folder: all take part in checkpoints, the first one
+writes everything else.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from micronets_jax import files
+from micronets_jax import files, hosts
 from micronets_jax.files import CONFIGURATION, METRICS
 
 CHECKPOINTS = "checkpoints"
@@ -44,7 +47,9 @@ class Workdir:
 
     Raises:
         WorkdirError: the folder holds something else, or a run of another configuration, or a run
-            while ``resume`` is False. Nothing in it is changed then.
+            while ``resume`` is False. Nothing in it is changed then. Or this host does not see what
+            the first one has written.
+        HostError: as much on another host.
     """
 
     def __init__(
@@ -55,10 +60,18 @@ class Workdir:
         seconds: float = 0.0,
     ) -> None:
         self.path = pathlib.Path(path).absolute()
-        check(self.path, configuration, resume)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._discard_temporary()
-        self.write(CONFIGURATION, json.dumps(configuration, indent=2) + "\n")
+        with hosts.together(WorkdirError, OSError):
+            if hosts.first():
+                check(self.path, configuration, resume)
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._discard_temporary()
+                self.write(CONFIGURATION, json.dumps(configuration, indent=2) + "\n")
+        with hosts.together(WorkdirError):
+            if not (self.path / CONFIGURATION).is_file():
+                raise WorkdirError(
+                    f"workdir={path}: this host does not see what host 0 has written there; give a "
+                    "folder on a file system that all hosts share"
+                )
         self._seconds = seconds
         self._safe: dict[str, float] = {}  # by stage, when its work was last on the disk
         self._managers: dict[str, Any] = {}
@@ -75,7 +88,8 @@ class Workdir:
 
     def write(self, name: str, content: str | bytes) -> pathlib.Path:
         """Write a file whole or not at all: under a temporary name first, then renamed."""
-        return files.write(self.path / name, content)
+        path = self.path / name
+        return files.write(path, content) if hosts.first() else path
 
     def save(self, stage: str, epoch: int, state: object, last: bool = True) -> None:
         """Keep ``state`` as it is after an epoch of a stage, instead of the one before.
@@ -91,7 +105,8 @@ class Workdir:
         """
         from orbax import checkpoint
 
-        if not last and time.monotonic() - self._safe.get(stage, -math.inf) < self._seconds:
+        due = last or time.monotonic() - self._safe.get(stage, -math.inf) >= self._seconds
+        if hosts.from_first(lambda: "due" if due else "") != "due":
             return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         self._require_space(2 * size)  # the one before goes only when this one is whole
@@ -135,6 +150,8 @@ class Workdir:
 
     def log(self, stage: str, record: Mapping[str, int | float]) -> None:
         """Append one epoch's metrics to ``metrics.jsonl`` and to the TensorBoard events."""
+        if not hosts.first():
+            return
         self._require_space(0)
         with open(self.path / METRICS, "a") as file:
             file.write(json.dumps({"stage": stage, **record}) + "\n")
@@ -167,7 +184,7 @@ class Workdir:
 
     def _forget_metrics(self, stage: str, epoch: int) -> None:
         path = self.path / METRICS
-        if not path.exists():
+        if not (hosts.first() and path.exists()):
             return
         kept = [
             json.dumps(record) + "\n"
@@ -191,7 +208,7 @@ def check(
     before = files.held(path, CONFIGURATION, "run", resume, WorkdirError)
     if before is None or configuration is None:
         return
-    changed = _differences(before, json.loads(json.dumps(configuration)))
+    changed = differences(before, json.loads(json.dumps(configuration)))
     if changed:
         name, was, now = changed[0]
         was, now = ("not recorded" if value is None else value for value in (was, now))
@@ -202,12 +219,13 @@ def check(
         )
 
 
-def _differences(before: object, now: object, name: str = "") -> list[tuple[str, object, object]]:
+def differences(before: object, now: object, name: str = "") -> list[tuple[str, object, object]]:
+    """Where two pieces of JSON data differ: the name of each entry, one value and the other."""
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             difference
             for key in sorted({*before, *now})
-            for difference in _differences(
+            for difference in differences(
                 before.get(key), now.get(key), f"{name}.{key}" if name else key
             )
         ]

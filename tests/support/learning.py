@@ -22,11 +22,11 @@ class Blobs:
     def num_batches(self, batch_size: int) -> int:
         return len(self) // batch_size
 
-    def batches(self, batch_size: int, seed: int, epoch: int):
+    def batches(self, batch_size: int, seed: int, epoch: int, rows: slice = slice(None)):
         order = np.random.default_rng([seed, epoch]).permutation(len(self))
         for i in range(self.num_batches(batch_size)):
-            rows = order[i * batch_size : (i + 1) * batch_size]
-            yield self.x[rows], self.labels[rows]
+            drawn = order[i * batch_size : (i + 1) * batch_size][rows]
+            yield self.x[drawn], self.labels[drawn]
 
 
 DATA = Blobs()

@@ -18,6 +18,8 @@ SPLITS = ("train", "validation", "test")
 Labels = Int32[np.ndarray, " examples"] | Float[np.ndarray, "examples outputs"]
 """Of each example its class, or the numbers that a network should give for it."""
 
+ALL = slice(None)
+
 GROUP = "group"
 """The fact that joins examples that are judged together and never divided: parts of one file."""
 
@@ -100,18 +102,24 @@ class Split:
         return Split(self.store, self.rows[positions], self.labels[positions], facts)
 
     def batches(
-        self, batch_size: int, seed: int, epoch: int
+        self, batch_size: int, seed: int, epoch: int, rows: slice = ALL
     ) -> Iterator[tuple[Shaped[np.ndarray, "batch ..."], Shaped[np.ndarray, "batch ..."]]]:
         """Whole batches of one epoch in an order made from seed and epoch.
 
         The few examples left over wait for another epoch, where the order puts others last.
+
+        Args:
+            batch_size: of every batch.
+            seed: of the order.
+            epoch: of the order.
+            rows: of each batch, those that are read.
 
         Raises:
             DataError: the split is smaller than one batch.
         """
         order = self.order(seed, epoch)
         for i in range(self.num_batches(batch_size)):
-            yield self.take(order[i * batch_size : (i + 1) * batch_size])
+            yield self.take(order[i * batch_size : (i + 1) * batch_size][rows])
 
     def num_batches(self, batch_size: int) -> int:
         """Whole batches in an epoch.

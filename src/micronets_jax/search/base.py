@@ -19,7 +19,7 @@ from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice
 from micronets_jax.losses import CROSS_ENTROPY, Loss
 from micronets_jax.spaces import Space
-from micronets_jax.training import Examples, Inputs, Progress, ahead
+from micronets_jax.training import Examples, Inputs, Progress, computed_ahead
 
 Metrics = dict[str, Array]
 """Whatever a search has to say of a step, by name; ``loss`` and ``accuracy`` are drawn if there,
@@ -141,12 +141,12 @@ def run(
         The state after each epoch, and the epoch's mean metrics.
     """
     total, num_batches = num_steps(settings, problem), _steps_per_epoch(settings, problem)
-    step = jax.jit(search.step)
+    step = jax.jit(search.step, out_shardings=accelerators.replicated(problem.mesh))
     state = accelerators.place(state, problem.mesh)
     batches = _batches(settings, problem)
     for epoch in range(int(state.step) // max(num_batches, 1), settings.epochs):
         seen = []
-        for i, batch in enumerate(ahead(batches(epoch)), 1):
+        for i, batch in enumerate(batches(epoch), 1):
             state, metrics = step(state, batch)
             seen.append(metrics)
             if progress and (i % 10 == 0 or i == num_batches):
@@ -194,10 +194,16 @@ def _batches(settings: recipes.Search, problem: Problem) -> Callable[[int], Iter
 
     def of_epoch(epoch: int) -> Iterator[Batch]:
         size = settings.batch_size // 2
-        halves = (part.batches(size, problem.seed, epoch) for part in problem.halves)
+        rows = accelerators.share(problem.mesh, size)
+        halves = (part.batches(size, problem.seed, epoch, rows) for part in problem.halves)
         begin = epoch * _steps_per_epoch(settings, problem)
-        for number, (first, second) in enumerate(zip(*halves, strict=False), begin):
+
+        def prepared(numbered: tuple[int, tuple]) -> Batch:
+            number, (first, second) = numbered
             placed = accelerators.place(Batch(*first, *second), problem.mesh, "data")
-            yield jax.block_until_ready(prepare(number, placed))
+            return prepare(number, placed)
+
+        raw = enumerate(zip(*halves, strict=False), begin)
+        return computed_ahead(prepared, raw, problem.mesh)
 
     return of_epoch
