@@ -138,7 +138,7 @@ def subject(this: pipeline.Plan) -> Network:
     """The network that is trained."""
     classes = this.dataset.num_classes
     if isinstance(this.space, spaces.DSCNN):
-        return zoo.dscnn([8] + [40] * 6, this.space.strides, num_classes=classes)
+        return this.space.member([60] * 3 + [64] * 5, [True] * 7)  # 1.14 million operations
     space: Any = this.space
     widths = (percent / 100 for percent in range(1, 200))
     layouts = (

@@ -86,8 +86,11 @@ class Cell(NamedTuple):
     sram_bytes: int
 
 
-# Wide enough that late layers, which memory hardly limits, are not what limits a network.
-WORDS = dataclasses.replace(kws.PRESETS["quick"], space=kws.Space(max_width=96))
+# Maps of time and coefficients, which memory limits, and wide enough that late layers, which it
+# hardly limits, are not what limits a network.
+WORDS = dataclasses.replace(
+    kws.PRESETS["quick"], space=kws.Space("planar", max_width=96, blocks=6, halvings=(1, 2))
+)
 PICTURES = dataclasses.replace(
     vww.PRESETS["quick"],
     input=vww.Input(size=(96, 96)),

@@ -132,14 +132,16 @@ class Subject(NamedTuple):
 
 
 def plain_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
-    """DS-CNN (Zhang et al., 2017) behind the stem of the search space, one width for all layers."""
+    """DS-CNN (Zhang et al., 2017), one width for all layers; behind its own stem, or behind that of
+    a search space which has no stride there."""
     assert isinstance(plan.space, spaces.DSCNN)
+    own = (10, 4) if plan.space.stem_stride != (1, 1) else plan.space.stem_kernel
     for width in range(4, 400):
         yield zoo.dscnn(
             [width] * 5,
             (2, 1, 1, 1),
             input_shape=plan.space.input_shape,
-            stem_kernel=plan.space.stem_kernel,
+            stem_kernel=own,
             num_classes=plan.dataset.num_classes,
         )
 

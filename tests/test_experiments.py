@@ -132,8 +132,9 @@ def test_limits_of_the_presets_bind(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "width"),
     [
-        ((), 48),
-        (("--budget.mops", "6"), 128),
+        ((), 112),
+        (("--space.convolutions", "planar", "--space.halvings", "1", "2"), 48),
+        (("--budget.mops", "6"), 256),
         (("--budget.mops", "1000"), 272),
         (("--budget.mops", "None"), 272),
         (("--budget.mops", "6", "--space.max-width", "64"), 64),

@@ -29,8 +29,10 @@ from micronets_jax.targets.compiled.memory import arena_bytes
 from micronets_jax.targets.compiled.rows import least_arena_bytes, steps
 
 SPACES = {**characterize.SPACES, "quick": MobileNetV2((50, 50, 1), 2, 0.35)}
+TEMPORAL = {"stem_kernel": (5, 10), "stem_stride": (2, 10), "kernel": (7, 1)}
 SMALL = {
     "words": DSCNN((20, 10, 1), max_width=60, strides=(2, 1, 2)),
+    "along time": DSCNN((20, 10, 1), max_width=60, strides=(1, 2, 1), **TEMPORAL),
     "pictures": MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)), 32, 64),
 }
 FOUR = Bits(weights=4, depthwise=4, activations=4)
@@ -103,15 +105,17 @@ def test_the_compiled_arena_of_the_zoo_is_known_to_the_byte(name):
 
 
 def check_rows(space, count):
-    """The least arena over all plans is what ``compile --plan memory`` comes to, and what the
-    formula says of the choice before it is decided."""
+    """The least arena over all plans is what ``compile --plan memory`` comes to. The formula says
+    so of the choice before it is decided; of rows of a single pixel it may say less."""
     rng = np.random.default_rng(23)
     traced = jax.jit(lambda choice: least_arena_bytes(space.network(choice)))
+    along_time = space.kernel[1] == 1 if isinstance(space, DSCNN) else False
     for i in range(count):
         choice = decisions.uniform(rng, space.decisions())
         network = space.decode(choice)
         assert least_arena_bytes(network) <= arena_bytes(network), i
-        assert int(traced(choice)) == least_arena_bytes(network), i
+        least = least_arena_bytes(network)
+        assert least / (1.25 if along_time else 1) <= int(traced(choice)) <= least, i
         for pushed in (False, True):
             built = compiled(network, rng, "memory", pushed)
             assert least_arena_bytes(network, pushed) == built.arena_bytes, (i, pushed)
@@ -176,7 +180,9 @@ def test_networks_of_other_wiring_are_planned_or_counted_whole():
 def test_rows_are_planned_of_decided_networks():
     space = SMALL["words"]
     choice = {n: jnp.full(d.shape, 1 / d.shape[1]) for n, d in space.decisions().items()}
-    with pytest.raises(ValueError, match="layer 'stem' is not decided; decode the choice"):
+    with pytest.raises(
+        ValueError, match="pushed=True: the network is not decided; decode the choice"
+    ):
         least_arena_bytes(space.network(choice), pushed=True)
 
 

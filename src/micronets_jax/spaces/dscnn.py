@@ -31,9 +31,13 @@ class DSCNN:
         input_shape: rows, columns, channels of one input.
         num_classes: outputs of the dense layer.
         max_width: no layer has more channels.
-        stem_kernel: rows and columns of the first convolution, which has stride 1.
-        strides: one stride per block; their number is the depth.
+        stem_kernel: rows and columns of the first convolution.
+        strides: one stride per block; their number is the depth. Maps of one column keep it.
         grid: the widths there are: fine, or the paper's tenths of the largest.
+        stem_stride: rows and columns of the first convolution's.
+        kernel: rows and columns of the depthwise convolutions. With a stem as wide as the input and
+            one column, all convolve along time alone (Choi et al., "Temporal Convolution for
+            Real-time Keyword Spotting on Mobile Devices", Interspeech 2019).
     """
 
     input_shape: tuple[int, int, int] = (49, 10, 1)
@@ -42,6 +46,8 @@ class DSCNN:
     stem_kernel: tuple[int, int] = (10, 4)
     strides: tuple[int, ...] = (2, 1, 1, 1, 1, 1, 1, 1, 1)
     grid: Grid = "fine"
+    stem_stride: tuple[int, int] = (1, 1)
+    kernel: tuple[int, int] = (3, 3)
 
     def __post_init__(self) -> None:
         assert self.widths  # raises where there is no such grid
@@ -55,6 +61,11 @@ class DSCNN:
             )
         if min(self.input_shape) < 1:
             raise ValueError(f"input_shape={self.input_shape}: every side must be at least 1")
+        if min(*self.stem_kernel, *self.stem_stride, *self.kernel) < 1:
+            raise ValueError(
+                f"stem_kernel={self.stem_kernel}, stem_stride={self.stem_stride}, "
+                f"kernel={self.kernel}: give at least 1"
+            )
 
     @functools.cached_property
     def widths(self) -> tuple[int, ...]:
@@ -145,22 +156,23 @@ class DSCNN:
                 self.input_shape[2],
                 widths[0],
                 self.stem_kernel,
+                self.stem_stride,
                 activation="relu",
             )
         ]
-        rows, columns = self.input_shape[:2]
+        rows, columns = _strided(self.input_shape[:2], self.stem_stride)
         tensor, channels = "stem", widths[0]
         for i, (stride, width, keep) in enumerate(
             zip(self.strides, widths[1:], keeps, strict=True), 1
         ):
-            block, steps = f"block{i}", (stride, stride)
+            block, steps = f"block{i}", (stride, stride if columns > 1 else 1)
             depthwise = Layer(
                 f"{block}_depthwise",
                 "depthwise",
                 (tensor,),
                 channels,
                 channels,
-                (3, 3),
+                self.kernel,
                 steps,
                 activation="relu",
                 presence=keep,
@@ -193,7 +205,7 @@ class DSCNN:
             mixed = keep * width + (1 - keep) * channels
             layers.append(Layer(f"{block}_mix", "mix", (pointwise.name, skip), mixed, mixed))
             tensor, channels = f"{block}_mix", mixed
-            rows, columns = -(-rows // stride), -(-columns // stride)
+            rows, columns = _strided((rows, columns), steps)
         pool = (rows, columns)
         layers += [
             Layer("pool", "avg_pool", (tensor,), channels, channels, pool, pool, "VALID"),
@@ -201,3 +213,8 @@ class DSCNN:
             Layer("logits", "dense", ("flatten",), channels, self.num_classes),
         ]
         return Network(self.input_shape, tuple(layers))
+
+
+def _strided(size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of what a padded kernel makes."""
+    return -(-size[0] // stride[0]), -(-size[1] // stride[1])

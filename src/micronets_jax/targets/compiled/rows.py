@@ -7,6 +7,7 @@ as arithmetic on channel counts.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -23,9 +24,10 @@ from micronets_jax.windows import Window
 def least_arena_bytes(network: Network, pushed: bool = False) -> Count:
     """Bytes of the arena of the plan that needs least.
 
-    Ints give the exact int, int32 the same inside ``jit``, floats what :func:`streams.arena_bytes`
-    says. Of networks that are neither decided nor a chain whole tensors are counted, which is never
-    less.
+    Ints give the exact int. Int32 inside ``jit`` and floats give what :func:`streams.arena_bytes`
+    says, which counts no chain of offsets: of 300 members of a space whose rows are a single pixel
+    ten need more, 14 % at most, of the other spaces none. Of traced networks that are no
+    chain whole tensors are counted, which is never less.
 
     Args:
         network: decided, traced or expected.
@@ -34,14 +36,17 @@ def least_arena_bytes(network: Network, pushed: bool = False) -> Count:
     Raises:
         ValueError: ``pushed`` of a network that is not decided.
     """
-    decided = all(isinstance(leaf, int) for leaf in jax.tree.leaves(network))
-    network = prune(network) if decided else network
-    found = None if pushed else streams.arena_bytes(network)
-    if found is not None:
-        return found
-    if pushed or decided:
-        return steps(network, pushed).least()[0] + kernels.PROGRESS_BYTES * pushed
-    return arena_bytes(network)
+    if all(isinstance(leaf, int) for leaf in jax.tree.leaves(network)):
+        return _exact(prune(network), pushed)
+    if pushed:
+        raise ValueError("pushed=True: the network is not decided; decode the choice")
+    found = streams.arena_bytes(network)
+    return arena_bytes(network) if found is None else found
+
+
+@functools.lru_cache(maxsize=4096)
+def _exact(network: Network, pushed: bool) -> int:
+    return steps(network, pushed).least()[0] + kernels.PROGRESS_BYTES * pushed
 
 
 def steps(network: Network, pushed: bool = False) -> Steps:
