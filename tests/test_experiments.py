@@ -185,7 +185,7 @@ TINYNAS = ("--method", "tinynas", "--preset", "tiny")
         ("ad", ("--data", "nowhere"), "nowhere has no folder train"),
         ("ad", ("--preset", "tiny", "--space.blocks", "2"), "space.blocks=2"),
         ("ad", ("--preset", "tiny", "--mixup", "-1"), "alpha=-1"),
-        ("kws", ("--space.halvings", "9"), "space.halvings=9"),
+        ("kws", ("--space.halvings", "9"), "space.halvings=(9,)"),
         ("vww", ("--predict", "none.jpg"), "holds no finished run"),
         ("vww", (*TINYNAS, "--budget.mops", "0.01"), "too few members of every space"),
     ],
