@@ -83,6 +83,24 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
         Workdir(tmp_path / "letter.txt", CONFIGURATION, resume=False)
 
 
+def test_a_folder_that_another_host_does_not_see_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir.hosts, "first", lambda: False)
+    with pytest.raises(WorkdirError, match="does not see what host 0 has written there; give a"):
+        Workdir(tmp_path / "run", CONFIGURATION, resume=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_hosts_but_the_first_write_nothing_beside_checkpoints(tmp_path, monkeypatch):
+    with Workdir(tmp_path, CONFIGURATION, resume=False):
+        pass
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(workdir.hosts, "first", lambda: False)
+    with Workdir(tmp_path, {}, resume=False) as place:
+        place.write("model.tflite", b"")
+        place.log("search", {"epoch": 1, "loss": 1.0})
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_full_disk_is_noticed_before_a_checkpoint_begins(tmp_path, monkeypatch):
     with Workdir(tmp_path, CONFIGURATION, resume=False) as place:
         state = {"w": jnp.arange(3.0)}

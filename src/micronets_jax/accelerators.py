@@ -112,10 +112,10 @@ def mesh(examples: int, samples: int = 1, devices: Sequence[object] | None = Non
     arch = math.gcd(samples, len(available))
     data = math.gcd(examples, len(available) // arch)
     if devices is None and data * arch < len(available) and hosts.count() > 1:
+        beside = f" by {samples} sampled architectures" if samples > 1 else ""
         raise ValueError(
             f"the {len(available)} devices of {hosts.count()} hosts do not divide {examples} "
-            f"examples by {samples} sampled architectures; give a multiple of "
-            f"{len(available) // arch} examples"
+            f"examples{beside}; give a multiple of {len(available) // arch} examples"
         )
     if data * arch == 1:
         return None
