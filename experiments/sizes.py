@@ -6,8 +6,9 @@
 Everything is compiled for each core as a firmware compiles it, and linked; nothing runs. A kernel
 keeps in flash what can be reached from it, as linkers drop the rest; how deep its stack gets is
 read from the machine code (``firmware.stack``). The table has the most of all cores and of all ways
-in which a kernel can be made; cores differ by some bytes. Of cores with the vector extension, whose
-kernels are others, it has by how much any of them, and the firmware, takes more of the stack.
+in which a kernel can be made; cores differ by some bytes. Of cores with the vector extension and of
+those without the DSP extension, whose kernels are others, it has by how much any of them, and the
+firmware, takes more of the stack.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for core in boards.CORE_FLAGS:
             for name, depth, parts in _kernels(pathlib.Path(folder) / core, core):
-                if core in boards.VECTOR_CORES:  # they come behind the others
+                if core in boards.OTHER_CORES:  # they come behind the others
                     more[core] = max(more[core], depth - kernels[name]["stack"])
                     continue
                 known = kernels.setdefault(name, {"stack": 0, "flash": {}})
@@ -97,7 +98,7 @@ def measure() -> dict[str, Any]:
             for kind in sizes.KINDS:
                 known.setdefault(kind, known["plain"])  # one that is new, until it is measured
         firmware = _firmware(pathlib.Path(folder) / "firmware")
-    for core in boards.VECTOR_CORES:
+    for core in boards.OTHER_CORES:
         firmware["more stack"][core] += more[core]
     made = f"python -m experiments.sizes; {compiler}"
     return {"made": made, "kernels": dict(sorted(kernels.items())), "firmware": firmware}
@@ -330,7 +331,7 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
     engines: dict[str, int] = {}
     depths: dict[str, dict[str, int]] = {}
     handlers = marks = 0
-    more = dict.fromkeys(boards.VECTOR_CORES, 0)
+    more = dict.fromkeys(boards.OTHER_CORES, 0)
     for board, kind in itertools.product(devices.DEVICES.values(), kinds):
         if board.startup is None:
             continue
@@ -349,12 +350,13 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         assert above is not None
         besides = code.depth("core_prepare", without=[run])
         for what, taken in (("above the model", above), ("besides the model", besides)):
-            if board.core in boards.VECTOR_CORES:
+            if board.core in boards.OTHER_CORES:
                 more[board.core] = max(more[board.core], taken - known[what])
             else:
                 known[what] = max(known[what], taken)
-        handlers = max(handlers, code.depth("core_trap"), code.depth("core_systick"))
-        marks = max(marks, code.depth("firmware_mark"))
+        if board.core not in boards.PORTABLE_CORES:
+            handlers = max(handlers, code.depth("core_trap"), code.depth("core_systick"))
+            marks = max(marks, code.depth("firmware_mark"))
     return {
         "flash": flash, "engine": engines, "stack": depths, "more stack": more,
         "handlers": handlers, "a mark": marks,

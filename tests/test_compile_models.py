@@ -68,6 +68,18 @@ def test_vector_kernels_compute_the_same_faster(reference, name):
     assert ran.instructions <= VECTORS_AT_MOST[name] * usual.instructions
 
 
+PORTABLE = {"cortex-m3": 16_839_400, "cortex-m0plus": 35_448_400}
+"""Instructions of ``mlperf_kws_dscnn`` by kernels in plain C; Armv6-M's run on a Cortex-M3."""
+
+
+@pytest.mark.parametrize("core", PORTABLE)
+def test_portable_kernels_compute_the_same(reference, core):
+    name = "mlperf_kws_dscnn"
+    usual, ran = (emulated(reference, name, on) for on in (CORES[0], core))
+    np.testing.assert_array_equal(ran.outputs[0], usual.outputs[0])
+    assert ran.instructions == pytest.approx(PORTABLE[core], rel=0.01)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("budget", [0, 1 << 20])
 def test_bytes_on_this_machine(reference, name, budget):

@@ -15,7 +15,7 @@ import pytest
 from micronets_jax import characterize, decisions, devices, export, targets
 from micronets_jax.budgets import Budget, Limits
 from micronets_jax.firmware import link, project
-from micronets_jax.firmware.boards import VECTOR_CORES, FirmwareError
+from micronets_jax.firmware.boards import OTHER_CORES, FirmwareError
 from micronets_jax.firmware.engine import Options
 from micronets_jax.network import Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
@@ -30,7 +30,7 @@ SPACES = (
     MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)), 32, 64),
 )
 NETWORKS = 30
-CORES = sorted({on.core for on in devices.DEVICES.values() if on.startup} - {*VECTOR_CORES})
+CORES = sorted({on.core for on in devices.DEVICES.values() if on.startup} - {*OTHER_CORES})
 
 
 @functools.cache

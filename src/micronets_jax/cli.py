@@ -134,8 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", help="what `micronets compile` or `micronets firmware` wrote")
     sub.add_argument(
         "--core",
-        help="cortex-m4 (default), cortex-m7, cortex-m33 or cortex-m55; a firmware runs on its "
-        "board's core",
+        help="cortex-m4 (default), cortex-m0plus, cortex-m3, cortex-m7, cortex-m33 or cortex-m55; "
+        "a firmware runs on its board's core",
     )
     sub.add_argument(
         "--input",

@@ -172,8 +172,8 @@ def thread_stack_bytes(model: Count, kind: str = "plain") -> Count:
 
 
 def more_stack_bytes(core: str) -> int:
-    """Most stack that a firmware takes on a core with the vector extension more than on another; 0
-    for cores without it."""
+    """Most stack that a firmware takes on a core whose kernels are not those of the DSP extension
+    more than on others; 0 for these."""
     return align(_firmware()["more stack"].get(core, 0), 8)
 
 

@@ -187,8 +187,9 @@ _NUCLEO_F4 = nucleo(_F4, "board/st_nucleo_f4.cfg")
 _NUCLEO_F7 = nucleo(_F7, "board/st_nucleo_f7.cfg")
 
 # Core, clock, memories: the makers' data sheets. Power: energy over latency of MicroNets (Banbury
-# et al., MLSys 2021), tables 1 to 5. Emulated boards run at the clocks of Arm's AN386, AN500,
-# AN505 and AN547, out of memories that answer at once.
+# et al., MLSys 2021), tables 1 to 5. Emulated boards run at the clocks of Arm's AN385, AN386,
+# AN500, AN505 and AN547, out of memories that answer at once. qemu has no Cortex-M0+ with room for
+# a model: code for one runs on the Cortex-M3, which has all instructions of Armv6-M.
 DEVICES = {
     device.name: device
     for device in (
@@ -233,6 +234,14 @@ DEVICES = {
             Memory(0x10000000, 4096 * KIB), None, ("Raspberry Pi Pico 2",),
         ),
         Device(
+            "mps2-an385", "cortex-m3", 25, Memory(0x20000000, 4096 * KIB),
+            Memory(0x00000000, 4096 * KIB), emulation("mps2-an385"),
+        ),
+        Device(
+            "mps2-an385-v6m", "cortex-m0plus", 25, Memory(0x20000000, 4096 * KIB),
+            Memory(0x00000000, 4096 * KIB), emulation("mps2-an385"),
+        ),
+        Device(
             "mps2-an386", "cortex-m4", 25, Memory(0x20000000, 4096 * KIB),
             Memory(0x00000000, 4096 * KIB), emulation("mps2-an386"),
         ),
@@ -254,7 +263,7 @@ DEVICES = {
 
 PROVENANCE = {
     "core, clock, SRAM, flash": "the maker's data sheet: the highest clock, and the largest memory"
-    " that one array can fill. Emulated boards: Arm's AN386, AN500, AN505, AN547.",
+    " that one array can fill. Emulated boards: Arm's AN385, AN386, AN500, AN505, AN547.",
     "cycles per instruction": "an estimate for our build, -O2, on which nobody has published a"
     " latency: the median of latency * clock / instructions over the networks of the nearest"
     " published build; nine of ten networks lie in the range. Emulated boards: 1 by definition.",

@@ -18,11 +18,16 @@ CORE_FLAGS = {
     "cortex-m7": "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16",
     "cortex-m33": "-mcpu=cortex-m33 -mthumb -mfloat-abi=hard -mfpu=fpv5-sp-d16",
     "cortex-m55": "-mcpu=cortex-m55 -mthumb -mfloat-abi=hard -mfpu=auto",
+    "cortex-m3": "-mcpu=cortex-m3 -mthumb -mfloat-abi=soft",
+    "cortex-m0plus": "-mcpu=cortex-m0plus -mthumb -mfloat-abi=soft",
 }
 """Flags of the compiler by core."""
 
-VECTOR_CORES = ("cortex-m55",)
-"""Of these, cores with the vector extension (MVE)."""
+VECTOR_CORES, PORTABLE_CORES = ("cortex-m55",), ("cortex-m3", "cortex-m0plus")
+"""Of these, cores with the vector extension (MVE), and cores without the DSP extension."""
+
+OTHER_CORES = (*VECTOR_CORES, *PORTABLE_CORES)
+"""Cores whose kernels are not those of the DSP extension."""
 
 
 def startup(of: Device) -> Startup:

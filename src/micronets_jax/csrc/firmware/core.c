@@ -121,8 +121,10 @@ void core_prepare(void);
 void core_prepare(void)
 {
     const uint32_t *from = link_data_load;
+#if defined(__ARM_FP)
     CPACR |= 0xFu << 20; /* the floating-point unit */
     __asm__ volatile("dsb\n\tisb" ::: "memory");
+#endif
     VTOR = (uint32_t)(uintptr_t)core_vectors;
     SHCSR |= 7u << 16; /* faults of memory, bus and usage by their own names */
     guard();

@@ -72,8 +72,12 @@ _SHARED: tuple[tuple[frozenset[str], tuple[int, int]], ...] = (
 """What operators add together, once, if any of these is there."""
 
 _UNKNOWN = (5000, 5000)
-_CORES = {"cortex-m4": 0, "cortex-m7": 1, "cortex-m33": 0, "cortex-m55": 0}
-"""The column of a core; of the last two it is that of the Cortex-M4, for they were not measured."""
+_CORES = {
+    "cortex-m4": 0, "cortex-m7": 1, "cortex-m33": 0, "cortex-m55": 0, "cortex-m3": 0,
+    "cortex-m0plus": 0,
+}  # fmt: skip
+"""The column of a core; of all but the first two it is that of the Cortex-M4, for they were not
+measured."""
 
 
 def code_bytes(kinds: Iterable[str] | Mapping[str, Count], core: str) -> Count:

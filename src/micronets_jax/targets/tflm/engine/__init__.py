@@ -91,8 +91,11 @@ def check_library(
         return
     facts = _run("arm-none-eabi-readelf", "-A", str(library.archive))
     architectures = set(re.findall(r"Tag_CPU_arch: (\S+)", facts))
-    newer = {"cortex-m33": "v8-M.mainline", "cortex-m55": "v8.1-M.mainline"}
-    wanted = newer.get(board.core, "v7E-M")
+    others = {
+        "cortex-m33": "v8-M.mainline", "cortex-m55": "v8.1-M.mainline", "cortex-m3": "v7",
+        "cortex-m0plus": "v6S-M",
+    }  # fmt: skip
+    wanted = others.get(board.core, "v7E-M")
     if architectures != {wanted}:
         found = ", ".join(sorted(architectures)) or "no Arm core"
         raise FirmwareError(
