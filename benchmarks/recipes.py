@@ -34,6 +34,7 @@ from micronets_jax import (
     data,
     experiment,
     files,
+    losses,
     network,
     pipeline,
     spaces,
@@ -154,13 +155,16 @@ def subject(this: pipeline.Plan) -> Network:
 def measure(options: Options, row: str, seed: int) -> dict[str, float]:
     """One training, preceded by its teacher's where it has one."""
     this = plan(options, row)
-    start, recipe, loss = time.monotonic(), this.train, None
+    start, recipe, loss = time.monotonic(), this.train, this.loss
     if recipe.distillation:
         larger = zoo.scaled(network.prune(this.space.supernetwork()), this.teacher)
         apply = supernet.Supernet(larger).apply
         variables, _ = train(this, larger, seed)
-        loss = training.distilled(
-            lambda x: apply(variables, x), recipe.distillation, recipe.distillation_temperature
+        loss = losses.distilled(
+            loss,
+            lambda x: apply(variables, x),
+            recipe.distillation,
+            recipe.distillation_temperature,
         )
     chosen = subject(this)
     variables, accuracy = train(this, chosen, seed, loss)
@@ -168,7 +172,7 @@ def measure(options: Options, row: str, seed: int) -> dict[str, float]:
     labels = this.dataset.validation.labels
     apply: Any = supernet.Supernet(chosen).apply
     logits = training.predict(apply, variables, features)
-    entropy = training.cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    entropy = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
     return {
         "accuracy": training.accuracy(logits, labels),
         "cross entropy": float(entropy),
@@ -178,7 +182,7 @@ def measure(options: Options, row: str, seed: int) -> dict[str, float]:
 
 
 def train(
-    this: pipeline.Plan, chosen: Network, seed: int, loss: training.Loss | None = None
+    this: pipeline.Plan, chosen: Network, seed: int, loss: losses.Loss = losses.CROSS_ENTROPY
 ) -> tuple[dict[str, Any], float]:
     """Variables at the end, and the accuracy on augmented training examples shortly before."""
     fresh = supernet.init(jax.random.key(seed), chosen)

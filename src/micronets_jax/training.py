@@ -18,9 +18,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from micronets_jax import accelerators, losses, quantize, recipes
+from micronets_jax import accelerators, quantize, recipes
 from micronets_jax.losses import CROSS_ENTROPY, Loss, agreement
-from micronets_jax.losses import cross_entropy as cross_entropy
 from micronets_jax.network import Network
 from micronets_jax.supernet import Supernet
 
@@ -255,28 +254,13 @@ def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_s
     return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
 
 
-def distilled(
-    teacher: Callable[[Array], Float[Array, "batch classes"]],
-    coefficient: float = 0.5,
-    temperature: float = 4.0,
-) -> Loss:
-    """Cross entropy that also follows a teacher: ``losses.distilled``.
-
-    Args:
-        teacher: from inputs to logits.
-        coefficient: weight of the teacher.
-        temperature: what logits are divided by before they are compared.
-    """
-    return losses.distilled(CROSS_ENTROPY, teacher, coefficient, temperature)
-
-
 def make_step(
     model: Model,
     inputs: Inputs,
     recipe: recipes.Training,
     num_steps: int,
     key: Key[Array, ""],
-    loss: Loss | None = None,
+    loss: Loss = CROSS_ENTROPY,
 ) -> Callable[[State, Array, Array], tuple[State, Float[Array, " metrics"]]]:
     """A pure ``step(state, raw, labels) -> state, metrics``, not yet jitted; the metrics are those
     that :func:`logged` names.
@@ -287,18 +271,17 @@ def make_step(
         recipe: of the optimiser, and the smoothing of targets.
         num_steps: of the whole training, for the schedule.
         key: of augmentation; the step's number is folded in.
-        loss: what is minimised; cross entropy where not given.
+        loss: what is minimised.
 
     Raises:
         ValueError: targets are to be smoothed that are no classes; raised by the step.
     """
-    optimizer, minimised = _optimizer(recipe, num_steps), loss or CROSS_ENTROPY
+    optimizer = _optimizer(recipe, num_steps)
 
     def objective(trainable: Variables, stats: Variables, x: Array, targets: Array):
         outputs, stats = model.forward(trainable, stats, x)
-        smoothed = minimised.smoothed(outputs, targets, recipe.label_smoothing)
-        value = minimised.value(outputs, smoothed, x)
-        others = [agreement(outputs, targets)] if minimised.of_classes else []
+        value = loss.value(outputs, loss.smoothed(outputs, targets, recipe.label_smoothing), x)
+        others = [agreement(outputs, targets)] if loss.of_classes else []
         return value, (stats, others)
 
     def step(state: State, raw: Array, labels: Array) -> tuple[State, Array]:
@@ -321,7 +304,7 @@ def fit(
     recipe: recipes.Training,
     *,
     seed: int,
-    loss: Loss | None = None,
+    loss: Loss = CROSS_ENTROPY,
     mesh: jax.sharding.Mesh | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[State, dict[str, int | float]]]:
@@ -337,12 +320,10 @@ def fit(
         inputs: front end and augmentation.
         recipe: how.
         seed: of the order of examples and of augmentation.
-        loss: what is minimised; cross entropy where not given, distillation by
-            ``losses.distilled``.
+        loss: what is minimised; distillation by ``losses.distilled``.
         mesh: from ``accelerators.mesh``, over whose axis ``data`` examples are laid.
         progress: called now and then.
     """
-    loss = loss or CROSS_ENTROPY
     per_epoch = examples.num_batches(recipe.batch_size)
     total = recipe.num_steps(per_epoch)
     step = jax.jit(

@@ -51,10 +51,8 @@ class DSCNN:
 
     def __post_init__(self) -> None:
         assert self.widths  # raises where there is no such grid
-        if self.num_classes < 2:
-            raise ValueError(
-                f"num_classes={self.num_classes}: a classifier needs at least 2 classes"
-            )
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes={self.num_classes}: give at least 1 output")
         if not self.strides or any(s not in (1, 2) for s in self.strides):
             raise ValueError(
                 f"strides={self.strides}: give one 1 or 2 per block, at least one block"
