@@ -340,7 +340,8 @@ def _firmware(place: pathlib.Path) -> dict[str, Any]:
         linked = link.build(folder)
         apart = (engine.OBJECTS, "tables.o", "hearing.o", "compiled.o")
         own = [n for name, n in linked.flash.items() if name.startswith(apart)]
-        engines[kind] = max(engines.get(kind, 0), linked.flash["compiled.o"])
+        if board.core not in boards.PORTABLE_CORES:
+            engines[kind] = max(engines.get(kind, 0), linked.flash["compiled.o"])
         known = flash.setdefault(kind, {}).setdefault(board.startup.source, {})
         known[board.core] = max(known.get(board.core, 0), linked.flash_bytes - sum(own))
         code = stack.read(linked.elf)

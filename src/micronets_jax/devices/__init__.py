@@ -234,14 +234,6 @@ DEVICES = {
             Memory(0x10000000, 4096 * KIB), None, ("Raspberry Pi Pico 2",),
         ),
         Device(
-            "mps2-an385", "cortex-m3", 25, Memory(0x20000000, 4096 * KIB),
-            Memory(0x00000000, 4096 * KIB), emulation("mps2-an385"),
-        ),
-        Device(
-            "mps2-an385-v6m", "cortex-m0plus", 25, Memory(0x20000000, 4096 * KIB),
-            Memory(0x00000000, 4096 * KIB), emulation("mps2-an385"),
-        ),
-        Device(
             "mps2-an386", "cortex-m4", 25, Memory(0x20000000, 4096 * KIB),
             Memory(0x00000000, 4096 * KIB), emulation("mps2-an386"),
         ),
@@ -256,6 +248,14 @@ DEVICES = {
         Device(
             "mps3-an547", "cortex-m55", 32, Memory(0x31000000, 4096 * KIB),
             Memory(0x10000000, 512 * KIB), emulation("mps3-an547", _MPS3),
+        ),
+        Device(
+            "mps2-an385", "cortex-m3", 25, Memory(0x20000000, 4096 * KIB),
+            Memory(0x00000000, 4096 * KIB), emulation("mps2-an385"),
+        ),
+        Device(
+            "mps2-an385-v6m", "cortex-m0plus", 25, Memory(0x20000000, 4096 * KIB),
+            Memory(0x00000000, 4096 * KIB), emulation("mps2-an385"),
         ),
     )
 }  # fmt: skip
