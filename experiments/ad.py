@@ -87,7 +87,7 @@ PRESETS = {
 
 def task(options: Options) -> Task:
     """Machines, log-mel patches, a DS-CNN with a 3x3 stem, the area under the ROC curve."""
-    from micronets_jax import data, metrics, pipeline
+    from micronets_jax import data, metrics, pipeline, zoo
     from micronets_jax.spaces import DSCNN
 
     frontend = data.LogMelPatches()
@@ -108,6 +108,7 @@ def task(options: Options) -> Task:
             strides=(2, *[1] * (options.space.blocks - 3), 2, 2),
         ),
         metric=metrics.auc,
+        published=zoo.SCORES["ad"],
         num_tflm=25_000,
     )
 

@@ -134,7 +134,7 @@ PRESETS = {
 
 def task(options: Options) -> Task:
     """Words, MFCCs, the enlarged DS-CNN."""
-    from micronets_jax import data, listening, metrics, pipeline
+    from micronets_jax import data, listening, metrics, pipeline, zoo
 
     space = options.space
     if not set(space.halvings) <= set(range(1, space.blocks + 1)):
@@ -152,6 +152,7 @@ def task(options: Options) -> Task:
         augmentation=data.augment.Speech(options.augmentation),
         space=space.build(frontend.shape, dataset.num_classes, options.budget.mops),
         metric=metrics.accuracy,
+        published=zoo.SCORES["kws"],
         listening=options.listening,
     )
 

@@ -138,7 +138,7 @@ search's rates, which suit its own optimiser."""
 
 def task(options: Options) -> Task:
     """Scenes, pixels, inverted bottlenecks."""
-    from micronets_jax import data, metrics, pipeline
+    from micronets_jax import data, metrics, pipeline, zoo
 
     channels = 3 if options.input.colour else 1
     surveys = surveyed(options, channels) if options.method == "tinynas" else []
@@ -154,6 +154,7 @@ def task(options: Options) -> Task:
         augmentation=data.augment.Images(options.augmentation),
         space=surveys[0].space if surveys else space,
         metric=metrics.accuracy,
+        published=zoo.SCORES["vww"],
         surveys=surveys,
     )
 

@@ -123,9 +123,9 @@ def mesh(examples: int, samples: int = 1, devices: Sequence[object] | None = Non
     return jax.sharding.Mesh(grid, ("data", "arch"))
 
 
-def place(tree: Tree, mesh: Mesh | None, *axes: str) -> Tree:
+def place(tree: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
     """The arrays of a tree with leading dimensions sharded over these axes of the mesh, the rest
-    replicated.
+    and those of None replicated.
 
     Outside ``jit`` arrays are moved, inside it is a sharding constraint; without a mesh nothing
     happens. Of a mesh over several hosts each gives its :func:`share` of what is sharded; what is

@@ -86,6 +86,12 @@ class Budget(Limits):
         """The runtime's record."""
         return targets.target(self.runtime)
 
+    @property
+    def counting(self) -> tuple:
+        """What decides how much of which limit is used: equal for budgets that differ in how much
+        they allow alone."""
+        return self.device, self.runtime, self.besides, tuple(self.limits())
+
     def reserve(self, network: Network) -> dict[str, dict[str, Count]]:
         """The reserve of runtime, stack and start-up: bytes by limit on memory and by part."""
         if self.device is None:

@@ -144,6 +144,41 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
     terminal.print(f"results: {folder}  (open report.html)", soft_wrap=True)
 
 
+def show_front(
+    summaries: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float], folder: object
+) -> None:
+    """The table that ends a run of several networks.
+
+    Args:
+        summaries: what each network's ``summary.json`` says, by its name.
+        seconds: how long what they share took, by stage.
+        folder: of the run.
+    """
+    terminal = Terminal(highlight=False)
+    first = next(iter(summaries.values()))
+    metric = first["metric"]
+    table = Table(title=f"{first['experiment']}, {len(summaries)} networks from one search")
+    table.add_column("network")
+    limits = [name for name in SHARES if any(name in one["limits"] for one in summaries.values())]
+    for name in ("float", "int8", *(f"{LABELS[limit]}, {UNITS[limit]}" for limit in limits)):
+        table.add_column(name, justify="right")
+    for name, summary in summaries.items():
+        rows = summary["limits"]
+        used = [_number(n, rows[n]["used"]) if n in rows else "" for n in limits]
+        score = summary[metric]
+        table.add_row(name, f"{score['float']:.1%}", f"{score['int8']:.1%}", *used)
+    terminal.print(table)
+    shared = ", ".join(f"{stage} {count:.0f} s" for stage, count in seconds.items())
+    terminal.print(
+        f"{METRICS.get(metric, metric)} of {first['data']['test']} test examples; shared: {shared}",
+        soft_wrap=True,
+    )
+    terminal.print(
+        f"results: {folder}  (open report.html; each network has a folder of its own there)",
+        soft_wrap=True,
+    )
+
+
 def _plan(plan: Mapping[str, Any]) -> str:
     """Which layers of the program go row by row, and what that comes to, in one line."""
     names = {layer["name"]: layer["rows"] for layer in plan["layers"]}

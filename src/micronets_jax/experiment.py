@@ -6,13 +6,23 @@ before all that can be checked has been.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 import tyro
 
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
     from micronets_jax.budgets import Budget
     from micronets_jax.network import Network
     from micronets_jax.pipeline import Plan, Task
+    from micronets_jax.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +54,8 @@ class Options:
     data: str = "embedded"
     """embedded, or what else the experiment reads."""
     device: str = "STM32F446RE"
-    """The board; its memory is the limit, of the network and the rest of the firmware."""
+    """The board; its memory is the limit, of the network and the rest of the firmware. Several
+    boards, or several values of any limit, get a network each from one search."""
     runtime: Runtime = "compiled"
     """What runs the model on the board: its memory, code and instructions are counted. tflm's
     firmware needs a library, named by TFLM_INCLUDE and TFLM_LIBRARY; without one the firmware is
@@ -123,7 +135,7 @@ class Experiment(Generic[Given]):
         from micronets_jax import console
 
         with console.piped():
-            options = self.parse(arguments)
+            each = [self.parse(words) for words in several(arguments)]
         from micronets_jax import accelerators, hosts
 
         console.quiet()
@@ -137,17 +149,22 @@ class Experiment(Generic[Given]):
         self.frontends()
         mistakes = AcceleratorError, ValueError, OSError
         with hosts.abandoned(), console.sentences(), console.errors(HostError, *mistakes):
+            options, *others = each
             if options.predict:
                 return self.predict(options.predict, self.folder(options))
             self.join(options)
             with hosts.together(*mistakes):
-                plan = self.prepare(options, arguments)
-            with hosts.together():
-                self.agree(plan, options)
+                named = dict(zip(names(each), each, strict=True))
+                plans = self.prepare_front(named, arguments)
+            for name, plan in plans.items():
+                with hosts.together():
+                    self.agree(plan, named[name])
         troubles = DataError, FirmwareError, WorkdirError, OSError
         told = hosts.together(*troubles)
         with hosts.abandoned(), console.errors(HostError, *troubles), told:
-            self.run(plan, options)
+            if others:
+                return self.run_front(plans, named)
+            self.run(plans[""], options)
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """Options from words; the preset among them decides the defaults of the others."""
@@ -174,6 +191,19 @@ class Experiment(Generic[Given]):
         Raises:
             ValueError: options, data or limits that cannot be; the message says which.
         """
+        (plan,) = self.prepare_front({"": options}, arguments).values()
+        return plan
+
+    def prepare_front(
+        self, each: Mapping[str, Given], arguments: Sequence[str] = ()
+    ) -> dict[str, Plan]:
+        """:meth:`prepare` for one network or several.
+
+        Args:
+            each: options by the name of the network; they differ in device and budget alone. Data
+                and space are made once, for the widest of the limits.
+            arguments: the words of the command line.
+        """
         from micronets_jax import (
             accelerators,
             budgets,
@@ -186,6 +216,7 @@ class Experiment(Generic[Given]):
         )
         from micronets_jax.spaces.bits import WithBits
 
+        options = widest(list(each.values()))
         workdir.check(self.folder(options), resume=options.resume)
         if not options.checkpoint_seconds >= 0:
             raise ValueError(
@@ -198,36 +229,40 @@ class Experiment(Generic[Given]):
             raise ValueError(
                 f"method={options.method!r} is not known; choose from {', '.join(METHODS)}"
             )
-        limits = budget(options)
-        assert limits.device is not None
-        device = limits.device
-        if options.firmware and device.startup is None:
-            print(f"{device.name}: {devices.NO_STARTUP}")
-        elif options.firmware and (lacks := targets.engine(options.runtime).missing(device)):
-            print(f"{lacks}: the firmware will be compiled C")
+        on = {name: devices.device(one.device) for name, one in each.items()}
+        limits = {name: budget(one) for name, one in each.items()}
+        for device in dict.fromkeys(on.values()):
+            if options.firmware and device.startup is None:
+                print(f"{device.name}: {devices.NO_STARTUP}")
+            elif options.firmware and (lacks := targets.engine(options.runtime).missing(device)):
+                print(f"{lacks}: the firmware will be compiled C")
         print(f"computing on {accelerators.select(options.accelerator)}")
         task = self.task(options)
         if options.bits != Bits():
             task = dataclasses.replace(task, space=WithBits(task.space, options.bits))
         look = data.look.at(task.dataset)
         print(*look.lines(), sep="\n")
-        if options.firmware and device.startup is not None:
-            text = data.frontends.to_json(task.frontend)
-            hears = task.listening
-            besides = firmware.front_end_bytes(
-                text,
-                device.core,
-                task.dataset.class_names if hears else (),
-                hears.hop_ms if hears else 0,
-            )
-            limits = dataclasses.replace(limits, besides=besides)
-        budgets.feasible(task.space, limits)
-        for line in budgets.account(task.space, limits):
-            print(line)
+        for name, device in on.items():
+            if options.firmware and device.startup is not None:
+                text = data.frontends.to_json(task.frontend)
+                hears = task.listening
+                besides = firmware.front_end_bytes(
+                    text,
+                    device.core,
+                    task.dataset.class_names if hears else (),
+                    hears.hop_ms if hears else 0,
+                )
+                limits[name] = dataclasses.replace(limits[name], besides=besides)
+            try:
+                budgets.feasible(task.space, limits[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}" if name else str(error)) from error
+            for line in budgets.account(task.space, limits[name]):
+                print(f"{name}: {line}" if name else line)
         plan = pipeline.Plan(
             **vars(task),
-            budget=limits,
-            device=device,
+            budget=limits[next(iter(each))],
+            device=on[next(iter(each))],
             search=options.search,
             train=options.train,
             quantize=options.quantize,
@@ -252,8 +287,11 @@ class Experiment(Generic[Given]):
                 accelerators.mesh(examples, samples)
             except ValueError as error:
                 raise ValueError(f"{option}: {error}") from error
-        pipeline.searching(plan)  # says if this search cannot search this space
-        return plan
+        # Says if this search cannot search this space, or not for so many limits.
+        pipeline.searching(plan, list(limits.values()) if len(limits) > 1 else ())
+        return {
+            name: dataclasses.replace(plan, budget=limits[name], device=on[name]) for name in each
+        }
 
     def join(self, options: Given) -> None:
         """Join the other processes of the run, if there are any; the first one alone speaks.
@@ -297,21 +335,40 @@ class Experiment(Generic[Given]):
 
     def run(self, plan: Plan, options: Given) -> None:
         """The whole path; its results lie in the work folder."""
-        from micronets_jax import console, hosts, pipeline, workdir
+        from micronets_jax import console, hosts, pipeline
 
-        configuration = dataclasses.asdict(options)
-        for name in UNRECORDED:
-            del configuration[name]
-        configuration["data_fingerprint"] = plan.dataset.fingerprint
-        configuration["limits_on_memory"] = LIMITS_ON_MEMORY
-        opened = workdir.Workdir(
-            self.folder(options), configuration, options.resume, options.checkpoint_seconds
-        )
-        with opened as place:
+        with self._opened(self.folder(options), options, _recorded(options, plan)) as place:
             with console.Console() as screen:
                 summary = pipeline.run(plan, place, screen)
             if hosts.first():
                 console.show(summary, place.path)
+
+    def run_front(self, plans: Mapping[str, Plan], each: Mapping[str, Given]) -> None:
+        """The whole path of several networks, each in a folder of its own in the work folder."""
+        from micronets_jax import console, hosts, pipeline, report
+
+        first, top = next(iter(each.values())), self.folder(next(iter(each.values())))
+        records = {name: _recorded(one, plans[name]) for name, one in each.items()}
+        differing = {name: {key: row[key] for key in DIFFERING} for name, row in records.items()}
+        alike = {key: x for key, x in next(iter(records.values())).items() if key not in DIFFERING}
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(self._opened(top, first, {**alike, "front": differing}))
+            places = {
+                name: stack.enter_context(
+                    self._opened(top / name, first, {**row, "front": list(each)})
+                )
+                for name, row in records.items()
+            }
+            with console.Console() as screen:
+                pipeline.front(plans, places, place, screen)
+            if hosts.first():
+                said, summaries = report.read_front(top)
+                console.show_front(summaries, said["seconds"], top)
+
+    def _opened(self, folder: pathlib.Path, options: Given, record: Mapping[str, Any]) -> Workdir:
+        from micronets_jax import workdir
+
+        return workdir.Workdir(folder, record, options.resume, options.checkpoint_seconds)
 
     def folder(self, options: Given) -> pathlib.Path:
         """Where results lie."""
@@ -346,6 +403,103 @@ class Experiment(Generic[Given]):
             else:
                 for number, value in enumerate(y.mean(axis=0), 1):
                     print(f"output {number:<5} {value:.4g}")
+
+
+def _recorded(options: Options, plan: Plan) -> dict[str, Any]:
+    """What decides the result of a run, as its folder keeps it."""
+    record = dataclasses.asdict(options)
+    for name in UNRECORDED:
+        del record[name]
+    record["data_fingerprint"] = plan.dataset.fingerprint
+    record["limits_on_memory"] = LIMITS_ON_MEMORY
+    return record
+
+
+# ---------------------------------------------------------------- several limits
+
+
+DIFFERING = ("device", "budget")
+"""Options in which the networks of a front differ."""
+
+
+def several(arguments: Sequence[str]) -> list[list[str]]:
+    """The words of a command line, once for each network that it asks for.
+
+    The device and each limit may have several values; each is taken with each. A command line
+    with one value of each comes back as it is.
+    """
+    options = ["--device", *(f"--budget.{field.name}" for field in dataclasses.fields(Limits))]
+    values, rest = dict[str, list[str]](), list[str]()
+    into = rest
+    for word in arguments:
+        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
+            name, equals, value = word.partition("=")
+            option = name.replace("-", "_").replace("__", "--", 1)
+            into = rest
+            if option in options:
+                into = values[option] = [value] if equals else []
+                continue
+        into.append(word)
+    if max(map(len, values.values()), default=0) < 2:
+        return [list(arguments)]
+    chosen = itertools.product(*values.values())
+    return [
+        [*rest, *(word for pair in zip(values, some, strict=True) for word in pair)]
+        for some in chosen
+    ]
+
+
+def names(each: Sequence[Options]) -> list[str]:
+    """What tells the options of a front apart, in words that a folder may be named by; of a single
+    network an empty name.
+
+    Raises:
+        ValueError: no such board, or a value was given twice.
+    """
+    if len(each) == 1:
+        return [""]
+    from micronets_jax import devices
+
+    rows = [
+        {"device": devices.device(one.device).name, **dataclasses.asdict(one.budget)}
+        for one in each
+    ]
+    differing = [name for name in rows[0] if len({row[name] for row in rows}) > 1]
+    found = [
+        "-".join(
+            row[name] if name == "device" else f"{name.replace('_', '-')}-{row[name]}"
+            for name in differing
+        )
+        for row in rows
+    ]
+    for name, row in zip(found, rows, strict=True):
+        if found.count(name) > 1:
+            said = {k if k == "device" else f"budget.{k}": x for k, x in row.items()}
+            words = ", ".join(f"{k}={x}" for k, x in said.items() if x is not None)
+            raise ValueError(
+                f"{words} is asked for twice; give each board and each value of a limit once"
+            )
+    return found
+
+
+def widest(each: Sequence[Given]) -> Given:
+    """The options with the board of most memory and the widest value of each limit."""
+    from micronets_jax import devices
+
+    first = each[0]
+    if len(each) == 1:
+        return first
+    limits = {
+        field.name: [getattr(one.budget, field.name) for one in each]
+        for field in dataclasses.fields(Limits)
+    }
+    boards = [devices.device(one.device) for one in each]
+    largest = max(boards, key=lambda board: (board.sram_bytes, board.flash_bytes))
+    return dataclasses.replace(
+        first,
+        device=largest.name,
+        budget=Limits(**{name: None if None in x else max(x) for name, x in limits.items()}),
+    )
 
 
 def budget(options: Options) -> Budget:

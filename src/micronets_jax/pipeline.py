@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import pathlib
 import resource
 import tempfile
@@ -98,6 +99,7 @@ class Task:
         space: the search space.
         metric: of outputs on a split.
         surveys: of the spaces among which this one was chosen, if it was.
+        published: scores of published networks of ``zoo`` at this task, as their paper gives them.
         num_tflm: most test examples for TensorFlow Lite Micro, whose portable kernels are slow.
         listening: settings of a spotter on a stream; None for other tasks.
         loss: what networks are trained by and what says what their outputs are; cross entropy of
@@ -110,6 +112,7 @@ class Task:
     space: Space
     metric: metrics.Metric = metrics.accuracy
     surveys: Sequence[survey.Survey] = ()
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_tflm: int = 1000
     listening: recipes.Listening | None = None
     loss: losses.Loss = losses.CROSS_ENTROPY
@@ -174,25 +177,131 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
         FirmwareError: the firmware of the result does not fit, link or run, which is an error of
             this library; raised when all else is written.
     """
-    seconds: dict[str, int | float] = {}
+    timed = _Clock()
+    given = problem(plan)
+    (found,), shared = _find([plan], given, [workdir], workdir, display, timed)
+    teacher = timed("teacher", _teacher, plan, workdir, display)
+    return _build(plan, workdir, display, found, shared, teacher, timed)
 
-    def timed(stage: str, function: Callable[..., Made], *arguments: object) -> Made:
+
+def front(
+    plans: Mapping[str, Plan], places: Mapping[str, Workdir], workdir: Workdir, display: Display
+) -> dict[str, Any]:
+    """A network for each of several limits from one search; continues what the folders hold.
+
+    Search, contest and teacher happen once. Then each network is trained, quantised, exported and
+    measured by itself, and what it leaves is what :func:`run` leaves.
+
+    Args:
+        plans: by the name of the network; they differ in budget and device alone.
+        places: where each network's results go.
+        workdir: where the search is kept, and ``front.json`` and the page about all of them go.
+        display: what shows the run.
+
+    Returns:
+        What ``front.json`` says; empty on other hosts than the first.
+
+    Raises:
+        ValueError, FirmwareError: as :func:`run`; the latter when all else is written.
+    """
+    timed, (first, *_) = _Clock(), plans.values()
+    given = problem(first, [plan.budget for plan in plans.values()])
+    kept = [places[name] for name in plans]
+    networks, shared = _find(list(plans.values()), given, kept, workdir, display, timed)
+    teacher = timed("teacher", _teacher, first, workdir, display)
+    troubles = []
+    for (name, plan), found in zip(plans.items(), networks, strict=True):
+        whole = functools.partial(_is_whole, places[name].path)
+        if hosts.from_first(lambda whole=whole: "whole" if whole() else "not") == "whole":
+            continue
+        try:
+            _build(plan, places[name], _Named(display, name), found, shared, teacher, _Clock())
+        except firmware.FirmwareError as trouble:
+            troubles.append(f"{name}: {trouble}")
+    if not hosts.first():
+        return {}
+    said = {
+        **first.facts,
+        "seed": first.seed,
+        "data": {"name": first.dataset.name},
+        "networks": list(plans),
+        "published": _published(list(plans.values())),
+        "seconds": timed.seconds,
+    }
+    workdir.write(report.FRONT, json.dumps(said, indent=2) + "\n")
+    report.write_front(workdir.path)
+    if troubles:
+        raise firmware.FirmwareError("; ".join(troubles))
+    return said
+
+
+class _Clock:
+    """Calls the functions of stages and keeps how long they took, but of those that gave None."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, int | float] = {}
+
+    def __call__(self, stage: str, function: Callable[..., Made], *arguments: object) -> Made:
         start = time.monotonic()
         result = function(*arguments)
-        seconds[stage] = round(time.monotonic() - start, 1)
-        if result is None:
-            del seconds[stage]
+        if result is not None:
+            self.seconds[stage] = round(time.monotonic() - start, 1)
         return result
 
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """A display of one network of several, whose name goes before that of each stage."""
+
+    display: Display
+    name: str
+
+    def stage(self, name: str) -> training.Progress:
+        return self.display.stage(f"{self.name} {name}")
+
+    def epoch(self, stage: str, record: Mapping[str, int | float]) -> None:
+        self.display.epoch(f"{self.name} {stage}", record)
+
+
+def _find(
+    plans: Sequence[Plan],
+    given: search.Problem,
+    places: Sequence[Workdir],
+    workdir: Workdir,
+    display: Display,
+    timed: _Clock,
+) -> tuple[list[Network], dict[str, Any]]:
+    """The network of each plan, and the weights that the search shared.
+
+    Args:
+        plans: they differ in budget and device alone.
+        given: what the search is given; its budgets are the plans'.
+        places: where each plan's network and contest go.
+        workdir: where the search is kept.
+        display: shows the search.
+        timed: of the stages.
+    """
+    plan, *_ = plans
     check(plan)
-    witness = budgets.feasible(plan.space, plan.budget)
+    witnesses = [budgets.feasible(one.space, one.budget) for one in plans]
     if plan.train.from_supernet and not plan.space.decisions():
         raise ValueError("train.from_supernet=True: the network is given, so there is no supernet")
-    made = searching(plan)
-    state = timed("search", _search, plan, workdir, display, made)
-    found = timed("contest", _contest, plan, workdir, made, state, witness)
-    shared = made.variables(state) if plan.space.decisions() else {}
-    teacher = timed("teacher", _teacher, plan, workdir, display)
+    made = search.of(plan.search, given)
+    state = timed("search", _search, plan, given, workdir, display, made)
+    found = timed("contest", _contest, plans, given, places, state, witnesses)
+    return found, made.variables(state) if plan.space.decisions() else {}
+
+
+def _build(
+    plan: Plan,
+    workdir: Workdir,
+    display: Display,
+    found: Network,
+    shared: dict[str, Any],
+    teacher: Teacher | None,
+    timed: _Clock,
+) -> dict[str, Any]:
+    """All that follows when the network is found: train, quantise, export, measure, report."""
     variables = timed("train", _train, plan, workdir, display, found, shared, teacher)
     trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
     workdir.save_weights({**variables, **trained})
@@ -206,7 +315,7 @@ def run(plan: Plan, workdir: Workdir, display: Display) -> dict[str, Any]:
     summary = timed("measure", _measure, plan, workdir, found, variables, model, program)
     if heard is not None:
         summary["listening"] = heard
-    summary["seconds"] = seconds
+    summary["seconds"] = timed.seconds
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     workdir.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
     report.write(workdir.path)
@@ -226,8 +335,10 @@ def inputs(plan: Plan) -> training.Inputs:
     return augmented
 
 
-def problem(plan: Plan) -> search.Problem:
-    """What the plan's search is given."""
+def problem(plan: Plan, front: Sequence[budgets.Budget] = ()) -> search.Problem:
+    """What the plan's search is given, and the budgets of a front if it is to serve several."""
+    batch = plan.search.batch_size // 2
+    examples = math.gcd(batch, batch // max(len(front), 1))
     return search.Problem(
         plan.space,
         plan.budget,
@@ -235,18 +346,19 @@ def problem(plan: Plan) -> search.Problem:
         inputs(plan),
         plan.frontend,
         plan.seed,
-        accelerators.mesh(plan.search.batch_size // 2, plan.search.side_by_side),
+        accelerators.mesh(examples, plan.search.side_by_side),
         plan.loss,
+        tuple(front),
     )
 
 
-def searching(plan: Plan) -> search.Search:
+def searching(plan: Plan, front: Sequence[budgets.Budget] = ()) -> search.Search:
     """The plan's search.
 
     Raises:
-        ValueError: it cannot search the plan's space.
+        ValueError: it cannot search the plan's space, or not for so many budgets.
     """
-    return search.of(plan.search, problem(plan))
+    return search.of(plan.search, problem(plan, front))
 
 
 def check(plan: Plan) -> None:
@@ -367,6 +479,12 @@ def listen(
 
 def _results(folder: pathlib.Path) -> tuple[FrontEnd, runtimes.LiteRT]:
     """Front end and int8 model of a finished run."""
+    if (folder / report.FRONT).is_file():
+        names = json.loads((folder / report.FRONT).read_text())["networks"]
+        each = ", ".join(str(folder / name) for name in names)
+        raise WorkdirError(
+            f"workdir={folder} holds a front of {len(names)} networks: give one of {each}"
+        )
     missing = [name for name in RESULTS if not (folder / name).is_file()]
     if missing:
         raise _unfinished(folder, missing[0])
@@ -387,7 +505,9 @@ def _on_device(model: runtimes.LiteRT) -> Callable[[np.ndarray], np.ndarray]:
 # ---------------------------------------------------------------- stages
 
 
-def _search(plan: Plan, workdir: Workdir, display: Display, made: search.Search) -> Any:
+def _search(
+    plan: Plan, given: search.Problem, workdir: Workdir, display: Display, made: search.Search
+) -> Any:
     """The last state of the search; None where there is nothing to search."""
     if not plan.space.decisions():
         return None
@@ -395,7 +515,7 @@ def _search(plan: Plan, workdir: Workdir, display: Display, made: search.Search)
     if not plan.search.epochs:
         return state
     _, state = workdir.restore("search", state)
-    epochs = search.run(made, state, plan.search, problem(plan), display.stage("search"))
+    epochs = search.run(made, state, plan.search, given, display.stage("search"))
     for state, record in epochs:
         last = record["epoch"] == plan.search.epochs
         _keep(workdir, display, "search", state, record, last=last)
@@ -403,23 +523,51 @@ def _search(plan: Plan, workdir: Workdir, display: Display, made: search.Search)
 
 
 def _contest(
-    plan: Plan, workdir: Workdir, made: search.Search, state: Any, witness: Choice
+    plans: Sequence[Plan],
+    given: search.Problem,
+    places: Sequence[Workdir],
+    state: Any,
+    witnesses: Sequence[Choice],
+) -> list[Network]:
+    """The network that wins for each plan, by the first host's arithmetic; its witness fits and is
+    the last resort."""
+
+    def decided() -> str:
+        found = _decide(plans, given, places, state, witnesses)
+        return json.dumps([network.to_json(one) for one in found])
+
+    return [network.from_json(one) for one in json.loads(hosts.from_first(decided))]
+
+
+def _decide(
+    plans: Sequence[Plan],
+    given: search.Problem,
+    places: Sequence[Workdir],
+    state: Any,
+    witnesses: Sequence[Choice],
+) -> list[Network]:
+    paths = [place.path / NETWORK for place in places]
+    if all(path.is_file() for path in paths):  # it was decided before the run was stopped
+        return [network.from_json(path.read_text()) for path in paths]
+    (plan, *_), proposed = plans, [[] for _ in plans]
+    if state is not None:
+        proposed = [search.of(plan.search, one).proposals(state) for one in given.each()]
+    for place, offered in zip(places, proposed, strict=True):
+        if plan.surveys:
+            place.write(SPACES, json.dumps(survey.records(plan.surveys), indent=1) + "\n")
+        listed = [_listed(plan, one) for one in offered]
+        place.write(PROPOSALS, json.dumps(listed, indent=1) + "\n")
+    verdicts = search.decide_front(proposed, plan.search, given, witnesses)
+    return [
+        _decided(one, place, *verdict)
+        for one, place, verdict in zip(plans, places, verdicts, strict=True)
+    ]
+
+
+def _decided(
+    plan: Plan, workdir: Workdir, choice: Choice, trials: Sequence[search.Trial]
 ) -> Network:
-    """The network that wins, by the first host's arithmetic; ``witness`` is the last resort."""
-    decided = hosts.from_first(lambda: _decided(plan, workdir, made, state, witness))
-    return network.from_json(decided)
-
-
-def _decided(plan: Plan, workdir: Workdir, made: search.Search, state: Any, witness: Choice) -> str:
-    """The network that wins as JSON; ``witness`` fits and is taken where nothing proposed does."""
-    path = workdir.path / NETWORK
-    if path.is_file():  # it was decided before the run was stopped
-        return path.read_text()
-    proposed = [] if state is None else made.proposals(state)
-    if plan.surveys:
-        workdir.write(SPACES, json.dumps(survey.records(plan.surveys), indent=1) + "\n")
-    workdir.write(PROPOSALS, json.dumps([_listed(plan, one) for one in proposed], indent=1) + "\n")
-    choice, trials = search.decide(proposed, plan.search, problem(plan), witness)
+    """The network of a choice, written with the trials by which it was chosen."""
     found = plan.space.decode(choice)
     if trials:
         rows = [
@@ -433,7 +581,7 @@ def _decided(plan: Plan, workdir: Workdir, made: search.Search, state: Any, witn
         ]
         workdir.write(CONTEST, json.dumps(rows, indent=2) + "\n")
     workdir.write(NETWORK, network.to_json(found))
-    return network.to_json(found)
+    return found
 
 
 def _listed(plan: Plan, proposal: search.Proposal) -> dict[str, Any]:
@@ -442,6 +590,30 @@ def _listed(plan: Plan, proposal: search.Proposal) -> dict[str, Any]:
         "mops": cost.ops(plan.space.decode(proposal.choice)) / 1e6,
         "held_out_loss": proposal.loss,
     }
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+    """Whether a run left all that it leaves, and nothing is wrong with its firmware."""
+    if not all((folder / name).is_file() for name in (SUMMARY, report.REPORT)):
+        return False
+    return "error" not in json.loads((folder / SUMMARY).read_text()).get("firmware", {})
+
+
+def _published(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """What published networks of the task score, and what they would use of the largest board."""
+    plan = max(plans, key=lambda one: (one.device.sram_bytes, one.device.flash_bytes))
+    free = recipes.Limits(mops=1e9, latency_ms=1e9)
+    budget = budgets.Budget.of(plan.device, free, plan.budget.runtime, plan.budget.besides)
+    rows = [(name, score, zoo.network(name)) for name, score in plan.published.items()]
+    return [
+        {
+            "name": name,
+            "score": score,
+            "device": plan.device.name,
+            "used": {limit: float(used) for limit, used in budget.used(one).items()},
+        }
+        for name, score, one in rows
+    ]
 
 
 def _teacher(plan: Plan, workdir: Workdir, display: Display) -> Teacher | None:

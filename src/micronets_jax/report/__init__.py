@@ -1,4 +1,4 @@
-"""A run's results as one page: ``report.html``.
+"""A run's results as one page: ``report.html``; those of a front, and of a sweep, likewise.
 
 Invariant: the page is one file that loads nothing and runs nothing, the same bytes for the same
 results, and every text in it is escaped where it enters (``markup``).
@@ -20,12 +20,14 @@ from typing import Any
 from micronets_jax import files, network
 from micronets_jax.files import METRICS, SUMMARY
 from micronets_jax.network import Network
-from micronets_jax.report import markup, sections
+from micronets_jax.report import front, markup, sections
 from micronets_jax.report.sections import Metrics, Records, Summary
 
 NETWORK = "network.json"
 SPACES, PROPOSALS, CONTEST = "spaces.json", "proposals.json", "contest.json"
 EXAMPLES, REPORT = "examples.json", "report.html"
+FRONT = "front.json"
+"""What tells a folder of several networks, each in a folder of its own, from that of one."""
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -48,6 +50,33 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         summary, found, metrics or (), _sizes(workdir), trials, spaces, proposals, examples
     )
     return files.write(workdir / REPORT, page)
+
+
+def write_front(workdir: pathlib.Path) -> pathlib.Path:
+    """Write ``report.html`` into the folder of a front, whole or not at all; returns its path.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message names it.
+    """
+    said, summaries = read_front(workdir)
+    page = front.render(said, summaries, _parse(workdir / METRICS, _lines) or ())
+    return files.write(workdir / REPORT, page)
+
+
+def read_front(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, Summary]]:
+    """What ``front.json`` says, and the summary of each network by its name.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message names it.
+    """
+    said = _parse(workdir / FRONT, json.loads)
+    summaries = {name: _parse(workdir / name / SUMMARY, json.loads) for name in said["networks"]}
+    missing = [name for name, summary in summaries.items() if summary is None]
+    if missing:
+        raise ValueError(
+            f"{workdir / missing[0]} has no {SUMMARY}: let the run finish (--resume) first"
+        )
+    return said, summaries
 
 
 def render(

@@ -10,7 +10,7 @@ from typing import Any
 
 from micronets_jax import recipes
 from micronets_jax.search.base import Batch, Metrics, Problem, Proposal, Search, run
-from micronets_jax.search.contest import Trial, decide
+from micronets_jax.search.contest import Trial, Verdict, decide, decide_front
 from micronets_jax.search.dnas import DNAS
 from micronets_jax.search.random import Random
 from micronets_jax.search.tinynas import TinyNAS
@@ -23,7 +23,9 @@ __all__ = [
     "Proposal",
     "Search",
     "Trial",
+    "Verdict",
     "decide",
+    "decide_front",
     "of",
     "run",
 ]

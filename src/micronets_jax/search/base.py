@@ -43,6 +43,8 @@ class Problem:
         seed: of samples, of the order of examples and of augmentation.
         mesh: from ``accelerators.mesh``; examples and sampled architectures are sharded over it.
         loss: what weights are trained by and architectures judged by.
+        front: limits that one search serves, ``budget`` among them; empty where it serves
+            ``budget`` alone.
     """
 
     space: Space
@@ -53,6 +55,16 @@ class Problem:
     seed: int
     mesh: jax.sharding.Mesh | None = None
     loss: Loss = CROSS_ENTROPY
+    front: tuple[Budget, ...] = ()
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """All limits that the search serves."""
+        return self.front or (self.budget,)
+
+    def each(self) -> list[Problem]:
+        """This problem once for each of the limits: it differs in ``budget`` alone."""
+        return [dataclasses.replace(self, budget=budget) for budget in self.budgets]
 
 
 class Batch(NamedTuple):
@@ -96,6 +108,10 @@ class Search(Protocol[S]):
     """What a search has to be; it is made of its settings and a :class:`Problem`.
 
     Raises ``ValueError`` when made for a space that it cannot search.
+
+    Where a problem has a front, one state serves all of it: a search is made of each of
+    ``Problem.each()``, one of them trains, and each proposes, from that state, for its own
+    ``Problem.budget``. A search that learns something of limits learns it of ``Problem.budgets``.
     """
 
     def init(self, key: Key[Array, ""]) -> S:
@@ -108,7 +124,8 @@ class Search(Protocol[S]):
         ...
 
     def proposals(self, state: S) -> list[Proposal]:
-        """Members of the space to choose from, the most promising first; not all need fit."""
+        """Members of the space to choose from for the problem's budget, the most promising first;
+        not all need fit."""
         ...
 
     def variables(self, state: S) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Invariant: what :func:`decide` returns fits every limit by the exact costs.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,13 +34,21 @@ class Trial(NamedTuple):
     loss: float
 
 
+class Verdict(NamedTuple):
+    """The choice to build, int32 one-hot, and all trials that it was selected by, by rising
+    held-out loss."""
+
+    choice: Choice
+    trials: list[Trial]
+
+
 def decide(
     proposals: Sequence[Proposal],
     settings: recipes.Search,
     problem: Problem,
     fallback: Choice,
-) -> tuple[Choice, list[Trial]]:
-    """The choice to build, and the trials it was selected by.
+) -> Verdict:
+    """The choice to build for the problem's budget, and the trials it was selected by.
 
     The first ``settings.trials`` distinct networks that fit are trained from scratch, each to the
     end of its own short schedule: losses before the learning rate has fallen predict those at the
@@ -50,22 +59,58 @@ def decide(
         settings: trials and their training.
         problem: space, limits and data.
         fallback: a choice that fits, taken where no proposal does.
-
-    Returns:
-        The winner, int32 one-hot, and all trials by rising held-out loss.
     """
-    entrants: dict[tuple, tuple[Proposal, Network]] = {}
+    alone = dataclasses.replace(problem, front=())
+    (verdict,) = decide_front([proposals], settings, alone, [fallback])
+    return verdict
+
+
+def decide_front(
+    proposals: Sequence[Sequence[Proposal]],
+    settings: recipes.Search,
+    problem: Problem,
+    fallbacks: Sequence[Choice],
+) -> list[Verdict]:
+    """:func:`decide` for each of the problem's budgets, with one set of trials.
+
+    Each budget enters its own proposals. A network that several enter is trained once, and each
+    budget takes the best of all that fit it, whoever entered them.
+
+    Args:
+        proposals: for each budget, the most promising first.
+        settings: trials of each budget, and their training.
+        problem: space, limits and data.
+        fallbacks: for each budget a choice that fits, taken where no proposal does.
+    """
+    each = [
+        _entrants(offered, settings.trials, one)
+        for offered, one in zip(proposals, problem.each(), strict=True)
+    ]
+    compared = {shape: pair for one in each if len(one) > 1 for shape, pair in one.items()}
+    choices = [proposal.choice for proposal, _ in compared.values()]
+    losses = _train(choices, settings, problem) if choices else []
+    trials = [Trial(*pair, loss) for pair, loss in zip(compared.values(), losses, strict=True)]
+    trials.sort(key=lambda trial: trial.loss)
+    found = []
+    for one, budget, fallback in zip(each, problem.budgets, fallbacks, strict=True):
+        if len(one) < 2:
+            found.append(Verdict(next(iter(one.values()))[0].choice if one else fallback, []))
+            continue
+        fitting = [trial for trial in trials if budget.fits(trial.network)]
+        found.append(Verdict(fitting[0].proposal.choice, fitting))
+    return found
+
+
+def _entrants(
+    proposals: Sequence[Proposal], count: int, problem: Problem
+) -> dict[tuple, tuple[Proposal, Network]]:
+    """The first proposals that fit and differ, with their networks, by what tells these apart."""
+    found: dict[tuple, tuple[Proposal, Network]] = {}
     for proposal in proposals:
         member = problem.space.decode(proposal.choice)
-        if problem.budget.fits(member):
-            entrants.setdefault(_shape(member), (proposal, member))
-    chosen = list(entrants.values())[: settings.trials]
-    if len(chosen) < 2:
-        return (chosen[0][0].choice if chosen else fallback), []
-    losses = _train([proposal.choice for proposal, _ in chosen], settings, problem)
-    trials = [Trial(*pair, loss) for pair, loss in zip(chosen, losses, strict=True)]
-    trials.sort(key=lambda trial: trial.loss)
-    return trials[0].proposal.choice, trials
+        if len(found) < count and problem.budget.fits(member):
+            found.setdefault(_shape(member), (proposal, member))
+    return found
 
 
 def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) -> list[float]:

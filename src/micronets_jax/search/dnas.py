@@ -41,14 +41,27 @@ SAMPLED_LIMITS = ("sram_bytes",)
 expectation is estimated from sampled choices."""
 
 
+Multipliers = dict[str, Float[Array, ""]]
+"""Of a budget's limits, by name."""
+
+
+FEWEST_EXAMPLES = 4
+"""Examples of a step that each budget of a front must get, for batch-norm moments to mean anything.
+"""
+
+
 class State(NamedTuple):
-    """Everything a search step reads and writes; ``multipliers`` are those of the limits."""
+    """Everything a search step reads and writes.
+
+    Where the problem has a front, ``logits`` and ``decision_optimizer`` have a leading axis of
+    budgets and ``multipliers`` are a list; weights are shared.
+    """
 
     step: Int[Array, ""]
     params: Variables
     batch_stats: Variables
     logits: Logits
-    multipliers: dict[str, Float[Array, ""]]
+    multipliers: Multipliers | list[Multipliers]
     weight_optimizer: optax.OptState
     decision_optimizer: optax.OptState
 
@@ -58,24 +71,37 @@ class DNAS:
     """The search, see ``search.base.Search``.
 
     Metrics of a step: ``loss`` and, of classes, ``accuracy`` on the held-out half, and each limit's
-    used share.
+    used share, its name followed by the number of the budget where there are several.
+
+    Of a front, each budget has decisions of its own. A batch is divided among them, so that a step
+    of several computes about as much as that of one.
     """
 
     settings: recipes.DNAS
     problem: Problem
 
+    def __post_init__(self) -> None:
+        count, half = len(self.problem.budgets), self.settings.batch_size // 2
+        if half < FEWEST_EXAMPLES * count and self.problem.front:
+            raise ValueError(
+                f"search.batch_size={self.settings.batch_size}: half of it is divided among "
+                f"{count} limits; give at least {2 * FEWEST_EXAMPLES * count}, or fewer limits"
+            )
+
     def init(self, key: Key[Array, ""]) -> State:
         """New weights, logits of :func:`start`, multipliers 0."""
         variables = init_supernet(key, self.problem.space.supernetwork())
-        logits = start(self.problem.space, self.settings, self.problem.budget)
+        starts = [start(self.problem.space, self.settings, one) for one in self.problem.budgets]
+        zeros = [{name: jnp.zeros(()) for name in one.limits()} for one in self.problem.budgets]
+        logits = jax.tree.map(lambda *x: jnp.stack(x), *starts) if self.problem.front else starts[0]
         return State(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables["batch_stats"],
             logits=logits,
-            multipliers={name: jnp.zeros(()) for name in self.problem.budget.limits()},
+            multipliers=zeros if self.problem.front else zeros[0],
             weight_optimizer=self._weight_optimizer.init(variables["params"]),
-            decision_optimizer=self._decision_optimizer.init(logits),
+            decision_optimizer=self._each(self._decision_optimizer.init)(logits),
         )
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -96,9 +122,8 @@ class DNAS:
         """Learned layouts (:func:`learned`) alternating with ones that need no training
         (``proposals.unlearned``), so that a contest of few trials compares both."""
         space, budget = self.problem.space, self.problem.budget
-        turns = itertools.zip_longest(
-            learned(space, state.logits), proposals.unlearned(space, budget)
-        )
+        logits = self._by_budget(state.logits)[self.problem.budgets.index(budget)]
+        turns = itertools.zip_longest(learned(space, logits), proposals.unlearned(space, budget))
         return proposals.fitting(space, budget, [x for pair in turns for x in pair if x])
 
     def variables(self, state: State) -> dict[str, Any]:
@@ -115,9 +140,12 @@ class DNAS:
         choice = jax.tree.map(lambda all_, some: jnp.where(warming, all_, some), every, choice)
 
         def loss(params: Variables) -> tuple[Array, Variables]:
-            outputs, batch_stats = self._outputs(params, state.batch_stats, x, choice)
-            mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), batch_stats)
-            return self._mean_loss(outputs, targets, x), mean
+            def of_budget(choice: Choice, x: Array, targets: Array) -> tuple[Array, Variables]:
+                outputs, batch_stats = self._outputs(params, state.batch_stats, x, choice)
+                mean = jax.tree.map(lambda leaf: leaf.mean(axis=0), batch_stats)
+                return self._mean_loss(outputs, targets, x), mean
+
+            return self._mean(self._each(of_budget)(choice, *self._parted(x, targets)))
 
         gradient, batch_stats = jax.grad(loss, has_aux=True)(state.params)
         updates, optimizer = self._weight_optimizer.update(
@@ -136,40 +164,110 @@ class DNAS:
 
         With g the used share of a limit less 1, each limit adds ``multiplier * g + damping / 2 *
         max(g, 0)^2`` to the loss, and its multiplier grows by ``multiplier_rate * g``, never below
-        0 (Bertsekas, "Constrained Optimization and Lagrange Multiplier Methods", 1982).
+        0 (Bertsekas, "Constrained Optimization and Lagrange Multiplier Methods", 1982). Of a front
+        the losses of all budgets are added, each of which depends on its own logits alone.
         """
+        front = self.problem.front
+        multipliers = state.multipliers
+        multipliers = [multipliers] if isinstance(multipliers, dict) else multipliers
 
-        def loss(logits: Logits) -> tuple[Array, Metrics]:
-            choice = self._sample(key, state, logits, decisions.between)
+        def of_budget(choice: Choice, x: Array, targets: Array) -> tuple[Array, Metrics]:
             outputs, _ = self._outputs(state.params, state.batch_stats, x, choice)
-            loss = self._mean_loss(outputs, targets, x)
-            used = _usage(self.problem.space, self.problem.budget, logits, choice)
-            price = sum(
-                state.multipliers[name] * (share - 1)
-                + self.settings.damping / 2 * jnp.square(jnp.maximum(share - 1, 0))
-                for name, share in used.items()
-            )
-            metrics = {"loss": loss, **used}
+            metrics = {"loss": self._mean_loss(outputs, targets, x)}
             if self.problem.loss.of_classes:
                 agree = jax.vmap(agreement, (0, None))(outputs, targets)
                 metrics["accuracy"] = jnp.mean(agree)
-            return loss + price, metrics
+            return metrics["loss"], metrics
 
-        gradient, metrics = jax.grad(loss, has_aux=True)(state.logits)
-        updates, optimizer = self._decision_optimizer.update(
+        def loss(logits: Logits) -> tuple[Array, tuple[Metrics, list[Metrics]]]:
+            choice = self._sample(key, state, logits, decisions.between)
+            losses, metrics = self._each(of_budget)(choice, *self._parted(x, targets))
+            used = self._used(logits, choice)
+            price = sum(
+                multiplier[name] * (share - 1)
+                + self.settings.damping / 2 * jnp.square(jnp.maximum(share - 1, 0))
+                for multiplier, shares in zip(multipliers, used, strict=True)
+                for name, share in shares.items()
+            )
+            return (jnp.sum(losses) if front else losses) + price, (self._mean(metrics), used)
+
+        gradient, (metrics, used) = jax.grad(loss, has_aux=True)(state.logits)
+        updates, optimizer = self._each(self._decision_optimizer.update)(
             gradient, state.decision_optimizer, state.logits
         )
+        raised = [
+            {
+                name: jnp.maximum(m + self.settings.multiplier_rate * (shares[name] - 1), 0)
+                for name, m in multiplier.items()
+            }
+            for multiplier, shares in zip(multipliers, used, strict=True)
+        ]
         moved = state._replace(
             logits=optax.apply_updates(state.logits, updates),
-            multipliers={
-                name: jnp.maximum(m + self.settings.multiplier_rate * (metrics[name] - 1), 0)
-                for name, m in state.multipliers.items()
-            },
+            multipliers=raised if front else raised[0],
             decision_optimizer=optimizer,
         )
+        for number, shares in enumerate(used, 1):
+            metrics |= {f"{name} {number}" if front else name: x for name, x in shares.items()}
         return moved, metrics
 
-    # ------------------------------------------------------------ parts of both
+    def _used(self, logits: Logits, choice: Choice) -> list[Metrics]:
+        """For each budget the used share of each of its limits.
+
+        Budgets that differ in numbers alone are counted side by side, by one piece of program.
+        """
+        space, budgets = self.problem.space, self.problem.budgets
+        if not self.problem.front:
+            return [_usage(space, budgets[0], logits, choice)]
+        alike: dict[tuple, list[int]] = {}
+        for i, budget in enumerate(budgets):
+            alike.setdefault(budget.counting, []).append(i)
+        found: dict[int, Metrics] = {}
+        for group in alike.values():
+            first, rows = budgets[group[0]], np.asarray(group)
+            theirs = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (logits, choice))
+            shares = jax.vmap(functools.partial(_usage, space, first))(*theirs)
+            for row, i in enumerate(group):
+                limits, counted = budgets[i].limits(), first.limits()
+                found[i] = {
+                    name: share[row] * (counted[name] / limits[name])
+                    for name, share in shares.items()
+                }
+        return [found[i] for i in range(len(budgets))]
+
+    # ------------------------------------------------------------ one budget or several
+
+    def _each(self, function: Callable) -> Callable:
+        """A function of one budget's arrays, over the axis of budgets where there is one."""
+        return jax.vmap(function) if self.problem.front else function
+
+    def _mean(self, tree: Any) -> Any:
+        """The mean over budgets."""
+        mean = functools.partial(jnp.mean, axis=0)
+        return jax.tree.map(mean, tree) if self.problem.front else tree
+
+    def _by_budget(self, tree: Any) -> list[Any]:
+        """The part of each budget."""
+        if not self.problem.front:
+            return [tree]
+        return [
+            jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(len(self.problem.front))
+        ]
+
+    def _parted(self, *batch: Array) -> tuple[Array, ...]:
+        """Arrays [examples, ...] as [budgets, examples of each, ...]; a remainder is left out.
+
+        Neighbours go to different budgets, so that each device keeps its examples.
+        """
+        if not self.problem.front:
+            return batch
+        count = len(self.problem.front)
+        return tuple(
+            jnp.swapaxes(x[: len(x) // count * count].reshape(-1, count, *x.shape[1:]), 0, 1)
+            for x in batch
+        )
+
+    # ------------------------------------------------------------ parts of both halves
 
     def _mean_loss(
         self, outputs: Float[Array, "samples batch outputs"], targets: Array, x: Array
@@ -180,8 +278,9 @@ class DNAS:
     def _sample(self, key: Key[Array, ""], state: State, logits: Logits, draw: Callable) -> Choice:
         """Gumbel-softmax samples, whose widths ``draw`` replaces unless settings relax them too."""
         taken, temperature = self.problem.space.decisions(), self._temperature(state.step)
+        front = self.problem.front
 
-        def one(key: Key[Array, ""]) -> Choice:
+        def one(key: Key[Array, ""], logits: Logits) -> Choice:
             relaxed = decisions.gumbel_softmax(key, logits, temperature)
             if self.settings.widths == "relaxed":
                 return relaxed
@@ -191,8 +290,13 @@ class DNAS:
                 for name, leaf in drawn.items()
             }
 
-        keys = jax.random.split(key, self.settings.samples)
-        choices = accelerators.place(jax.vmap(one)(keys), self.problem.mesh, "arch")
+        def samples(key: Key[Array, ""], logits: Logits) -> Choice:
+            keys = jax.random.split(key, self.settings.samples)
+            return jax.vmap(one, (0, None))(keys, logits)
+
+        choices = self._each(samples)(jax.random.split(key, len(front)) if front else key, logits)
+        axes: tuple = (None, "arch") if front else ("arch",)
+        choices = accelerators.place(choices, self.problem.mesh, *axes)
         # Without the barrier XLA's GPU compiler fuses choice, masks and layers and analyses every
         # fusion anew: a step took five times as long to compile. Results are the same.
         return jax.lax.optimization_barrier(choices)

@@ -23,9 +23,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from micronets_jax import accelerators, decisions, derive, recipes
 from micronets_jax.decisions import Choice
-from micronets_jax.losses import agreement, shares
+from micronets_jax.losses import Loss, agreement, shares
 from micronets_jax.search import base
 from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
+from micronets_jax.spaces import Space
 from micronets_jax.supernet import Supernet, architecture
 from micronets_jax.supernet import init as init_supernet
 from micronets_jax.training import Variables, kernels_only
@@ -231,7 +232,7 @@ class TinyNAS:
         """
         settings, rng = self.settings, np.random.default_rng((self.problem.seed, 1))
         judge = self.judging(state)
-        first = list({_name(choice): choice for choice in _rows(self._pool)}.values())
+        first = list({_name(choice): choice for choice in _rows(self._members)}.values())
         first = first[: settings.population]
         known = {_name(choice) for choice in first}
         population = _ranked(first, judge(first))
@@ -249,6 +250,7 @@ class TinyNAS:
         Batch-norm moments are recalibrated for each member on training examples; :data:`AT_ONCE`
         members share a call.
         """
+        judged = _judging(self.problem.space, self.settings.precision, self.problem.loss)
         calibration, _ = base.examples(self.problem, 0, self.settings.calibration)
         x, labels = base.examples(self.problem, 1, self.settings.judged)
 
@@ -257,33 +259,11 @@ class TinyNAS:
             for begin in range(0, len(choices), AT_ONCE):
                 part = choices[begin : begin + AT_ONCE]
                 full = _stacked(part + part[:1] * (AT_ONCE - len(part)))
-                found = self._judged(state.params, state.batch_stats, calibration, x, labels, full)
+                found = judged(state.params, state.batch_stats, calibration, x, labels, full)
                 losses += np.asarray(found).tolist()[: len(part)]
             return losses
 
         return judge
-
-    @functools.cached_property
-    def _judged(self) -> Callable[..., Float[Array, " members"]]:
-        """Compiled evaluation: weights, moments, calibration inputs, held-out inputs and labels,
-        choices [members, ...] -> losses [members]."""
-        space, model = self.problem.space, self._model
-
-        def one(
-            params: Variables,
-            batch_stats: Variables,
-            calibration: Array,
-            x: Array,
-            labels: Array,
-            choice: Choice,
-        ) -> Float[Array, ""]:
-            member = architecture(space, choice)
-            moments = derive.moments(model, params, batch_stats, calibration, member)
-            variables = {"params": params, "batch_stats": moments}
-            outputs = jnp.asarray(model.apply(variables, x, member))
-            return self.problem.loss.value(outputs, labels, x)
-
-        return jax.jit(jax.vmap(one, in_axes=(None,) * 5 + (0,)))
 
     def _children(
         self, rng: np.random.Generator, parents: list[Choice], known: set[bytes]
@@ -318,7 +298,15 @@ class TinyNAS:
 
     @functools.cached_property
     def _pool(self) -> Choice:
-        """Uniform draws of members that fit, stacked, at most :data:`POOL`."""
+        """What every step takes some of: members that fit each of the problem's budgets."""
+        if not self.problem.front:
+            return self._members
+        each = [dataclasses.replace(self, problem=one)._members for one in self.problem.each()]
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *each)
+
+    @functools.cached_property
+    def _members(self) -> Choice:
+        """Uniform draws of members that fit the budget, stacked, at most :data:`POOL`."""
         rng, taken = np.random.default_rng(self.problem.seed), self.problem.space.decisions()
         found, drawn = [], 0
         while len(found) < POOL and drawn < DRAWS * ROUNDS:
@@ -331,10 +319,11 @@ class TinyNAS:
             drawn += DRAWS
         members = len(found) / drawn * decisions.count(taken)
         if members < FEWEST:
+            limits = ", ".join(f"{name}={x:g}" for name, x in self.problem.budget.limits().items())
             raise ValueError(
-                f"the limits leave about {members:,.0f} members of the space, for {len(found)} of "
-                f"{drawn:,} drawn fit; TinyNAS needs {FEWEST}: raise the limits or offer smaller "
-                "members"
+                f"the limits {limits} leave about {members:,.0f} members of the space, for "
+                f"{len(found)} of {drawn:,} drawn fit; TinyNAS needs {FEWEST}: raise the limits or "
+                "offer smaller members"
             )
         return _stacked(found[:POOL])
 
@@ -378,6 +367,30 @@ class TinyNAS:
             settings.final_learning_rate / settings.learning_rate,
         )
         return optax.adamw(schedule, weight_decay=settings.weight_decay, mask=kernels_only)
+
+
+@functools.lru_cache(maxsize=1)
+def _judging(
+    space: Space, precision: recipes.Precision, loss: Loss
+) -> Callable[..., Float[Array, " members"]]:
+    """Evaluation, compiled once for all limits: weights, moments, calibration inputs, held-out
+    inputs and labels, choices [members, ...] -> losses [members]."""
+    model = Supernet(space.supernetwork(), precision=precision)
+
+    def one(
+        params: Variables,
+        batch_stats: Variables,
+        calibration: Array,
+        x: Array,
+        labels: Array,
+        choice: Choice,
+    ) -> Float[Array, ""]:
+        member = architecture(space, choice)
+        moments = derive.moments(model, params, batch_stats, calibration, member)
+        variables = {"params": params, "batch_stats": moments}
+        return loss.value(jnp.asarray(model.apply(variables, x, member)), labels, x)
+
+    return jax.jit(jax.vmap(one, in_axes=(None,) * 5 + (0,)))
 
 
 def _stacked(choices: list[Choice]) -> Choice:
