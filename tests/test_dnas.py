@@ -1,6 +1,7 @@
 """The differentiable search: limits are met, decisions follow the data, weights warm up first."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -19,6 +20,7 @@ from support.searches import BUDGET, LARGEST, SPACE, finish, problem
 from support.searches import SETTINGS as ALL
 
 SETTINGS = ALL["dnas"]
+TAKEN = SPACE.decisions()
 STEPS = base.num_steps(SETTINGS, problem())
 
 
@@ -125,6 +127,61 @@ def test_what_was_learned_is_proposed_first_at_the_limits(finished):
     widths = SPACE.decisions()["width"].value(first.choice["width"])
     assert widths[0] <= widths[2] / 2
     assert np.argmax(second.choice["keep"], axis=-1).tolist() == [1, 1]
+
+
+# ---------------------------------------------------------------- several limits
+
+BUDGETS = tuple(dataclasses.replace(BUDGET, mops=share * BUDGET.mops) for share in (0.5, 1, 2))
+
+
+def test_budgets_of_a_front_are_counted_as_each_is_alone():
+    """Those that differ in numbers side by side, one of another kind by itself."""
+    front = (Budget(mops=0.1), Budget(flash_bytes=20_000, mops=0.2), Budget(mops=0.3))
+    logits = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), decisions.undecided(TAKEN))
+    logits["width"] = logits["width"].at[1, :, 0].set(3.0).at[2, :, -1].set(3.0)
+    choice = jax.tree.map(lambda leaf: leaf[:, None], decisions.expected(logits))
+    together = jax.jit(search.of(SETTINGS, problem(front=front))._used)(logits, choice)
+    for i, (budget, used) in enumerate(zip(front, together, strict=True)):
+        arguments = jax.tree.map(lambda x, i=i: x[i], (logits, choice))
+        alone = jax.jit(functools.partial(dnas._usage, SPACE, budget))(*arguments)
+        chex.assert_trees_all_close(used, alone, rtol=1e-5)
+
+
+def test_decisions_of_a_front_are_each_limit_s_own():
+    """What one limit's decisions and multipliers are changes nothing of another's."""
+    made = search.of(SETTINGS, problem(front=tuple(Budget(mops=one.mops) for one in BUDGETS)))
+    begun, key = made.init(jax.random.key(0)), jax.random.key(1)
+    x, labels = jnp.asarray(DATA.x[:17]), jnp.asarray(DATA.labels[:17])  # two are left out
+    step = jax.jit(lambda state: made._decisions_step(key, state, x, labels))
+    first, metrics = step(begun)
+    width = begun.logits["width"]
+    turned = {**begun.logits, "width": width.at[0].set(width[0, :, ::-1])}
+    dear = [{"mops": jnp.ones(())}, *begun.multipliers[1:]]
+    second, _ = step(begun._replace(logits=turned, multipliers=dear))
+    assert width.shape[0] == 3 and len({float(metrics[f"mops {i}"]) for i in (1, 2, 3)}) == 3
+    for i in (1, 2):
+        chex.assert_trees_all_close(
+            *(jax.tree.map(lambda x, i=i: x[i], state.logits) for state in (first, second)),
+            rtol=1e-5,
+        )
+        assert first.multipliers[i] == second.multipliers[i]
+    assert np.abs(first.logits["width"] - width).max(axis=(1, 2)).min() > 0
+
+
+def test_a_batch_that_is_too_small_for_its_limits_is_refused():
+    with pytest.raises(ValueError, match=r"search.batch_size=16: half of it .* give at least 24"):
+        search.of(dataclasses.replace(SETTINGS, batch_size=16), problem(front=BUDGETS))
+
+
+@pytest.mark.slow
+def test_a_front_meets_each_of_its_limits():
+    _, last = finish(SETTINGS, problem(front=BUDGETS))[-1]
+    assert last["accuracy"] > 0.8
+    for i, budget in enumerate(BUDGETS, 1):
+        for name in budget.limits():
+            assert last[f"{name} {i}"] < 1.1
+    mops = [last[f"mops {i}"] * budget.mops for i, budget in enumerate(BUDGETS, 1)]
+    assert mops == sorted(mops)
 
 
 # ---------------------------------------------------------------- variants

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import recipes
 from experiments import ad, images, kws, vww
-from micronets_jax import budgets, cost, devices, pipeline
+from micronets_jax import budgets, cost, devices, experiment, pipeline
 from micronets_jax.recipes import Random
 from support import flatbuffer_models as fm
 
@@ -171,6 +171,47 @@ def test_a_space_of_pictures_is_as_wide_as_its_limit_asks(home, words, width):
         assert cost.ops(space.largest()) >= 2e6 * options.budget.mops
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--budget.mops 0.8 1.2", ["mops-0.8", "mops-1.2"]),
+        ("--budget.sram_bytes=16384 32768 --seed 1", ["sram-bytes-16384", "sram-bytes-32768"]),
+        ("--device stm32f446re STM32F767ZI", ["STM32F446RE", "STM32F767ZI"]),
+        ("--budget.mops 1.5 None", ["mops-1.5", "mops-None"]),
+        (
+            "--device STM32F446RE STM32F767ZI --budget.mops 1 2",
+            [f"STM32F{board}-mops-{x}" for board in ("446RE", "767ZI") for x in ("1.0", "2.0")],
+        ),
+        ("--budget.mops 1 --device STM32F767ZI", [""]),
+        ("--budget.mops -1", None),
+    ],
+)
+def test_several_values_are_several_networks(words, named):
+    lines = experiment.several(words.split())
+    if named is None:  # a mistake is left to the parser, as it was written
+        assert lines == [words.split()]
+        return
+    each = [kws.KWS.parse(line) for line in lines]
+    assert experiment.names(each) == named
+    if len(each) == 1:
+        assert lines == [words.split()] and experiment.widest(each) is each[0]
+    widest = experiment.widest(each)
+    limits = [one.budget.mops for one in each]
+    assert widest.budget.mops == (None if None in limits else max(limits))
+    assert devices.device(widest.device).sram_bytes == max(
+        devices.device(one.device).sram_bytes for one in each
+    )
+    assert {one.seed for one in each} == {widest.seed}
+
+
+@pytest.mark.parametrize("words", ["--budget.mops 1.2 1.20", "--device STM32F446RE stm32f446re"])
+def test_a_value_that_is_given_twice_is_named(words):
+    each = [kws.KWS.parse(line) for line in experiment.several(words.split())]
+    said = r"^device=STM32F446RE, budget\.mops=1\.2 is asked for twice; give each board"
+    with pytest.raises(ValueError, match=said):
+        experiment.names(each)
+
+
 TINYNAS = ("--method", "tinynas", "--preset", "tiny")
 
 
@@ -188,6 +229,8 @@ TINYNAS = ("--method", "tinynas", "--preset", "tiny")
         ("kws", ("--space.halvings", "9"), "space.halvings=(9,)"),
         ("vww", ("--predict", "none.jpg"), "holds no finished run"),
         ("vww", (*TINYNAS, "--budget.mops", "0.01"), "too few members of every space"),
+        ("kws", ("--preset", "tiny", "--budget.mops", "0.5", "0.001"), "mops-0.001: no network"),
+        ("kws", ("--budget.mops", "0.5", "0.5"), "budget.mops=0.5 is asked for twice"),
     ],
 )
 @pytest.mark.slow

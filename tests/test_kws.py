@@ -176,6 +176,57 @@ def test_a_long_recording_is_a_timeline_and_its_seconds_are_clips(space, finishe
     assert status == 2 and "listening.json is damaged" in error
 
 
+# ---------------------------------------------------------------- several limits
+
+
+@pytest.mark.slow
+def test_a_front_that_is_killed_in_its_second_training_goes_on_there(space):
+    """Two limits, one search; what is finished is not made again."""
+    folder = space / "front"
+    words = (*TINY, "--budget.mops", "0.3", "0.6", "--no-firmware", "--checkpoint-seconds", "0")
+    short = ("--search.epochs", "2", "--train.steps", "60", "--quantize.steps", "15")
+    words = (*words, *short, "--workdir", folder)
+    process, second = start(space, *words), folder / "mops-0.6" / "metrics.jsonl"
+    while process.poll() is None and not second.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    finished = folder / "mops-0.3" / "summary.json"
+    before = [(path, path.read_bytes()) for path in (finished, folder / "metrics.jsonl")]
+    when = finished.stat().st_mtime_ns
+    status, out, error = run(space, *words, "--resume")
+    assert status == 0, error
+    assert "2 networks from one search" in out and "mops-0.3 train" not in out
+    assert finished.stat().st_mtime_ns == when
+    assert all(path.read_bytes() == content for path, content in before)
+    said = json.loads((folder / "front.json").read_text())
+    assert said["networks"] == ["mops-0.3", "mops-0.6"] and "search" in said["seconds"]
+    page = (folder / "report.html").read_text()
+    assert "MicroNet-KWS-S" in page and "mops-0.6/report.html" in page
+    macs = []
+    for name, limit in (("mops-0.3", 0.3), ("mops-0.6", 0.6)):
+        summary = json.loads((folder / name / "summary.json").read_text())
+        assert summary["limits"]["mops"]["limit"] == limit
+        assert summary["limits"]["mops"]["used"] <= limit
+        macs.append(summary["network"]["macs"])
+        contest = json.loads((folder / name / "contest.json").read_text())
+        assert min(row["held_out_loss"] for row in contest) == contest[0]["held_out_loss"]
+    assert macs[0] <= macs[1]  # the best for the tighter limit may be the best of all
+    wavfile.write(space / "tone.wav", 16_000, np.zeros(16_000, np.int16))
+    asked = ("--predict", space / "tone.wav", "--workdir")
+    status, out, error = run(space, *asked, folder / "mops-0.3")
+    assert status == 0 and len(out.splitlines()) == 3, error
+    status, _, error = run(space, *asked, folder)
+    assert status == 2 and "holds a front of 2 networks: give one of" in error
+    # Neither the front nor a network of it is a run of one limit.
+    for place in (folder, folder / "mops-0.6"):
+        status, _, error = run(
+            space, *TINY, "--no-firmware", *short, "--workdir", place, "--resume"
+        )
+        assert status == 2 and "holds a run of another configuration" in error, error
+
+
 # ---------------------------------------------------------------- mistakes
 
 

@@ -463,3 +463,61 @@ def test_the_plan_of_the_program_is_drawn_and_said():
     assert f"{first} to {last}" in page and said in page and "fewer instructions" in page
     assert said in console._plan(plan) and "the fastest plan: " in console._plan(plan)
     assert said not in report.render({"runtime": "tflm", "firmware": {"plan": plan}}, NET)
+
+
+# ---------------------------------------------------------------- fronts
+
+
+def front(folder: pathlib.Path) -> pathlib.Path:
+    """Two networks, of which the second uses and reaches more."""
+    for name, macs, score in (("mops-0.1", 30_000, 0.8), ("mops-<2>", 900_000, 0.9)):
+        summary = SUMMARY | {
+            "metric": "accuracy",
+            "accuracy": {"float": score, "int8": score - 0.01},
+            "network": {"macs": macs},
+            "latency": {"predicted_ms": macs / 1e5, "predicted_mj": None},
+        }
+        (folder / name).mkdir(parents=True)
+        (folder / name / "summary.json").write_text(json.dumps(summary))
+    said = {
+        "experiment": "kws",
+        "preset": "tiny",
+        "seed": 3,
+        "command": "python -m experiments.kws --budget.mops 0.1 2",
+        "data": {"name": "words"},
+        "networks": ["mops-0.1", "mops-<2>"],
+        "published": [
+            {"name": "Net-S", "score": 0.953, "device": "Board", "used": {"mops": 16.4}},
+        ],
+        "seconds": {"search": 60.0, "contest": 30.0},
+    }
+    (folder / "front.json").write_text(json.dumps(said))
+    rows = [
+        {"stage": "search", "epoch": i, "accuracy": 0.2 * i, "mops 1": 1.1, "mops 2": 0.9}
+        for i in (1, 2)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_page_of_a_front_has_every_network_and_its_costs(tmp_path):
+    page = Page(report.write_front(front(tmp_path / "f")).read_text())
+    assert "2 networks from one search" in page.text
+    assert "Accuracy from 79.0% to 89.0% in eight bits" in page.text
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert links == ["mops-0.1/report.html", "mops-%3C2%3E/report.html"]
+    for cell in ("0.06\u00a0million", "1.80\u00a0million", "Net-S", "95.3%", "16.40\u00a0million"):
+        assert cell.replace("\u00a0", " ") in page.text
+    titles = " ".join(page.labels())
+    assert "Accuracy by Operations: int8 from 79.0% to 89.0%" in titles
+    # Both networks use as much memory, so there is nothing to draw.
+    assert "Accuracy by SRAM" not in titles and "Accuracy by Latency, estimated" in titles
+    assert "Operations, share of the limit: mops-0.1 from 1.10 to 1.10; mops-<2>" in titles
+    assert "search 1 min 0 s, contest 30 s" in page.text
+
+
+def test_a_front_whose_networks_are_not_all_there_is_refused(tmp_path):
+    folder = front(tmp_path / "f")
+    (folder / "mops-0.1" / "summary.json").unlink()
+    with pytest.raises(ValueError, match=r"mops-0.1 has no summary.json: let the run finish"):
+        report.write_front(folder)

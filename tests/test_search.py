@@ -136,6 +136,50 @@ def test_no_more_networks_run_than_there_are_trials_and_none_twice(monkeypatch):
     assert ran == [NARROW, WIDE]
 
 
+# ---------------------------------------------------------------- several limits
+
+FRONT = problem(front=(Budget(mops=0.5 * BUDGET.mops), Budget(mops=BUDGET.mops)))
+
+
+@pytest.mark.parametrize("method", ["dnas", "random"])
+def test_one_state_serves_every_limit_of_a_front(method):
+    """What is proposed for a limit fits it and uses it; a loose one gets larger networks."""
+    settings = dataclasses.replace(SETTINGS[method], trials=1)
+    state = search.of(settings, FRONT).init(jax.random.key(0))
+    each = [search.of(settings, one) for one in FRONT.each()]
+    proposed = [made.proposals(state) for made in each]
+    verdicts = search.decide_front(proposed, settings, FRONT, [{}, {}])
+    networks = [SPACE.decode(verdict.choice) for verdict in verdicts]
+    for budget, network in zip(FRONT.front, networks, strict=True):
+        assert budget.fits(network) and budget.usage(network)["mops"] > 0.5
+    assert cost.ops(networks[0]) < cost.ops(networks[1])
+
+
+def test_a_front_trains_each_network_once_and_each_limit_takes_the_best_that_fits(monkeypatch):
+    ran = []
+    losses = {id(WIDE): 3.0, id(NARROW): 1.0, id(TINY): 2.0}
+    monkeypatch.setattr(
+        contest, "_train", lambda them, *_: ran.extend(them) or [losses[id(x)] for x in them]
+    )
+    wide, narrow, tiny = (search.Proposal(str(i), x) for i, x in enumerate((WIDE, NARROW, TINY)))
+    given = problem(front=(Budget(mops=cost.ops(SPACE.decode(TINY)) * 1e-6), ROOM))
+    settings = dataclasses.replace(SETTINGS["random"], trials=2)
+    offered = [[wide, tiny, narrow], [wide, tiny]]
+    tight, loose = search.decide_front(offered, settings, given, [{}, {}])
+    assert ran == [TINY, NARROW, WIDE]  # of the first limit what fits it, then what is new
+    assert tight.choice is NARROW and [x.loss for x in tight.trials] == [1.0, 2.0]
+    # The best of all was entered for the other limit.
+    assert loose.choice is NARROW and [x.loss for x in loose.trials] == [1.0, 2.0, 3.0]
+
+
+def test_a_limit_for_which_a_single_network_is_proposed_takes_it_untrained(monkeypatch):
+    monkeypatch.setattr(contest, "_train", lambda them, *_: pytest.fail("trained"))
+    given = problem(front=(ROOM, ROOM))
+    offered = [[search.Proposal("wide", WIDE)], []]
+    first, second = search.decide_front(offered, SETTINGS["dnas"], given, [TINY, NARROW])
+    assert first == (WIDE, []) and second == (NARROW, [])
+
+
 # ---------------------------------------------------------------- a third search
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +49,32 @@ def logits(params, batch_stats, x):
     model = supernet.Supernet(SPACE.supernetwork())
     variables = {"params": params, "batch_stats": batch_stats}
     return model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+
+# ---------------------------------------------------------------- several limits
+
+
+def test_a_supernet_of_a_front_sees_members_that_fit_each_limit(made):
+    tight = Budget(mops=0.9 * BUDGET.mops)
+    front = problem(front=(tight, BUDGET))
+    both = tinynas.TinyNAS(SETTINGS, front)
+    first, second = (tinynas.TinyNAS(SETTINGS, one)._members for one in front.each())
+    chex.assert_trees_all_equal(
+        both._pool, jax.tree.map(lambda *x: np.concatenate(x), first, second)
+    )
+    chex.assert_trees_all_equal(second, made._pool)
+    assert all(tight.fits(SPACE.decode(choice)) for choice in tinynas._rows(first)[:20])
+
+
+@pytest.mark.slow
+def test_a_supernet_of_a_front_evolves_members_for_each_limit(states):
+    """By the weights of the one search, each population fits its own limit."""
+    front = problem(front=(Budget(mops=0.9 * BUDGET.mops), BUDGET))
+    for one in front.each():
+        settings = dataclasses.replace(SETTINGS, rounds=1)
+        proposed = tinynas.TinyNAS(settings, one).proposals(states[-1])
+        assert len(proposed) >= settings.parents
+        assert all(one.budget.fits(SPACE.decode(each.choice)) for each in proposed)
 
 
 # ---------------------------------------------------------------- channels

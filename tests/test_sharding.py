@@ -31,10 +31,10 @@ def unchanged(key, x, labels):
     return jnp.asarray(x), jnp.asarray(labels)
 
 
-def step(mesh):
+def step(mesh, front=()):
     settings = DNAS(epochs=10, batch_size=32, samples=4, warmup=0.0, bits=0)
     halves = (training.Prepared([(x, labels)], 1),) * 2
-    given = search.Problem(space, budget, halves, unchanged, jnp.asarray, seed=1, mesh=mesh)
+    given = search.Problem(space, budget, halves, unchanged, jnp.asarray, 1, mesh, front=front)
     made = search.of(settings, given)
     state = made.init(jax.random.key(0))
     batch = accelerators.place(search.Batch(x, labels, x, labels), mesh, "data")
@@ -66,6 +66,9 @@ def gap(one, other):
 mesh = accelerators.mesh(16, 4)
 alone, work = step(None)
 shared, part = step(mesh)
+front = (budget, Budget(mops=0.02))
+two, work_of_two = step(None, front)
+two_shared, part_of_two = step(mesh, front)
 row = accelerators.mesh(16)
 print(json.dumps({
     "mesh": dict(mesh.shape),
@@ -73,6 +76,9 @@ print(json.dumps({
     "search": gap(alone, shared),
     "train": gap(train(None)[0], train(row)[0]),
     "work": part / work,
+    "front": gap(two, two_shared),
+    "front_work": part_of_two / work_of_two,
+    "front_more": work_of_two / work,
 }))
 """
 
@@ -105,3 +111,10 @@ def test_eight_devices_compute_what_one_computes(result):
 
 def test_each_of_eight_devices_does_its_part(result):
     assert result["work"] < 0.35
+
+
+def test_a_front_is_sharded_alike_and_takes_no_more_work(result):
+    """Two limits divide the batch."""
+    assert result["front"] < 1e-3
+    assert result["front_work"] < 0.35
+    assert result["front_more"] < 1.1
