@@ -11,19 +11,19 @@ output is compared with that of this machine. A false alarm is all that was told
 "after words" counts those that were told when a word was the last that was said. Standard errors of
 misses are by the number of words.
 
-2,397 training clips of Speech Commands, quick preset, seed 0, 2026-11-30: 1.19 million operations,
-86.1 % of 453 test clips in float and 85.9 % in int8; chosen at 40 false alarms an hour: a mean of
-five posteriors, a threshold of 0.66, a pause of a second::
+2,397 training clips of Speech Commands, quick preset, seed 0, ``--core-minutes 2``, 2026-12-01:
+1.18 million operations, 88.1 % of 453 test clips in float and 88.3 % in int8; chosen at 40 false
+alarms an hour: a mean of four posteriors, a threshold of 0.80, a pause of 0.6 seconds::
 
               minutes  words          missed alarms/h  after words
-    float        30.0    611   30.0 (1.9) %     30.0    14 of 15
-    int8         30.0    611   29.0 (1.8) %     32.0    16 of 16
-    int8         10.0    203   27.6 (3.1) %     18.0     3 of 3
-    core         10.0    203   27.6 (3.1) %     18.0     3 of 3
+    float        30.0    611   25.9 (1.8) %     28.0    13 of 14
+    int8         30.0    611   23.6 (1.7) %     34.0    15 of 17
+    int8          2.0     44   22.7 (6.3) %      0.0     0 of 0
+    core          2.0     44   22.7 (6.3) %      0.0     0 of 0
 
-2,996 inferences on mps2-an386: no byte of the outputs differs from TensorFlow Lite Micro's for the
-same features, no word from this machine's, features by a step at most. For the STM32F446RE 10.96
-million instructions a second of sound, 8.7 % of the core (an estimate).
+596 inferences on mps2-an386: no byte of the outputs differs from TensorFlow Lite Micro's for the
+same features, no word from this machine's, no feature. For the STM32F446RE 8.77 million
+instructions a second of sound, 7.0 % of the core (an estimate).
 """
 
 from __future__ import annotations
