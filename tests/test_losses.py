@@ -10,7 +10,7 @@ from micronets_jax.budgets import Budget
 from micronets_jax.losses import CROSS_ENTROPY, RECONSTRUCTION, SQUARED_ERROR, Loss
 from micronets_jax.search import Problem
 from micronets_jax.spaces import DSCNN, Dense
-from support.learning import DATA, INPUT_SHAPE
+from support.learning import DATA, INPUT_SHAPE, Blobs
 
 
 def test_cross_entropy_takes_classes_and_shares():
@@ -66,7 +66,7 @@ def test_what_needs_classes_is_refused_elsewhere():
 # ---------------------------------------------------------------- training and searches
 
 
-class Copies:
+class Copies(Blobs):
     """Pictures of rank 2, so that a bottleneck of 2 can hold them; labels are the two factors."""
 
     def __init__(self, n: int = 128):
@@ -74,18 +74,6 @@ class Copies:
         factors = rng.normal(size=(n, 2)).astype(np.float32)
         patterns = rng.normal(size=(2, *INPUT_SHAPE)).astype(np.float32)
         self.x, self.labels = np.einsum("nf,fijc->nijc", factors, patterns), factors
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def num_batches(self, batch_size: int) -> int:
-        return len(self) // batch_size
-
-    def batches(self, batch_size: int, seed: int, epoch: int, rows: slice = slice(None)):
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        for i in range(self.num_batches(batch_size)):
-            drawn = order[i * batch_size : (i + 1) * batch_size][rows]
-            yield self.x[drawn], self.labels[drawn]
 
 
 COPIES = Copies()
