@@ -303,7 +303,9 @@ def _build(
 ) -> dict[str, Any]:
     """All that follows when the network is found: train, quantise, export, measure, report."""
     variables = timed("train", _train, plan, workdir, display, found, shared, teacher)
-    trained = timed("quantize", _quantize, plan, workdir, display, found, variables, teacher)
+    trained, rounding = timed(
+        "quantize", _quantize, plan, workdir, display, found, variables, teacher
+    )
     workdir.save_weights({**variables, **trained})
     if not hosts.first():
         return {}
@@ -315,6 +317,7 @@ def _build(
     summary = timed("measure", _measure, plan, workdir, found, variables, model, program)
     if heard is not None:
         summary["listening"] = heard
+    summary["quantization"] = rounding
     summary["seconds"] = timed.seconds
     summary["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     workdir.write(SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -680,26 +683,40 @@ def _quantize(
     found: Network,
     variables: dict[str, Any],
     teacher: Teacher | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and ranges of the delivered network, and how they were chosen.
+
+    With 8 bits a network often loses nothing when its float weights are rounded, and training it
+    on only fits the training examples more closely. So the rounded network is kept where its
+    validation loss is not above that of the network trained on.
+    """
     fold = functools.partial(quantize.fold, found)
     folded = accelerators.once(fold, variables["params"], variables["batch_stats"])
     ranges = quantize.calibrate(found, folded, _calibration(plan))
+    rounded: training.Variables = {"folded": folded, "ranges": ranges}
 
     def logits(state: training.State, x: Array) -> Array:
         return quantize.apply(found, state.trainable["folded"], state.trainable["ranges"], x)
 
-    return _fit(
+    state = _fit(
         plan,
         workdir,
         display,
         "quantize",
         training.quantized_model(found),
-        ({"folded": folded, "ranges": ranges}, {}),
+        (rounded, {}),
         plan.quantize,
         teacher,
         logits,
         seed=plan.seed + 1,
-    ).trainable
+    )
+    candidates = {"rounded": rounded, "trained": state.trainable}
+    losses = {
+        name: _validation_loss(plan, logits, state._replace(trainable=values))
+        for name, values in candidates.items()
+    }
+    kept = min(losses, key=lambda name: losses[name])
+    return dict(candidates[kept]), {"kept": kept, "validation_loss": losses}
 
 
 def _fit(
@@ -1043,6 +1060,15 @@ def _validation(
     features = data.split_features(plan.dataset, "validation", plan.frontend)
     outputs = training.predict(logits, state, features)
     return training.validation(plan.loss, outputs, plan.dataset.validation.labels, features)
+
+
+def _validation_loss(
+    plan: Plan, logits: Callable[[training.State, Array], Array], state: training.State
+) -> float:
+    features = data.split_features(plan.dataset, "validation", plan.frontend)
+    outputs = jnp.asarray(training.predict(logits, state, features))
+    labels = jnp.asarray(plan.dataset.validation.labels)
+    return float(plan.loss.value(outputs, labels, jnp.asarray(features)))
 
 
 def _clean_batches(plan: Plan, split: data.Split, count: int) -> Iterator[tuple[Array, Array]]:

@@ -118,7 +118,7 @@ def render(
         sections.search(summary, metrics),
         sections.proposals(proposals),
         sections.contest(trials),
-        sections.training(metrics),
+        sections.training(summary, metrics),
         sections.layers(found),
         markup.tag("div", sections.prediction(summary), sections.origin(summary), class_="pair"),
         sections.firmware(summary),

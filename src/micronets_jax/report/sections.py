@@ -727,9 +727,9 @@ def _cost(row: Mapping[str, Any]) -> tuple[Number, Number]:
     return row["mops"], row["held_out_loss"]
 
 
-def training(metrics: Metrics) -> Html | None:
+def training(summary: Summary, metrics: Metrics) -> Html | None:
     """Accuracy, or the validation loss where there is none, and loss while the found network
-    learns."""
+    learns; and whether its 8-bit weights were trained on or only rounded."""
     records = [row for row in metrics if row.get("stage") in ("train", "quantize")]
     if not records:
         return None
@@ -753,6 +753,13 @@ def training(metrics: Metrics) -> Html | None:
     ]
     note = "The found network, trained in float"
     note += "; shaded: continued with 8-bit weights and activations." if quantized else "."
+    if rounding := summary.get("quantization"):
+        losses = rounding["validation_loss"]
+        kept = "rounded weights" if rounding["kept"] == "rounded" else "weights trained on"
+        note += (
+            f" The {kept} are kept: validation loss {losses['rounded']:.3f} rounded,"
+            f" {losses['trained']:.3f} trained on."
+        )
     augmented = " Training examples are augmented, so they can be the harder ones."
     return markup.section("Training", note + augmented, tag("div", charts, class_="pair"))
 
