@@ -1,12 +1,24 @@
 """What all tests share: strict arithmetic, the reference folder, and which tests may be skipped."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 # Before TensorFlow is imported; child processes inherit it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["MICRONETS_BOARDS"] = ""  # predictions of tests go by no board of whoever runs them
+
+# Before JAX is imported: tests and the runs that they start share what they compile, and nothing
+# that was compiled before.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="micronets-programs-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import hypothesis
 import pytest

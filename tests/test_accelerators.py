@@ -1,8 +1,11 @@
 """Where and how programs run; meshes are tested in test_sharding, on devices of their own."""
 
 import ctypes
+import os
 import platform
 import resource
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -48,3 +51,37 @@ def test_memory_that_was_freed_is_used_again_without_being_mapped_again():
 
     faults()
     assert faults() < 5 * size / (2 << 20)  # where each time is mapped, one per huge page or more
+
+
+KEEPING = """
+import pathlib, sys
+from micronets_jax import accelerators
+accelerators.PROGRAMS_FROM_S = 0
+accelerators.keep_programs(pathlib.Path(sys.argv[1]))
+import jax
+found = []
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
+print(float(jax.jit(lambda x: x * 2 + 1)(3.0)), found.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def kept(folder, **environment):
+    given = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMP", "JAX_PERSIST"))}
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPING, str(folder)],
+        env=given | environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.split(), done.stderr
+
+
+def test_the_second_process_loads_what_the_first_one_compiled(tmp_path):
+    assert kept(tmp_path / "programs") == (["7.0", "0"], "")
+    assert kept(tmp_path / "programs") == (["7.0", "1"], "")
+
+
+def test_programs_that_cannot_be_kept_are_compiled_and_a_folder_of_ones_own_is_used(tmp_path):
+    (tmp_path / "file").touch()
+    assert kept(tmp_path / "file" / "programs") == (["7.0", "0"], "")
+    own = {"JAX_COMPILATION_CACHE_DIR": f"{tmp_path / 'own'}"}
+    assert kept(tmp_path / "programs", **own)[0] == ["7.0", "0"]
+    assert not (tmp_path / "programs").exists()

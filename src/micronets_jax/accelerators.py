@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import importlib
 import math
 import os
+import pathlib
+import platform
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +40,9 @@ INSTALL = {
 MALLOPT = {-3: 1 << 30, -1: (1 << 31) - 1}
 """Settings of glibc's ``mallopt``, by their numbers in malloc.h: M_MMAP_THRESHOLD, from how many
 bytes on memory is returned as soon as it is freed, and M_TRIM_THRESHOLD, likewise of the rest."""
+
+PROGRAMS_FROM_S, PROGRAMS_BYTES = 0.5, 2 << 30
+"""How long a program has to compile to be kept, and how many bytes are kept at most."""
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """Options for XLA's CPU compiler."""
@@ -88,6 +94,37 @@ def keep_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             for setting, value in MALLOPT.items():
                 mallopt(setting, value)
+
+
+def keep_programs(folder: pathlib.Path) -> None:
+    """Make JAX keep compiled programs in a folder, from which the next run whose networks have the
+    same shapes loads them instead of compiling, with the same bits as results.
+
+    Where ``JAX_COMPILATION_CACHE_DIR`` names a folder, that one is used as JAX's documentation
+    says. Otherwise programs that took :data:`PROGRAMS_FROM_S` to compile are kept, each set of a
+    CPU's instructions apart, for a home may be mounted by several kinds of machines, and those
+    longest unused are deleted beyond :data:`PROGRAMS_BYTES`. A folder that cannot be written costs
+    the time to compile, never the run.
+    """
+    jax = importlib.import_module("jax")
+    if jax.config.jax_compilation_cache_dir:
+        return
+    there = folder / f"{platform.machine()}-{_instructions()}"
+    with contextlib.suppress(OSError):
+        there.mkdir(parents=True, exist_ok=True)
+        if os.access(there, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(there))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", PROGRAMS_FROM_S)
+            jax.config.update("jax_compilation_cache_max_size", PROGRAMS_BYTES)
+
+
+def _instructions() -> str:
+    """A short name of the sets of instructions that this machine's CPU has."""
+    features = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        features += next((x for x in lines if x.lower().startswith(("flags", "features"))), "")
+    return hashlib.sha256(features.encode()).hexdigest()[:12]
 
 
 def mesh(examples: int, samples: int = 1, devices: Sequence[object] | None = None) -> Mesh | None:

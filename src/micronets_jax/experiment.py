@@ -237,6 +237,7 @@ class Experiment(Generic[Given]):
             elif options.firmware and (lacks := targets.engine(options.runtime).missing(device)):
                 print(f"{lacks}: the firmware will be compiled C")
         print(f"computing on {accelerators.select(options.accelerator)}")
+        accelerators.keep_programs(data.cache.default_folder() / "programs")
         task = self.task(options)
         if options.bits != Bits():
             task = dataclasses.replace(task, space=WithBits(task.space, options.bits))
