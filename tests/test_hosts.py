@@ -216,19 +216,27 @@ def test_devices_of_several_hosts_must_divide_the_batch(monkeypatch):
         ({"epochs": 7}, "different options: train.epochs is 5 on host 0, 7 on host 1"),
         ({"seed": 3}, "different options: seed is 0 on host 0, 3 on host 1; start all of them by"),
         ({"data": "other"}, "different data: the fingerprint is same on host 0, other on host 1"),
+        (
+            {"more": "budget.mops-2"},
+            "networks: a single one on host 0, budget.mops-1, budget.mops-2 on host 1",
+        ),
     ],
 )
 def test_hosts_whose_options_or_data_differ_do_not_begin(there, says, monkeypatch):
     def exchange(text):
-        other = json.loads(text)
+        networks = json.loads(text)
+        other = networks[""]
         assert "process_id" not in other["options"]
         other["data"] = there.get("data", other["data"])
         other["options"]["seed"] = there.get("seed", 0)
         other["options"]["train"]["epochs"] = there.get("epochs", 5)
-        return [text, json.dumps(other)]
+        if "more" in there:
+            networks = {"budget.mops-1": other, there["more"]: other}
+        return [text, json.dumps(networks)]
 
     monkeypatch.setattr(hosts, "exchange", exchange)
     plan = types.SimpleNamespace(dataset=types.SimpleNamespace(fingerprint="same"))
     expected = pytest.raises(hosts.HostError, match=says) if says else contextlib.nullcontext()
     with expected:
-        kws.KWS.agree(plan, kws.KWS.parse(["--preset", "paper", "--train.epochs", "5"]))
+        options = kws.KWS.parse(["--preset", "paper", "--train.epochs", "5"])
+        kws.KWS.agree({"": plan}, {"": options})

@@ -156,9 +156,8 @@ class Experiment(Generic[Given]):
             with hosts.together(*mistakes):
                 named = dict(zip(names(each), each, strict=True))
                 plans = self.prepare_front(named, arguments)
-            for name, plan in plans.items():
-                with hosts.together():
-                    self.agree(plan, named[name])
+            with hosts.together():
+                self.agree(plans, named)
         troubles = DataError, FirmwareError, WorkdirError, OSError
         told = hosts.together(*troubles)
         with hosts.abandoned(), console.errors(HostError, *troubles), told:
@@ -308,31 +307,51 @@ class Experiment(Generic[Given]):
         if not hosts.first():
             console.mute()
 
-    def agree(self, plan: Plan, options: Given) -> None:
-        """Compare options and data of all processes, before the first step.
+    def agree(self, plans: Mapping[str, Plan], each: Mapping[str, Given]) -> None:
+        """Compare networks asked for, options and data of all processes, before the first step.
 
         Raises:
             HostError: they differ.
         """
-        from micronets_jax import hosts, workdir
+        from micronets_jax import hosts
 
-        given = dataclasses.asdict(options)
         facts = {
-            "options": {name: given[name] for name in given if name not in OF_PROCESSES},
-            "data": plan.dataset.fingerprint,
+            name: {
+                "options": {
+                    option: value
+                    for option, value in dataclasses.asdict(options).items()
+                    if option not in OF_PROCESSES
+                },
+                "data": plans[name].dataset.fingerprint,
+            }
+            for name, options in each.items()
         }
         first, *others = map(json.loads, hosts.exchange(json.dumps(facts, default=str)))
         for host, other in enumerate(others, 1):
-            for name, its, here in workdir.differences(first["options"], other["options"]):
-                raise hosts.HostError(
-                    f"hosts have different options: {name} is {its} on host 0, {here} on host "
-                    f"{host}; start all of them by the same command"
+            if list(first) != list(other):
+                here, there = (
+                    ", ".join(x) if len(x) > 1 else "a single one" for x in (other, first)
                 )
-            if first["data"] != other["data"]:
                 raise hosts.HostError(
-                    f"hosts have different data: the fingerprint is {first['data']} on host 0, "
-                    f"{other['data']} on host {host}; give all of them the same"
+                    f"hosts look for different networks: {there} on host 0, {here} on host {host}; "
+                    "start all of them by the same command"
                 )
+            for network in first:
+                self._compare(first[network], other[network], host)
+
+    def _compare(self, first: Mapping[str, Any], other: Mapping[str, Any], host: int) -> None:
+        from micronets_jax import hosts, workdir
+
+        for name, its, here in workdir.differences(first["options"], other["options"]):
+            raise hosts.HostError(
+                f"hosts have different options: {name} is {its} on host 0, {here} on host "
+                f"{host}; start all of them by the same command"
+            )
+        if first["data"] != other["data"]:
+            raise hosts.HostError(
+                f"hosts have different data: the fingerprint is {first['data']} on host 0, "
+                f"{other['data']} on host {host}; give all of them the same"
+            )
 
     def run(self, plan: Plan, options: Given) -> None:
         """The whole path; its results lie in the work folder."""
