@@ -168,8 +168,19 @@ def test_a_front_trains_each_network_once_and_each_limit_takes_the_best_that_fit
     tight, loose = search.decide_front(offered, settings, given, [{}, {}])
     assert ran == [TINY, NARROW, WIDE]  # of the first limit what fits it, then what is new
     assert tight.choice is NARROW and [x.loss for x in tight.trials] == [1.0, 2.0]
-    # The best of all was entered for the other limit.
+    # The best of all uses less of the loose limit than what was entered for that.
+    assert loose.choice is TINY and [x.loss for x in loose.trials] == [2.0, 3.0]
+    # One that was entered for another limit may win, where it is no smaller.
+    _, loose = search.decide_front([[tiny, narrow], [narrow, wide]], settings, given, [{}, {}])
     assert loose.choice is NARROW and [x.loss for x in loose.trials] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("trials", "budgets", "each"),
+    [(4, 1, 4), (4, 2, 2), (4, 3, 2), (6, 2, 4), (9, 2, 6), (1, 3, 1)],
+)
+def test_all_limits_of_a_front_enter_less_than_twice_the_networks_of_one(trials, budgets, each):
+    assert contest.entrants(trials, budgets) == each
 
 
 def test_a_limit_for_which_a_single_network_is_proposed_takes_it_untrained(monkeypatch):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from micronets_jax import derive, recipes, supernet, training
+from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice
 from micronets_jax.network import Network
 from micronets_jax.search import base
@@ -73,17 +74,20 @@ def decide_front(
 ) -> list[Verdict]:
     """:func:`decide` for each of the problem's budgets, with one set of trials.
 
-    Each budget enters its own proposals. A network that several enter is trained once, and each
-    budget takes the best of all that fit it, whoever entered them.
+    Each budget enters its own proposals, fewer than alone (:func:`entrants`). A network that
+    several enter is trained once. Each budget takes the best of all that fit it and use no less of
+    its tightest limit than the least of its own, whoever entered them: short trainings favour small
+    networks, so those of tighter budgets would win where they should not.
 
     Args:
         proposals: for each budget, the most promising first.
-        settings: trials of each budget, and their training.
+        settings: trials of a budget alone, and their training.
         problem: space, limits and data.
         fallbacks: for each budget a choice that fits, taken where no proposal does.
     """
+    count = entrants(settings.trials, len(problem.budgets))
     each = [
-        _entrants(offered, settings.trials, one)
+        _entrants(offered, count, one)
         for offered, one in zip(proposals, problem.each(), strict=True)
     ]
     compared = {shape: pair for one in each if len(one) > 1 for shape, pair in one.items()}
@@ -96,9 +100,25 @@ def decide_front(
         if len(one) < 2:
             found.append(Verdict(next(iter(one.values()))[0].choice if one else fallback, []))
             continue
-        fitting = [trial for trial in trials if budget.fits(trial.network)]
+        least = min(_used(budget, network) for _, network in one.values())
+        fitting = [
+            trial
+            for trial in trials
+            if budget.fits(trial.network) and _used(budget, trial.network) >= least
+        ]
         found.append(Verdict(fitting[0].proposal.choice, fitting))
     return found
+
+
+def entrants(trials: int, budgets: int) -> int:
+    """Networks that each of several budgets enters: ``trials`` of one alone, of many two at least,
+    and in between so many that all enter less than twice those of one."""
+    return min(trials, max(2, 2 * trials // (budgets + 1)))
+
+
+def _used(budget: Budget, network: Network) -> float:
+    """The share of its tightest limit that the network uses; 0 without limits."""
+    return max(map(float, budget.usage(network).values()), default=0.0)
 
 
 def _entrants(
