@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.reference import reference_folder
-from micronets_jax import characterize, devices, latency, tflite, zoo
+from micronets_jax import devices, latency, latency_fit, tflite, zoo
 from micronets_jax.devices import speeds
 from micronets_jax.network import INPUT, Kind, Layer, Network
 
@@ -129,7 +129,7 @@ def laboratory(row: speeds.Measured) -> str:
 def errors(found: Mapping[tuple[str, str], np.ndarray], row: speeds.Measured) -> Errors:
     """Of the networks of one build."""
     cycles = found[row.device, laboratory(row)]
-    own = characterize.board_factor(np.ones(len(cycles)), cycles)[1] + 1
+    own = latency_fit.board_factor(np.ones(len(cycles)), cycles)[1] + 1
     rest = [other for other in speeds.MEASURED if other.device != row.device]
     return Errors(own, speeds.estimate("", row.core, rest).factor / cycles)
 

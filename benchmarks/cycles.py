@@ -40,7 +40,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.reference import reference_folder
-from micronets_jax import characterize, devices, export, firmware, zoo
+from micronets_jax import devices, export, firmware, latency_fit, zoo
 from micronets_jax.devices import Device
 from micronets_jax.firmware import execute, link
 
@@ -224,7 +224,7 @@ def main() -> None:
             if seconds is None or name not in zoo.names():
                 continue
             network = zoo.network(name, 8 if task == "ad" else None)
-            weights = characterize.random_weights(np.random.default_rng(0), network)
+            weights = latency_fit.random_weights(np.random.default_rng(0), network)
             place = pathlib.Path(folder) / name
             firmware.write(
                 export.assemble(network, *weights), core.name, place, runtime="tflm",
@@ -234,7 +234,7 @@ def main() -> None:
             measured.append(seconds * hertz)
             print(f"{name:<16} {counts[-1][0]:>12} {counts[-1][1]:>10} {measured[-1]:>11.0f}")
     for what, values in zip(Count._fields, np.array(counts).T, strict=True):
-        factor, errors = characterize.board_factor(values, np.array(measured))
+        factor, errors = latency_fit.board_factor(values, np.array(measured))
         error = 100 * np.abs(errors).mean()
         print(f"{what:<13} times {factor:.3f}: one network from the others {error:.1f} % off")
 

@@ -19,7 +19,7 @@ import jax
 import tyro
 
 from experiments import kws
-from micronets_jax import accelerators, budgets, experiment, pipeline, search
+from micronets_jax import accelerators, budgets, experiment_cli, pipeline, search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ def plans(options: Options) -> Iterator[pipeline.Plan]:
     """One for each limit, as the command line would make them."""
     words = ["--preset", options.preset, "--data", options.data, "--seed", str(options.seed)]
     words += ["--no-firmware", "--workdir", "runs/never", "--budget.mops", *map(str, options.mops)]
-    each = [kws.KWS.parse(line) for line in experiment.several(words)]
-    names = experiment.names(each)
+    each = [kws.KWS.parse(line) for line in experiment_cli.several(words)]
+    names = experiment_cli.names(each)
     yield from kws.KWS.prepare_front(dict(zip(names, each, strict=True))).values()
 
 

@@ -32,7 +32,7 @@ import tyro
 from experiments import images, kws, vww
 from micronets_jax import (
     data,
-    experiment,
+    experiment_cli,
     files,
     losses,
     network,
@@ -127,7 +127,7 @@ def measured(options: Options, row: str, seed: int) -> dict[str, float]:
 
 def plan(options: Options, row: str) -> pipeline.Plan:
     """What the preset quick does with the options of a row."""
-    home: experiment.Experiment = EXPERIMENTS[options.task]
+    home: experiment_cli.Experiment = EXPERIMENTS[options.task]
     shared = ["--data", options.data, *(f"--{word}" for word in options.options)]
     steps = home.parse(shared).train.steps
     change = CHANGES[options.task][row].format(twice=2 * steps, half=steps // 2)

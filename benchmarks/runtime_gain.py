@@ -62,8 +62,8 @@ from micronets_jax import (
     targets,
     zoo,
 )
-from micronets_jax.experiment import Experiment
-from micronets_jax.experiment import Options as Settings
+from micronets_jax.experiment_cli import Experiment
+from micronets_jax.experiment_cli import Options as Settings
 from micronets_jax.network import Network
 from micronets_jax.recipes import Limits
 from micronets_jax.targets.compiled.memory import arena_bytes

@@ -103,7 +103,7 @@ from micronets_jax import (
 )
 from micronets_jax import search as searches
 from micronets_jax.budgets import Budget
-from micronets_jax.experiment import Experiment
+from micronets_jax.experiment_cli import Experiment
 from micronets_jax.network import Network
 from micronets_jax.recipes import Limits
 from micronets_jax.search import proposals

@@ -18,12 +18,12 @@ import signal
 import sys
 import time
 
-from micronets_jax import experiment, files
+from micronets_jax import experiment_cli, files
 from micronets_jax.recipes import DNAS, FloatTraining
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(experiment.Options):
+class Options(experiment_cli.Options):
     """Learn nothing."""
 
     fail: str = ""
@@ -42,7 +42,7 @@ def task(options: Options):
     raise NotImplementedError
 
 
-NOTHING = experiment.Experiment("nothing", PRESETS, task)
+NOTHING = experiment_cli.Experiment("nothing", PRESETS, task)
 
 
 def run(options: Options) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from micronets_jax import experiment
+from micronets_jax import experiment_cli
 from micronets_jax.recipes import DNAS, FloatTraining, Limits, Training
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Space:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(experiment.Options):
+class Options(experiment_cli.Options):
     """Find an anomaly detector that fits a board: search, train, quantise, export, check."""
 
     data: str = "embedded"
@@ -113,7 +113,7 @@ def task(options: Options) -> Task:
     )
 
 
-AD = experiment.Experiment("ad", PRESETS, task)
+AD = experiment_cli.Experiment("ad", PRESETS, task)
 
 if __name__ == "__main__":
     AD.main()

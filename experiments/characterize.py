@@ -32,8 +32,8 @@ import tyro
 from micronets_jax.targets import Runtime
 
 if TYPE_CHECKING:
-    from micronets_jax.characterize import Sample
     from micronets_jax.devices import Device
+    from micronets_jax.latency_fit import Sample
     from micronets_jax.workdir import Workdir
 
 SAMPLES = "samples.jsonl"
@@ -143,8 +143,8 @@ def run(options: Options) -> dict[str, Any]:
 
 def measured(options: Options, core: str, workdir: Workdir) -> list[Sample]:
     """All samples by index; those of an earlier run are read, bad ones reported and left out."""
-    from micronets_jax.characterize import Sample
     from micronets_jax.files import read_records
+    from micronets_jax.latency_fit import Sample
 
     path = workdir.path / SAMPLES
     known = {row["index"]: row for row in read_records(path)} if path.exists() else {}
@@ -169,7 +169,7 @@ def measured(options: Options, core: str, workdir: Workdir) -> list[Sample]:
 
 def _measure(indices: list[int], options: Options, core: str) -> Iterator[tuple[int, Sample | str]]:
     """Each index with its sample, or with the reason why there is none, as they come."""
-    from micronets_jax import characterize
+    from micronets_jax import latency_fit
 
     context = multiprocessing.get_context("spawn")
     left = set(indices)
@@ -177,7 +177,7 @@ def _measure(indices: list[int], options: Options, core: str) -> Iterator[tuple[
         with concurrent.futures.ProcessPoolExecutor(min(options.jobs, len(left)), context) as pool:
             running = {
                 pool.submit(
-                    characterize.attempt, options.space, options.seed, i, core, options.runtime
+                    latency_fit.attempt, options.space, options.seed, i, core, options.runtime
                 ): i
                 for i in sorted(left)
             }
@@ -206,15 +206,15 @@ def _ask(
     Raises:
         ProtocolError: it failed several times in a row.
     """
-    from micronets_jax import characterize
+    from micronets_jax import latency_fit
     from micronets_jax.protocol import ProtocolError
 
     failed = 0
     for index in indices:
         try:
-            found = characterize.calibrate(
+            found = latency_fit.calibrate(
                 options.space, options.seed, index, options.device, str(options.calibrate), folder,
-                characterize.flash, options.runtime,
+                latency_fit.flash, options.runtime,
             )  # fmt: skip
             failed = 0
         except (RuntimeError, ValueError) as error:
@@ -233,14 +233,14 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
     """The fit as JSON data; also printed."""
     import numpy as np
 
-    from micronets_jax import characterize
+    from micronets_jax import latency_fit
 
-    networks = [characterize.draw(options.space, options.seed, s.index) for s in samples]
+    networks = [latency_fit.draw(options.space, options.seed, s.index) for s in samples]
     if not samples:
         raise ValueError("no network could be measured")
-    if options.space == characterize.LAYERS:
-        steps = characterize.steps(networks, samples, options.runtime)
-        errors = characterize.layer_errors(networks, samples, options.runtime, steps)
+    if options.space == latency_fit.LAYERS:
+        steps = latency_fit.steps(networks, samples, options.runtime)
+        errors = latency_fit.layer_errors(networks, samples, options.runtime, steps)
         print(
             f"{len(steps)} steps fitted to {len(errors)} layers on {on.name}: mean error "
             f"{errors.mean():.2%}, largest {errors.max():.1%}"
@@ -251,14 +251,14 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
         }  # fmt: skip
     ops = np.array([2e-6 * s.macs for s in samples])
     ms = np.array([s.instructions for s in samples]) * _ms_per_count(options, on)
-    line = characterize.line(ops, ms)
+    line = latency_fit.line(ops, ms)
     extra = {}
     if options.calibrate:
-        factor, errors = characterize.sampled_factor(networks, samples, options.runtime, on.core)
+        factor, errors = latency_fit.sampled_factor(networks, samples, options.runtime, on.core)
         extra = {"cycles_per_instruction": round(factor, 4)}
         print(f"{factor:.4f} cycles per instruction; the library has {on.cycles_per_instruction}")
     else:
-        errors = characterize.step_errors(networks, samples, options.runtime, on.core)
+        errors = latency_fit.step_errors(networks, samples, options.runtime, on.core)
     errors = np.abs(errors)
     print(
         f"{options.space} on {on.name}, {options.runtime}: "

@@ -14,7 +14,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from experiments.vww import Input, Space
-from micronets_jax import experiment
+from micronets_jax import experiment_cli
 from micronets_jax.recipes import DNAS, FloatTraining, ImageAugmentation, Limits, Training
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(experiment.Options):
+class Options(experiment_cli.Options):
     """Find a classifier of your pictures that fits a board: search, train, quantise, export."""
 
     data: str = ""
@@ -77,7 +77,7 @@ def task(options: Options) -> Task:
     )
 
 
-IMAGES = experiment.Experiment("images", PRESETS, task)
+IMAGES = experiment_cli.Experiment("images", PRESETS, task)
 
 if __name__ == "__main__":
     IMAGES.main()

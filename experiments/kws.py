@@ -24,7 +24,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Literal
 
-from micronets_jax import experiment
+from micronets_jax import experiment_cli
 from micronets_jax.recipes import (
     DNAS,
     FloatTraining,
@@ -74,7 +74,7 @@ class Space:
         if self.max_width is not None:
             return of(self.max_width)
         enough = math.inf if mops is None else ROOM * 1e6 * mops
-        return experiment.first_with([of(width) for width in WIDTHS], enough)
+        return experiment_cli.first_with([of(width) for width in WIDTHS], enough)
 
 
 WIDTHS, ROOM = range(48, 276, 16), 2.5
@@ -83,7 +83,7 @@ the operations that are allowed, or the last."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(experiment.Options):
+class Options(experiment_cli.Options):
     """Find a keyword spotter that fits a board: search, train, quantise, export, check."""
 
     data: str = "embedded"
@@ -158,7 +158,7 @@ def task(options: Options) -> Task:
     )
 
 
-KWS = experiment.Experiment("kws", PRESETS, task)
+KWS = experiment_cli.Experiment("kws", PRESETS, task)
 
 if __name__ == "__main__":
     KWS.main()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from experiments import ad, kws, vww
-from micronets_jax import experiment, recipes
+from micronets_jax import experiment_cli, recipes
 
 if TYPE_CHECKING:
     from micronets_jax.pipeline import Task
@@ -32,7 +32,7 @@ HOMES = {"KWS": kws, "DSCNN": kws, "AD": ad, "VWW": vww}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(experiment.Options):
+class Options(experiment_cli.Options):
     """Train a published network: quantise, export, check."""
 
     model: str = "MicroNet-KWS-S"
@@ -77,8 +77,8 @@ def task(options: Options) -> Task:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; the model decides the defaults of the training."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    model = experiment.value_of("--model", arguments) or Options.model
-    experiment.Experiment("reference", presets(model), task).main(arguments)
+    model = experiment_cli.value_of("--model", arguments) or Options.model
+    experiment_cli.Experiment("reference", presets(model), task).main(arguments)
 
 
 if __name__ == "__main__":

@@ -311,12 +311,12 @@ def _call(*words: str) -> None:
 def _firmware(place: pathlib.Path) -> dict[str, Any]:
     """What the firmware takes besides a model: flash by start-up and core; stack above the model,
     of all that runs at other times, and of interrupts and faults."""
-    from micronets_jax import characterize, devices, export, firmware, zoo
+    from micronets_jax import devices, export, firmware, latency_fit, zoo
     from micronets_jax.data import frontends
     from micronets_jax.firmware import boards, engine, link, listening, stack
 
     network = zoo.dscnn((8, 8), (1,))
-    weights = characterize.random_weights(np.random.default_rng(0), network)
+    weights = latency_fit.random_weights(np.random.default_rng(0), network)
     model = export.assemble(network, *weights)
     hearing = frontends.to_json(frontends.MFCC())
     classes = tuple(f"word {i}" for i in range(network.layers[-1].out_channels))

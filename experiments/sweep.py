@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from micronets_jax import experiment, files, sweep
+from micronets_jax import experiment_cli, files, sweep
 from micronets_jax.sweep import Folder, SweepError, Trial
 
 METRIC, EPOCH = "train/score", "train/epoch"
@@ -127,7 +127,7 @@ def run(options: Options, fixed: Sequence[str] = ()) -> int:
     return sum(row["status"] not in ("finished", "stopped") for row in rows)
 
 
-def find(name: str) -> tuple[experiment.Experiment[Any], str]:
+def find(name: str) -> tuple[experiment_cli.Experiment[Any], str]:
     """An experiment and its module, by the name of either.
 
     Raises:
@@ -141,7 +141,7 @@ def find(name: str) -> tuple[experiment.Experiment[Any], str]:
             f"experiment={name}: there is no module {error.name}; give ad, images, kws, vww or a "
             "module of yours, as my.frogs"
         ) from error
-    homes = [value for value in held if isinstance(value, experiment.Experiment)]
+    homes = [value for value in held if isinstance(value, experiment_cli.Experiment)]
     if len(homes) != 1:
         raise SweepError(
             f"experiment={name}: {module} holds {len(homes)} experiments; name a module of one"

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from micronets_jax import experiment
+from micronets_jax import experiment_cli
 from micronets_jax.recipes import DNAS, Family, FloatTraining, ImageAugmentation, Limits, Training
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Space:
 
         if self.width is not None:
             return of(self.width)
-        return experiment.first_with([of(width) for width in WIDTHS], ROOM * 1e6 * (mops or 0))
+        return experiment_cli.first_with([of(width) for width in WIDTHS], ROOM * 1e6 * (mops or 0))
 
 
 WIDTHS, ROOM = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4), 2.0
@@ -80,7 +80,7 @@ with which it has this multiple of the operations that are allowed, or the last.
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(experiment.Options):
+class Options(experiment_cli.Options):
     """Find a person detector that fits a board: search, train, quantise, export, check."""
 
     data: str = "embedded"
@@ -166,14 +166,14 @@ def surveyed(options: Options, channels: int) -> list[Survey]:
 
     num_classes = len(data.visual_wake_words.CLASS_NAMES)
     offered = survey.family(options.family, channels, num_classes)
-    found = survey.survey(offered, experiment.budget(options).fits, seed=options.seed)
+    found = survey.survey(offered, experiment_cli.budget(options).fits, seed=options.seed)
     chosen = survey.best(found)
     print(survey.table(found))
     print(f"space: {chosen}")
     return [chosen, *(one for one in found if one is not chosen)]
 
 
-VWW = experiment.Experiment("vww", PRESETS, task)
+VWW = experiment_cli.Experiment("vww", PRESETS, task)
 
 if __name__ == "__main__":
     VWW.main()

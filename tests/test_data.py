@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micronets_jax import data
-from micronets_jax.data import cache, recordings, speech_commands, vocabulary
+from micronets_jax.data import cache, recordings
 from micronets_jax.data.dataset import SPLITS
+from micronets_jax.data.embedded import vocabulary
+from micronets_jax.data.sources import speech_commands
 from support.recordings import folder_of, tone, write
 
 SMALL = vocabulary.Vocabulary(train=60, validation=30, test=30)

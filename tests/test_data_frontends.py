@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from micronets_jax import data
-from micronets_jax.data import frontends, speech_commands
+from micronets_jax.data import frontends
 from micronets_jax.data.frontends import log_mel
+from micronets_jax.data.sources import speech_commands
 from support.derivatives import check_gradient
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from micronets_jax import data
-from micronets_jax.data import duplicates, pictures, recordings, speech_commands, splits
+from micronets_jax.data import duplicates, pictures, recordings, splits
+from micronets_jax.data.sources import speech_commands
 from support.recordings import folder_of, tone, write
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
-from micronets_jax import data
-from micronets_jax.data import machine_sounds, machines
+from micronets_jax import data, facts
+from micronets_jax.data.embedded import machines
+from micronets_jax.data.sources import machine_sounds
 
 FRONT_END = data.LogMelPatches()
 SMALL = machines.Machines(train=3, validation=1, normal=2, anomalous=2, seconds=2.2)
@@ -104,7 +105,7 @@ def test_embedded_machines_are_patches_in_groups():
     assert tiny.class_names == tuple(f"id_0{i}" for i in range(8))
     # Four seconds are 124 frames: patches begin at frames 0, 20, 40, 60.
     assert len(tiny.train) == 8 * 40 * 4 and tiny.train.store.shape[1:] == (32, 32, 1)
-    np.testing.assert_array_equal(np.bincount(tiny.test.facts[data.GROUP]), 4)
+    np.testing.assert_array_equal(np.bincount(tiny.test.facts[facts.GROUP]), 4)
     assert tiny.test.facts["anomalous"].mean() == 0.5
     assert not tiny.train.facts["anomalous"].any()
     for half in tiny.train.halves(0):

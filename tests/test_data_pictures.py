@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from micronets_jax import data
-from micronets_jax.data import class_folders, pictures, scenes, visual_wake_words
+from micronets_jax.data import pictures
+from micronets_jax.data.embedded import scenes
+from micronets_jax.data.sources import class_folders, visual_wake_words
 
 FRONT_END = data.Pixels(12, 16)
 SMALL = scenes.Scenes(train=40, validation=8, test=36, rows=32, columns=40)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import boards
-from micronets_jax import characterize, devices, latency
+from micronets_jax import devices, latency, latency_fit
 from micronets_jax.devices import speeds
 
 ENERGIES = {"STM32F446RE": "energy_mj_small", "STM32F746ZG": "energy_mj_medium"}
@@ -40,7 +40,7 @@ def ratios(reference):
 @pytest.mark.parametrize("row", speeds.MEASURED, ids=lambda row: f"{row.device} {row.build}")
 def test_cycles_per_instruction_fitted_again(row, ratios):
     found = ratios[row.device, boards.laboratory(row)]
-    factor, errors = characterize.board_factor(np.ones(len(found)), found)
+    factor, errors = latency_fit.board_factor(np.ones(len(found)), found)
     assert row.factor == pytest.approx(factor, abs=0.001)
     assert row.rows == len(found)
     assert row.error == pytest.approx(np.abs(errors).mean(), abs=0.001)

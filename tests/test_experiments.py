@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import recipes
 from experiments import ad, images, kws, vww
-from micronets_jax import budgets, cost, devices, experiment, pipeline
+from micronets_jax import budgets, cost, devices, experiment_cli, pipeline
 from micronets_jax.recipes import Random
 from support import flatbuffer_models as fm
 
@@ -187,15 +187,15 @@ def test_a_space_of_pictures_is_as_wide_as_its_limit_asks(home, words, width):
     ],
 )
 def test_several_values_are_several_networks(words, named):
-    lines = experiment.several(words.split())
+    lines = experiment_cli.several(words.split())
     if named is None:  # a mistake is left to the parser, as it was written
         assert lines == [words.split()]
         return
     each = [kws.KWS.parse(line) for line in lines]
-    assert experiment.names(each) == named
+    assert experiment_cli.names(each) == named
     if len(each) == 1:
-        assert lines == [words.split()] and experiment.widest(each) is each[0]
-    widest = experiment.widest(each)
+        assert lines == [words.split()] and experiment_cli.widest(each) is each[0]
+    widest = experiment_cli.widest(each)
     limits = [one.budget.mops for one in each]
     assert widest.budget.mops == (None if None in limits else max(limits))
     assert devices.device(widest.device).sram_bytes == max(
@@ -206,10 +206,10 @@ def test_several_values_are_several_networks(words, named):
 
 @pytest.mark.parametrize("words", ["--budget.mops 1.2 1.20", "--device STM32F446RE stm32f446re"])
 def test_a_value_that_is_given_twice_is_named(words):
-    each = [kws.KWS.parse(line) for line in experiment.several(words.split())]
+    each = [kws.KWS.parse(line) for line in experiment_cli.several(words.split())]
     said = r"^device=STM32F446RE, budget\.mops=1\.2 is asked for twice; give each board"
     with pytest.raises(ValueError, match=said):
-        experiment.names(each)
+        experiment_cli.names(each)
 
 
 TINYNAS = ("--method", "tinynas", "--preset", "tiny")

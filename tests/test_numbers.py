@@ -13,7 +13,7 @@ from micronets_jax import (
     budgets,
     data,
     devices,
-    experiment,
+    experiment_cli,
     export,
     losses,
     metrics,
@@ -174,7 +174,7 @@ def test_a_network_of_dense_layers_is_the_same_in_every_arithmetic():
 
 
 PRESETS = {
-    "quick": experiment.Options(
+    "quick": experiment_cli.Options(
         budget=recipes.Limits(mops=0.1),
         search=recipes.DNAS(epochs=2, batch_size=64, trials=2, trial_epochs=2),
         train=recipes.FloatTraining(epochs=25),
@@ -186,7 +186,7 @@ PRESETS = {
 @pytest.mark.slow
 def test_a_regression_from_the_search_to_the_firmware(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MICRONETS_CACHE", str(tmp_path / "cache"))
-    home = experiment.Experiment("spots", PRESETS, lambda options: task())
+    home = experiment_cli.Experiment("spots", PRESETS, lambda options: task())
     out = tmp_path / "out"
     home.main(["--workdir", str(out), "--accelerator", "cpu"])
     said = capsys.readouterr().out

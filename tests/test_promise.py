@@ -12,7 +12,7 @@ import re
 import numpy as np
 import pytest
 
-from micronets_jax import characterize, decisions, devices, export, targets
+from micronets_jax import decisions, devices, export, latency_fit, targets
 from micronets_jax.budgets import Budget, Limits
 from micronets_jax.firmware import link, project
 from micronets_jax.firmware.boards import OTHER_CORES, FirmwareError
@@ -41,7 +41,7 @@ def drawn() -> list[tuple[Network, bytes]]:
     for i in range(NETWORKS):
         space = SPACES[i % len(SPACES)]
         network = space.decode(decisions.uniform(rng, space.decisions()))
-        folded, ranges = characterize.random_weights(rng, network)
+        folded, ranges = latency_fit.random_weights(rng, network)
         for layer in folded.values():
             layer["bias"] = np.abs(layer["bias"]) + 0.5  # no channel is constant
         found.append((network, export.assemble(network, folded, ranges)))

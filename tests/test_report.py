@@ -448,10 +448,10 @@ def test_compiled_memory_is_the_compilers_plan_with_shared_bytes_shown():
 
 def test_the_plan_of_the_program_is_drawn_and_said():
     """Steps that stretch over several layers, and in the console what they come to."""
-    from micronets_jax import characterize, console, export, pipeline
     from micronets_jax import compile as compiler
+    from micronets_jax import console, export, latency_fit, pipeline
 
-    model = export.assemble(NET, *characterize.random_weights(np.random.default_rng(0), NET))
+    model = export.assemble(NET, *latency_fit.random_weights(np.random.default_rng(0), NET))
     built = compiler.compile_model(model, plan="memory")
     plan = pipeline._planned(built)
     first, last = next(point.streams[0] for point in built.front if point.streams)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import sizes as measuring
-from micronets_jax import characterize, export, firmware, sizes
 from micronets_jax import compile as compiler
+from micronets_jax import export, firmware, latency_fit, sizes
 from micronets_jax.firmware import FirmwareError, stack
 from micronets_jax.spaces import MCUNet
 from micronets_jax.targets.compiled import flash
@@ -153,7 +153,7 @@ def test_stack_of_a_model_that_takes_rows(reference, name, tmp_path):
     check(model.read_bytes(), "memory", tmp_path, rows=True)
 
 
-SPACES = {**characterize.SPACES, "mcunet": MCUNet((96, 96, 3), 2, 0.35)}
+SPACES = {**latency_fit.SPACES, "mcunet": MCUNet((96, 96, 3), 2, 0.35)}
 
 
 @slow
@@ -166,7 +166,7 @@ def test_stack_and_flash_of_random_members(name, tmp_path):
     rng = np.random.default_rng(64)
     for _ in range(4):
         network = SPACES[name].decode(decisions.uniform(rng, SPACES[name].decisions()))
-        folded, ranges = characterize.random_weights(rng, network)
+        folded, ranges = latency_fit.random_weights(rng, network)
         for layer in folded.values():
             layer["bias"] = np.abs(layer["bias"]) + 0.5  # no channel is constant
         model = export.assemble(network, folded, ranges)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from micronets_jax import characterize, devices, export, latency, steps
+from micronets_jax import devices, export, latency, latency_fit, steps
 from micronets_jax.compile import compiler
 from micronets_jax.kernels import Depthwise
 from micronets_jax.windows import Window
@@ -17,8 +17,8 @@ CORES = json.loads((pathlib.Path(devices.__file__).parent / "compiled.json").rea
 @pytest.mark.parametrize(("space", "index"), [("kws", 0), ("kws", 3), ("ad", 1), ("ad", 4)])
 def test_a_compiled_file_counts_what_its_network_counts(space, index):
     """One is counted from parameters of calls, the other from layers."""
-    net = characterize.draw(space, 0, index)
-    weights = characterize.random_weights(np.random.default_rng(index), net)
+    net = latency_fit.draw(space, 0, index)
+    weights = latency_fit.random_weights(np.random.default_rng(index), net)
     compiled = compiler.compile_model(export.assemble(net, *weights), "model")
     network = latency.instructions(net, "compiled", "cortex-m4")
     assert compiled.instructions == pytest.approx(network, rel=1e-3)

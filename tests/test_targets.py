@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import characterize, decisions, devices, export, firmware, targets, zoo
 from micronets_jax import compile as compiler
+from micronets_jax import decisions, devices, export, firmware, latency_fit, targets, zoo
 from micronets_jax.budgets import Budget
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.recipes import Bits
@@ -28,7 +28,7 @@ from micronets_jax.targets.compiled.flash import (
 from micronets_jax.targets.compiled.memory import arena_bytes
 from micronets_jax.targets.compiled.rows import least_arena_bytes, steps
 
-SPACES = {**characterize.SPACES, "quick": MobileNetV2((50, 50, 1), 2, 0.35)}
+SPACES = {**latency_fit.SPACES, "quick": MobileNetV2((50, 50, 1), 2, 0.35)}
 TEMPORAL = {"stem_kernel": (5, 10), "stem_stride": (2, 10), "kernel": (7, 1)}
 SMALL = {
     "words": DSCNN((20, 10, 1), max_width=60, strides=(2, 1, 2)),
@@ -42,7 +42,7 @@ def compiled(network, rng, plan="whole", rows=False):
     """With weights that are equally far from zero and biases that leave no channel at rest, for
     the compiler folds away what is constant. Of many inputs, seven of eight weights are a quarter
     of the largest: no trained channel has only largest ones, whose sums ask for wider weights."""
-    folded, ranges = characterize.random_weights(rng, network)
+    folded, ranges = latency_fit.random_weights(rng, network)
     for name, layer in folded.items():
         kernel = layer["kernel"]
         counted = np.arange(kernel.size).reshape(kernel.shape[::-1]).T  # channel by channel
@@ -244,7 +244,7 @@ def test_the_runtime_of_the_guide_counts_draws_links_and_runs(guided, tmp_path):
     used = {name: Budget.of(board, runtime=name).used(network) for name in ("compiled", guided)}
     assert used[guided]["sram_bytes"] == used["compiled"]["sram_bytes"] + 1024
     assert targets.timeline(network, guided) == targets.timeline(network, "compiled")
-    weights = characterize.random_weights(np.random.default_rng(0), network)
+    weights = latency_fit.random_weights(np.random.default_rng(0), network)
     model = export.assemble(network, *weights)
     firmware.write(model, board.name, tmp_path / "firmware", runtime=guided, plan="memory")
     fit = firmware.check(tmp_path / "firmware")

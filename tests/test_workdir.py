@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import experiment, files, workdir
+from micronets_jax import experiment_cli, files, workdir
 from micronets_jax.workdir import Workdir, WorkdirError
 
 CONFIGURATION = {"seed": 0, "search": {"epochs": 3}}
@@ -69,7 +69,7 @@ def test_a_run_whose_limits_meant_something_else_is_refused(tmp_path):
     """Until limits on memory counted the runtime's reserve, runs did not record what they meant."""
     with Workdir(tmp_path, CONFIGURATION, resume=False):
         pass
-    now = {**CONFIGURATION, "limits_on_memory": experiment.LIMITS_ON_MEMORY}
+    now = {**CONFIGURATION, "limits_on_memory": experiment_cli.LIMITS_ON_MEMORY}
     says = r"limits_on_memory was not recorded, now all that the firmware takes, its reserve"
     with pytest.raises(WorkdirError, match=says):
         Workdir(tmp_path, now, resume=True)

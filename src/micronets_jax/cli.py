@@ -480,7 +480,7 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _calibrate(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import tempfile
 
-    from micronets_jax import characterize, devices, protocol
+    from micronets_jax import devices, latency_fit, protocol
 
     devices.own.rows()  # a damaged file is told before the board is flashed
     on = devices.device(arguments.device)
@@ -488,13 +488,13 @@ def _calibrate(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         pass  # absent or busy: told before anything is built
     before = on.speed
     with tempfile.TemporaryDirectory() as folder:
-        row, samples = characterize.speed(
-            on.name, arguments.port, pathlib.Path(folder) / "firmware", characterize.flash
+        row, samples = latency_fit.speed(
+            on.name, arguments.port, pathlib.Path(folder) / "firmware", latency_fit.flash
         )
     kept = devices.own.keep(row)
     asked = [
         {"network": f"{space} {index}", "cycles": sample.instructions}
-        for (space, index), sample in zip(characterize.PROBES, samples, strict=True)
+        for (space, index), sample in zip(latency_fit.PROBES, samples, strict=True)
     ]
     lines = [f"{one['network']:<6} {one['cycles']:>12,} cycles" for one in asked]
     lines += [

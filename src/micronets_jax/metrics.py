@@ -7,14 +7,35 @@ other numbers and tables follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from micronets_jax.data import GROUP, FrontEnd, Split
-from micronets_jax.data.machine_sounds import ANOMALOUS
+from micronets_jax.facts import ANOMALOUS, GROUP
+
+
+@runtime_checkable
+class Split(Protocol):
+    """What a metric reads of the examples that outputs belong to; ``data.Split`` is one."""
+
+    @property
+    def labels(self) -> Shaped[np.ndarray, "examples ..."]:
+        """The class of each example, or the numbers that a network should give for it."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Shaped[np.ndarray, " examples"]]:
+        """Further values of each example, by the names in ``facts``."""
+        ...
+
+    def take(self, positions: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Raw examples and labels at these positions."""
+        ...
+
+    def __len__(self) -> int: ...
+
 
 Metric = Callable[[Float[np.ndarray, "examples classes"], Split], dict[str, Any]]
 
@@ -59,12 +80,12 @@ CHUNK = 1024
 """Examples whose features are computed together."""
 
 
-def reconstruction_auc(frontend: FrontEnd) -> Metric:
+def reconstruction_auc(frontend: Callable[[np.ndarray], Any]) -> Metric:
     """As :func:`auc`, for networks that give back their inputs: a patch's score is the mean squared
     error with which they do.
 
     Args:
-        frontend: from the examples of a split to these inputs.
+        frontend: from raw examples of a split to these inputs, of which it takes a batch.
     """
 
     def metric(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Invariant: this room knows nothing of networks. A data set is arrays and names; 
 augmentation are frozen records of parameters that are pure functions. TensorFlow is imported inside
 functions.
 
-One module loads the data of each task, such as ``speech_commands``.
+``sources`` has a module for each layout of files, published or of one's own, such as
+``speech_commands``; ``embedded`` synthesises data for those who have none.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from jaxtyping import Float
 from micronets_jax.data import (
     augment,
     cache,
-    class_folders,
     frontends,
     look,
-    machine_sounds,
     recordings,
+)
+from micronets_jax.data.augment import Augmentation
+from micronets_jax.data.dataset import DataError, Dataset, DataWarning, Split
+from micronets_jax.data.frontends import MFCC, FrontEnd, LogMelPatches, Pixels
+from micronets_jax.data.recordings import SAMPLE_RATE, read_clip
+from micronets_jax.data.sources import (
+    class_folders,
+    machine_sounds,
     speech_commands,
     visual_wake_words,
 )
-from micronets_jax.data.augment import Augmentation
-from micronets_jax.data.dataset import GROUP, DataError, Dataset, DataWarning, Split
-from micronets_jax.data.frontends import MFCC, FrontEnd, LogMelPatches, Pixels
-from micronets_jax.data.recordings import SAMPLE_RATE, read_clip
 
 __all__ = [
-    "GROUP",
     "MFCC",
     "SAMPLE_RATE",
     "Augmentation",

@@ -13,22 +13,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Float, Int, Int32, Shaped
 
+from micronets_jax.facts import GROUP
+
 SPLITS = ("train", "validation", "test")
 
 Labels = Int32[np.ndarray, " examples"] | Float[np.ndarray, "examples outputs"]
 """Of each example its class, or the numbers that a network should give for it."""
 
 ALL = slice(None)
-
-GROUP = "group"
-"""The fact that joins examples that are judged together and never divided: parts of one file."""
-
-
-FILE = "file"
-"""The fact that names the file of an example, relative to the folder; empty where there is none."""
-
-SPEAKER = "speaker"
-"""The fact that names who is heard or seen; empty where nobody is named."""
 
 
 class DataError(ValueError):
@@ -58,7 +50,7 @@ class Split:
             memory or memory-mapped; the parts of a split share it.
         rows: where in the store each example lies.
         labels: the class of each example, or numbers [examples, outputs].
-        facts: further arrays of the examples by name, such as groups and files; metrics read them.
+        facts: further arrays of the examples by name, named as in ``facts``; metrics read them.
     """
 
     store: Shaped[np.ndarray, "stored ..."]

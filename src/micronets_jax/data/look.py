@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int16
 
-from micronets_jax.data.dataset import FILE, SPEAKER, SPLITS, Dataset, Split, counted
+from micronets_jax.data.dataset import SPLITS, Dataset, Split, counted
 from micronets_jax.data.duplicates import NEAR
 from micronets_jax.data.recordings import SAMPLE_RATE
+from micronets_jax.facts import FILE, SPEAKER
 
 FULL_SCALE = 32_767
 

@@ -14,7 +14,7 @@ from jaxtyping import Int16
 
 from micronets_jax.data.dataset import Dataset, Split
 from micronets_jax.data.recordings import SAMPLE_RATE
-from micronets_jax.data.speech_commands import STRETCHES
+from micronets_jax.data.sources.speech_commands import STRETCHES
 from micronets_jax.spotting import Event, Settings
 
 GAPS = (0.25, 2.75)

@@ -1,6 +1,6 @@
 """``micronets_vww``: Visual Wake Words from COCO 2014's original archives.
 
-Invariant: labels are those of ``data.visual_wake_words``. Source: Chowdhery et al., 2019.
+Invariant: labels are those of ``data.sources.visual_wake_words``. Source: Chowdhery et al., 2019.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from micronets_jax.data import visual_wake_words
-from micronets_jax.data.visual_wake_words import CLASS_NAMES, Source
+from micronets_jax.data.sources import visual_wake_words
+from micronets_jax.data.sources.visual_wake_words import CLASS_NAMES, Source
 
 
 class MicronetsVww(tfds.core.GeneratorBasedBuilder):

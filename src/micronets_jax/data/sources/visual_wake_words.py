@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from micronets_jax.data import cache, class_folders, pictures, scenes, splits
+from micronets_jax.data import cache, pictures, splits
 from micronets_jax.data.dataset import SPLITS, DataError, Dataset, warn
+from micronets_jax.data.embedded import scenes
 from micronets_jax.data.frontends import Pixels, to_json
+from micronets_jax.data.sources import class_folders
 
 CLASS_NAMES = ("not_person", "person")
 

@@ -21,12 +21,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import scipy
 
-from micronets_jax.data import cache, machines, recordings, splits
-from micronets_jax.data.dataset import GROUP, SPLITS, DataError, Dataset, counted, warn
+from micronets_jax.data import cache, recordings, splits
+from micronets_jax.data.dataset import SPLITS, DataError, Dataset, counted, warn
+from micronets_jax.data.embedded import machines
 from micronets_jax.data.frontends import LogMelPatches, log_mel, to_json
-
-ANOMALOUS = "anomalous"
-"""The fact of a test split: whether an example's recording is of a failing machine."""
+from micronets_jax.facts import ANOMALOUS, GROUP
 
 NAME = re.compile(r"(?P<state>normal|anomaly)_(?P<machine>id_\d+)_.+\.wav", re.IGNORECASE)
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from micronets_jax.data import cache, duplicates, pictures, splits
-from micronets_jax.data.dataset import FILE, SPLITS, DataError, Dataset, warn
+from micronets_jax.data.dataset import SPLITS, DataError, Dataset, warn
 from micronets_jax.data.frontends import Pixels, to_json
+from micronets_jax.facts import FILE
 
 Parts = dict[str, list[tuple[str, int]]]  # by split: path and label
 

@@ -25,9 +25,11 @@ import numpy as np
 import scipy
 from jaxtyping import Int16
 
-from micronets_jax.data import cache, duplicates, recordings, splits, vocabulary
-from micronets_jax.data.dataset import FILE, SPEAKER, DataError, Dataset, counted, warn
+from micronets_jax.data import cache, duplicates, recordings, splits
+from micronets_jax.data.dataset import DataError, Dataset, counted, warn
+from micronets_jax.data.embedded import vocabulary
 from micronets_jax.data.recordings import SAMPLE_RATE
+from micronets_jax.facts import FILE, SPEAKER
 from micronets_jax.spotting import SILENCE, UNKNOWN
 
 TARGETS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import characterize as command
-from micronets_jax import budgets, characterize, cli, cost, devices, firmware, latency, protocol
+from micronets_jax import budgets, cli, cost, devices, firmware, latency, latency_fit, protocol
 from micronets_jax.devices.instructions import STEPS
 from micronets_jax.network import output_sizes
 from support.lines import NoisyLine
@@ -23,10 +23,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def sample(space, index, runtime="compiled", core="cortex-m4", scale=1):
     """What a run would say if ``latency`` were right; ``scale`` spoils it."""
-    net = characterize.draw(space, 0, index)
+    net = latency_fit.draw(space, 0, index)
     layers = latency.layer_instructions(net, runtime, core)
     once = latency.instructions(net, runtime, core) - sum(layers.values())
-    return characterize.Sample(
+    return latency_fit.Sample(
         index, cost.macs(net), scale * (once + sum(layers.values())),
         {name: scale * n for name, n in layers.items() if n},
     )  # fmt: skip
@@ -35,25 +35,25 @@ def sample(space, index, runtime="compiled", core="cortex-m4", scale=1):
 # ---------------------------------------------------------------- drawing
 
 
-@pytest.mark.parametrize("space", [*characterize.SPACES, characterize.LAYERS])
+@pytest.mark.parametrize("space", [*latency_fit.SPACES, latency_fit.LAYERS])
 def test_draws_are_decided_by_seed_and_index(space):
-    first, again = (characterize.draw(space, 3, 7) for _ in range(2))
+    first, again = (latency_fit.draw(space, 3, 7) for _ in range(2))
     assert first == again
-    assert len({characterize.draw(space, 3, i) for i in range(8)}) == 8
-    assert characterize.draw(space, 4, 7) != first
+    assert len({latency_fit.draw(space, 3, i) for i in range(8)}) == 8
+    assert latency_fit.draw(space, 4, 7) != first
     output_sizes(first)
 
 
 def test_members_are_drawn_uniformly():
-    space: Any = characterize.SPACES["kws"]
-    stems = [characterize.draw("kws", 0, i)["stem"].out_channels for i in range(300)]
+    space: Any = latency_fit.SPACES["kws"]
+    stems = [latency_fit.draw("kws", 0, i)["stem"].out_channels for i in range(300)]
     counts = [stems.count(width) for width in space.widths]
     # 30 each; the chance of one outside is below 1 in 10,000.
     assert min(counts) >= 10 and max(counts) <= 55
 
 
 def test_layers_come_in_all_sorts():
-    drawn = [layer for i in range(60) for layer in characterize.draw("layers", 0, i)]
+    drawn = [layer for i in range(60) for layer in latency_fit.draw("layers", 0, i)]
     kinds = {layer.kind for layer in drawn}
     assert kinds >= {"conv", "depthwise", "avg_pool", "dense", "reshape", "add", "pad"}
     for kind, kernels in (
@@ -68,28 +68,28 @@ def test_layers_come_in_all_sorts():
 
 def test_unknown_spaces_are_listed():
     with pytest.raises(ValueError, match="space='cifar' is unknown; use one of kws, ad, vww"):
-        characterize.draw("cifar", 0, 0)
+        latency_fit.draw("cifar", 0, 0)
 
 
 # ---------------------------------------------------------------- fitting
 
 
 def test_line_by_hand():
-    fit = characterize.line(np.array([1.0, 2.0, 3.0]), np.array([3.0, 5.0, 7.0]))
+    fit = latency_fit.line(np.array([1.0, 2.0, 3.0]), np.array([3.0, 5.0, 7.0]))
     assert (fit.slope, fit.intercept, fit.r2) == pytest.approx((2, 1, 1))
     # The line 2 + 0.5 x leaves 1/4, -1/2 and 1/4, whose squares add up to 3/8.
     y = np.array([2.75, 2.5, 3.75])
-    fit = characterize.line(np.array([1.0, 2.0, 3.0]), y)
+    fit = latency_fit.line(np.array([1.0, 2.0, 3.0]), y)
     assert (fit.slope, fit.intercept) == pytest.approx((0.5, 2.0))
     assert fit.r2 == pytest.approx(1 - 0.375 / ((y - 3) ** 2).sum())
     assert fit.mean_error == pytest.approx(np.mean([0.25 / 2.75, 0.5 / 2.5, 0.25 / 3.75]))
     assert fit.largest_error == pytest.approx(0.2)
     with pytest.raises(ValueError, match="1 samples are too few"):
-        characterize.line(np.array([1.0]), np.array([1.0]))
+        latency_fit.line(np.array([1.0]), np.array([1.0]))
 
 
 def test_board_factor_by_hand():
-    factor, errors = characterize.board_factor(np.array([10, 20, 10]), np.array([11.0, 24.0, 20.0]))
+    factor, errors = latency_fit.board_factor(np.array([10, 20, 10]), np.array([11.0, 24.0, 20.0]))
     # Ratios 1.1, 1.2, 2.0; the median of the others is 1.6, 1.55, 1.15.
     assert factor == pytest.approx(1.2)
     assert errors.tolist() == pytest.approx([1.6 / 1.1 - 1, 1.55 / 1.2 - 1, 1.15 / 2 - 1])
@@ -98,19 +98,19 @@ def test_board_factor_by_hand():
 @pytest.mark.parametrize("runtime", STEPS)
 def test_steps_are_found_again(runtime):
     samples = [sample("layers", i, runtime) for i in range(40)]
-    networks = [characterize.draw("layers", 0, i) for i in range(40)]
-    steps = characterize.steps(networks, samples, runtime)
+    networks = [latency_fit.draw("layers", 0, i) for i in range(40)]
+    steps = latency_fit.steps(networks, samples, runtime)
     # Several steps may share what a few layers took, so it is the sums that have to agree.
-    errors = characterize.layer_errors(networks, samples, runtime, steps)
+    errors = latency_fit.layer_errors(networks, samples, runtime, steps)
     assert errors.mean() < 0.002 and errors.max() < 0.06
     assert min(steps.values()) >= 0
     assert steps[latency.INFERENCE] == round(latency.fitted(runtime, "cortex-m4")["inference"])
 
 
 def test_errors_are_those_of_a_spoiled_sample():
-    nets = [characterize.draw("kws", 0, i) for i in range(2)]
+    nets = [latency_fit.draw("kws", 0, i) for i in range(2)]
     samples = [sample("kws", 0), sample("kws", 1, scale=2)]
-    errors = characterize.step_errors(nets, samples, "compiled", "cortex-m4")
+    errors = latency_fit.step_errors(nets, samples, "compiled", "cortex-m4")
     assert errors.tolist() == pytest.approx([0, -0.5])
 
 
@@ -131,7 +131,7 @@ def test_shipped_samples_lie_on_a_line_and_the_model_predicts_them(path):
     assert shipped["line"]["r2"] > (0.95 if space == "kws" else 0.9)
     errors = []
     for index, macs, instructions in rows[::4]:
-        net = characterize.draw(space, 0, index)
+        net = latency_fit.draw(space, 0, index)
         assert cost.macs(net) == macs
         errors.append(latency.instructions(net, runtime, core) / instructions - 1)
     assert np.abs(errors).mean() <= 0.005 and np.abs(errors).max() <= 0.01
@@ -232,7 +232,7 @@ def test_networks_are_measured_in_the_emulator(tmp_path):
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert len(result["rows"]) == 3 and result["model"]["largest_error"] < 0.05
     for index, _, instructions in result["rows"]:
-        again = dataclasses.asdict(characterize.measure("ad", 0, index, "cortex-m7"))
+        again = dataclasses.asdict(latency_fit.measure("ad", 0, index, "cortex-m7"))
         assert again["instructions"] == instructions
         break
 
@@ -274,20 +274,20 @@ def desk(tmp_path):
 @pytest.mark.slow
 def test_a_board_is_asked_over_a_noisy_line(desk, tmp_path, monkeypatch):
     def ask(index, flash):
-        return characterize.calibrate(
+        return latency_fit.calibrate(
             "layers", 0, index, "mps2-an386", f"serial:{desk.port}", tmp_path / "fw", flash
         )
 
     small = 5
     told = ask(small, desk.flash)
-    counted = characterize.measure("layers", 0, small, "cortex-m4")
+    counted = latency_fit.measure("layers", 0, small, "cortex-m4")
     # A tick of the emulated board is 40 instructions.
     assert 40 * told.instructions == pytest.approx(counted.instructions, rel=0.01)
     assert told.macs == counted.macs and told.layers.keys() == counted.layers.keys()
     with pytest.raises(protocol.ProtocolError, match="runs 'layers-0-5' instead of 'layers-0-6'"):
         ask(6, lambda folder: None)
     desk.process.send_signal(signal.SIGSTOP)  # silence
-    monkeypatch.setattr(characterize, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(latency_fit, "PATIENCE_SECONDS", 0.05)
     with pytest.raises(protocol.ProtocolError, match="no answer"):
         ask(small, lambda folder: None)
     desk.process.send_signal(signal.SIGCONT)
@@ -300,7 +300,7 @@ def test_boards_that_do_not_answer_end_a_run(monkeypatch, tmp_path, capsys):
         raise protocol.ProtocolError("no answer: 10 requests in 20 s")
 
     master, slave = os.openpty()
-    monkeypatch.setattr(characterize, "calibrate", silent)
+    monkeypatch.setattr(latency_fit, "calibrate", silent)
     monkeypatch.setattr(firmware, "versions", lambda: ["qemu-system-arm 7.2.22"])
     words = ("--device", "STM32F446RE", "--calibrate", f"serial:{os.ttyname(slave)}")
     with pytest.raises(SystemExit) as stopped:
@@ -319,7 +319,7 @@ def test_what_a_board_says_is_fitted(monkeypatch, tmp_path, capsys):
         return dataclasses.replace(counted, instructions=int(2.5 * counted.instructions))
 
     master, slave = os.openpty()
-    monkeypatch.setattr(characterize, "calibrate", told)
+    monkeypatch.setattr(latency_fit, "calibrate", told)
     monkeypatch.setattr(firmware, "versions", lambda: ["qemu-system-arm 7.2.22"])
     words = ("--device", "STM32F446RE", "--calibrate", f"serial:{os.ttyname(slave)}")
     command.main([*words, "--samples", "4", "--workdir", str(tmp_path / "run")])
@@ -337,14 +337,14 @@ def port():
 
 
 def fast_board(factor):
-    """``characterize.calibrate`` of a board with so many cycles per predicted instruction, whose
+    """``latency_fit.calibrate`` of a board with so many cycles per predicted instruction, whose
     last network is off by a tenth."""
 
     def told(space, seed, index, device, *rest):
         core = devices.device(device).core
-        counted = latency.instructions(characterize.draw(space, seed, index), "compiled", core)
+        counted = latency.instructions(latency_fit.draw(space, seed, index), "compiled", core)
         cycles = factor * counted * (1.1 if space == "layers" else 1)
-        return characterize.Sample(index, 0, round(cycles), {})
+        return latency_fit.Sample(index, 0, round(cycles), {})
 
     return told
 
@@ -354,7 +354,7 @@ def test_a_calibrated_board_is_predicted_by_what_it_said(monkeypatch, tmp_path, 
     monkeypatch.setenv("MICRONETS_BOARDS", str(kept))
     before = devices.device("STM32F446RE").speed
     for factor in (2.5, 1.25):  # the last one holds
-        monkeypatch.setattr(characterize, "calibrate", fast_board(factor))
+        monkeypatch.setattr(latency_fit, "calibrate", fast_board(factor))
         assert cli.main(["calibrate", "NUCLEO-F446RE", "--port", port]) == 0
         said = capsys.readouterr().out
         assert f"STM32F446RE: {factor:.3f} cycles per instruction, error of one network" in said
@@ -363,7 +363,7 @@ def test_a_calibrated_board_is_predicted_by_what_it_said(monkeypatch, tmp_path, 
         assert speed.factor == factor and speed.high == pytest.approx(1.23 * factor)
         assert "4 networks on STM32F446RE, compiled C" in speed.basis
     assert len(json.loads(kept.read_text())["measured"]) == 1
-    network = characterize.draw("kws", 0, 0)
+    network = latency_fit.draw("kws", 0, 0)
     on = devices.device("STM32F446RE")
     counted = latency.instructions(network, "compiled", on.core)
     assert latency.latency_ms(network, on, "compiled") == pytest.approx(counted * 1.25 / 180e3)
@@ -379,8 +379,8 @@ def test_probes_fit_every_board_that_can_be_flashed():
     for on in devices.DEVICES.values():
         if on.startup is not None and not on.emulated:
             budget = budgets.Budget.of(on)
-            for space, index in characterize.PROBES:
-                assert budget.fits(characterize.draw(space, 0, index)), (on.name, space, index)
+            for space, index in latency_fit.PROBES:
+                assert budget.fits(latency_fit.draw(space, 0, index)), (on.name, space, index)
 
 
 @pytest.mark.parametrize(
