@@ -5,15 +5,17 @@ import pathlib
 import subprocess
 from typing import Any
 
+import numpy as np
 import pytest
 
-from micronets_jax import cli, devices, firmware, tflite
+from micronets_jax import cli, devices, export, firmware, latency_fit, recipes, tflite, zoo
 from micronets_jax.firmware import execute
+from micronets_jax.spaces.bits import with_bits
 from micronets_jax.targets.tflm import arena as tflm
 from micronets_jax.targets.tflm import engine, interpreter
 from micronets_jax.targets.tflm.engine import files
 from support import flatbuffer_models as fm
-from support import state_models
+from support import state_models, tflm_library
 
 slow = pytest.mark.slow
 INTERFACE = pathlib.Path(__file__).parent / "tflm_interface"
@@ -103,6 +105,8 @@ def test_without_a_library(given, says, tmp_path, monkeypatch):
 
 
 CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+CORTEX_M7 = ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16")
+CORTEX_M3 = ("-mcpu=cortex-m3", "-mthumb", "-mfloat-abi=soft")
 
 
 def library(folder: pathlib.Path, *flags: str, tools: str = "arm-none-eabi-") -> str:
@@ -115,13 +119,17 @@ def library(folder: pathlib.Path, *flags: str, tools: str = "arm-none-eabi-") ->
 
 
 @slow
-@pytest.mark.parametrize("device", ["mps2-an386", "STM32F767ZI"])
-def test_the_whole_path(device, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("device", "flags"),
+    [("mps2-an386", CORTEX_M4), ("STM32F767ZI", CORTEX_M7), ("mps2-an385", CORTEX_M3)],
+)
+def test_the_whole_path(device, flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TFLM_LIBRARY", "/dev/null")  # the one that is given goes before it
     (tmp_path / "m.tflite").write_bytes(relu())
     out = str(tmp_path / "fw")
     words = [
         "firmware", str(tmp_path / "m.tflite"), "--device", device, "--runtime", "tflm", "-o", out,
-        "--tflm-library", library(tmp_path), "--tflm-include", str(INTERFACE), "--json",
+        "--tflm-library", library(tmp_path, *flags), "--tflm-include", str(INTERFACE), "--json",
     ]  # fmt: skip
     assert cli.main(words) == 0
     assert json.loads(capsys.readouterr().out)["runtime"] == "tflm"
@@ -199,10 +207,7 @@ def test_an_arena_that_is_too_small_is_said_at_start(tmp_path):
     [
         (("-mcpu=cortex-m3", "-mthumb"), "arm-none-eabi-", "was built for v7; mps2-an386 has"),
         (("-mcpu=cortex-m4", "-mthumb"), "arm-none-eabi-", "without hard floats"),
-        (
-            ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
-            "arm-none-eabi-", "built for a cortex-m7; mps2-an386 has a cortex-m4",
-        ),
+        (CORTEX_M7, "arm-none-eabi-", "built for a cortex-m7; mps2-an386 has a cortex-m4"),
         (("-O1",), "", "was built for no Arm core"),
     ],
 )  # fmt: skip
@@ -219,11 +224,15 @@ def test_libraries_for_another_core(flags, tools, says, tmp_path):
 @slow
 def test_a_library_that_is_named_must_be_for_the_board(tmp_path, monkeypatch):
     monkeypatch.setenv("TFLM_INCLUDE", str(INTERFACE))
-    flags = ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16")
-    monkeypatch.setenv("TFLM_LIBRARY", library(tmp_path, *flags))
+    monkeypatch.setenv("TFLM_LIBRARY", library(tmp_path, *CORTEX_M7))
     assert not engine.missing(devices.device("STM32F746ZG"))
     with pytest.raises(firmware.FirmwareError, match="built for a cortex-m7; STM32F446RE has a"):
         engine.missing(devices.device("STM32F446RE"))
+    monkeypatch.setenv("TFLM_LIBRARY", library(tmp_path))
+    with pytest.raises(
+        firmware.FirmwareError, match=r"built for a cortex-m4; .*-m7: build it with"
+    ):
+        engine.missing(devices.device("STM32F746ZG"))
 
 
 @slow
@@ -233,3 +242,29 @@ def test_a_library_without_an_operator(tmp_path):
             relu("RELU6"), "mps2-an386", tmp_path / "fw", runtime="tflm",
             tflm_include=[str(INTERFACE)], tflm_library=library(tmp_path),
         )  # fmt: skip
+
+
+# ---------------------------------------------------------------- with a library that is one
+
+
+CORES = tflm_library.cores()
+if CORES:  # without one there is nothing to skip
+
+    @slow
+    @pytest.mark.parametrize("core", CORES)
+    @pytest.mark.parametrize("name", ["MicroNet-KWS-S", "MicroNet-VWW-2", "MicroNet-AD-S"])
+    @pytest.mark.parametrize("bits", [(8, 8), (4, 8), (4, 4)])
+    def test_arena_and_flash_of_published_networks(name, bits, core, tmp_path):
+        """What the interpreter takes and what is linked. Kernels for 4-bit depthwise weights ask
+        for scratch where those for 8 bits ask for none (3 x 3)."""
+        network = with_bits(zoo.network(name), recipes.Bits(weights=bits[0], depthwise=bits[1]))
+        folded, ranges = latency_fit.random_weights(np.random.default_rng(0), network)
+        model = export.assemble(network, folded, ranges)
+        predicted = files.predict(tflite.read(model))
+        firmware.write(model, devices.emulated(core).name, tmp_path / "fw", runtime="tflm")
+        fit, ran = firmware.check(tmp_path / "fw"), firmware.run(tmp_path / "fw")
+        assert ran.differing_outputs == 0
+        assert predicted.total == pytest.approx(ran.arena_used, rel=1e-3)
+        assert tflm.arena_bytes(network) == pytest.approx(ran.arena_used, rel=0.01)
+        assert fit.flash_predicted == pytest.approx(fit.flash_linked, rel=0.002)
+        assert fit.ram_predicted == fit.ram_linked

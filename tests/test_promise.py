@@ -3,10 +3,8 @@
 That of TensorFlow Lite Micro is tested where TFLM_INCLUDE and TFLM_LIBRARY name a library.
 """
 
-import contextlib
 import dataclasses
 import functools
-import os
 import re
 
 import numpy as np
@@ -15,12 +13,13 @@ import pytest
 from micronets_jax import decisions, devices, export, latency_fit, targets
 from micronets_jax.budgets import Budget, Limits
 from micronets_jax.firmware import link, project
-from micronets_jax.firmware.boards import OTHER_CORES, FirmwareError
+from micronets_jax.firmware.boards import OTHER_CORES
 from micronets_jax.firmware.engine import Options
 from micronets_jax.network import Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
 from micronets_jax.spaces.mobilenet_v2 import Stage
 from micronets_jax.targets.compiled.rows import least_arena_bytes
+from support import tflm_library
 
 pytestmark = pytest.mark.slow
 
@@ -62,17 +61,9 @@ STARTED = {
 }
 
 
-def served() -> list[str]:
-    """The cores of TFLM's library, if one is named."""
-    cores = []
-    for core, boards in STARTED.items() if "TFLM_LIBRARY" in os.environ else ():
-        with contextlib.suppress(FirmwareError):
-            if not targets.engine("tflm").missing(boards[0]):
-                cores.append(core)
-    return cores
-
-
-CASES = [("compiled", core) for core in CORES] + [("tflm", core) for core in served()]
+CASES = [("compiled", core) for core in CORES] + [
+    ("tflm", core) for core in tflm_library.cores() if core in CORES
+]
 
 
 @pytest.mark.parametrize(("runtime", "core"), CASES)

@@ -19,7 +19,7 @@ import numpy as np
 
 from micronets_jax import reserves, sizes, tflite
 from micronets_jax.devices import Device
-from micronets_jax.firmware.boards import FirmwareError
+from micronets_jax.firmware.boards import CORE_FLAGS, FirmwareError
 from micronets_jax.firmware.engine import Engine, Options, source
 from micronets_jax.targets.tflm import interpreter
 from micronets_jax.targets.tflm.engine import files, linked
@@ -96,21 +96,23 @@ def check_library(
         "cortex-m0plus": "v6S-M",
     }  # fmt: skip
     wanted = others.get(board.core, "v7E-M")
+    hard = "hard" in CORE_FLAGS[board.core]
+    fp = "+fp" if board.core in ("cortex-m4", "cortex-m7") else ""
+    told = f"build it with TARGET_ARCH={board.core}{fp}"
     if architectures != {wanted}:
         found = ", ".join(sorted(architectures)) or "no Arm core"
         raise FirmwareError(
             f"{library.archive} was built for {found}; {board.name} has a {board.core} ({wanted}): "
-            f"build it with TARGET_ARCH={board.core}+fp"
+            f"{told}"
         )
-    if "Tag_ABI_VFP_args: VFP registers" not in facts:
+    if hard and "Tag_ABI_VFP_args: VFP registers" not in facts:
+        raise FirmwareError(f"{library.archive} was built without hard floats: {told}")
+    # A Cortex-M4 has not the registers of the other; a Cortex-M7 has other sizes than are counted.
+    built_for = "cortex-m7" if "FPv5" in facts else "cortex-m4"
+    if board.core in ("cortex-m4", "cortex-m7") and board.core != built_for:
         raise FirmwareError(
-            f"{library.archive} was built without hard floats: build it with "
-            f"TARGET_ARCH={board.core}+fp"
-        )
-    if board.core == "cortex-m4" and "FPv5" in facts:
-        raise FirmwareError(
-            f"{library.archive} was built for a cortex-m7; {board.name} has a cortex-m4: build it "
-            "with TARGET_ARCH=cortex-m4+fp"
+            f"{library.archive} was built for a {built_for}; {board.name} has a {board.core}: "
+            f"{told}"
         )
     missing = [kind for kind in kinds if _register(kind) not in symbols]
     if missing:
@@ -224,8 +226,8 @@ def _makefile(library: Library, *, silent: bool) -> str:
     # TFLM's headers must print as the library does; built with BUILD_TYPE=release it does not.
     quiet = "-DTF_LITE_STRIP_ERROR_STRINGS " if silent else ""
     return f"""\
-TFLM_INCLUDE ?= {":".join(map(str, library.include))}
-TFLM_LIBRARY ?= {library.archive}
+TFLM_INCLUDE = {":".join(map(str, library.include))}
+TFLM_LIBRARY = {library.archive}
 ENGINE = tflm.o model_data.o
 LINKER = $(CXX)
 LIBRARIES = $(TFLM_LIBRARY) -lm --specs=nano.specs --specs=nosys.specs
