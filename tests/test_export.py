@@ -166,7 +166,7 @@ def test_a_bias_too_large_for_its_scale(small):
 @pytest.mark.parametrize("change", ["activation", "zero point", "scale", "weight", "bias"])
 def test_a_number_that_is_not_the_trained_one_is_an_error(small, change):
     quantized = quantize.integers(*small)
-    model = export._parse(export.to_tflite(*small))
+    model = export.parse(export.to_tflite(*small))
     stem = quantized.layers["stem"]
     if change == "activation":
         quantized.scales["stem"] = np.nextafter(quantized.scales["stem"], np.float32(1))
@@ -181,14 +181,14 @@ def test_a_number_that_is_not_the_trained_one_is_an_error(small, change):
         quantized.layers["stem"] = dataclasses.replace(stem, **{field: values})
     named = {"zero point": "tensor 'logits'", "activation": "tensor 'stem'"}
     with pytest.raises(RuntimeError, match=named.get(change, "tensor 'stem', channel 3")):
-        export._compare(model, quantized, False, exact=True)
+        export.compare(model, quantized, False, exact=True)
 
 
 def test_another_graph_is_an_error(small):
-    model = export._parse(export.to_tflite(*small))
+    model = export.parse(export.to_tflite(*small))
     other = quantize.integers(NETWORKS["all blocks"], *trained(NETWORKS["all blocks"]))
     with pytest.raises(RuntimeError, match="the converter made"):
-        export._compare(model, other, False, exact=True)
+        export.compare(model, other, False, exact=True)
 
 
 def test_fake_quant_is_tensorflows(small):

@@ -38,7 +38,7 @@ def test_nibbles_by_hand():
         [0xF1, 0x97, 0xE0, 0x35, 0x0C],
     )
     values = np.random.default_rng(0).integers(-8, 8, 101).astype(np.int8)
-    np.testing.assert_array_equal(export._unpacked(export.packed(values), 101), values)
+    np.testing.assert_array_equal(export.contents.unpacked(export.packed(values), 101), values)
 
 
 def test_weights_by_hand():
@@ -186,7 +186,7 @@ def test_the_file_holds_packed_weights(exported):
     ]
     for tensor, (name, weights) in zip(found, quantized.layers.items(), strict=True):
         assert tensor.dtype == f"int{net[name].weight_bits}", name
-        kernel, _ = export._kernel_in_file(net[name], weights.kernel)
+        kernel, _ = export.contents.kernel_in_file(net[name], weights.kernel)
         np.testing.assert_array_equal(tensor.data, kernel)
         assert np.abs(weights.kernel).max() == quantize.weight_max(net[name].weight_bits)
 
@@ -284,7 +284,7 @@ def test_tflm_indeed_refuses_dense_layers_of_four_bits(monkeypatch):
     net = Network((1, 1, 4), (Layer("logits", "dense", ("flat",), 4, 3, weight_bits=4),))
     flat = Layer("flat", "reshape", (INPUT,), 4, 4)
     net = Network(net.input_shape, (flat, *net.layers))
-    monkeypatch.setattr(export, "_require_runnable", lambda network: None)
+    monkeypatch.setattr(export, "require_runnable", lambda network: None)
     data = export.to_tflite(net, *trained(net))
     quantized = quantize.integers(net, *trained(net))
     x = random_inputs(net)

@@ -268,10 +268,10 @@ def test_sums_by_hand():
     x = np.asarray([72, -28, 127, -128], np.int8).reshape(1, 1, 4, 1)
     y = np.asarray([-103, -128, 127, -128], np.int8).reshape(1, 1, 4, 1)
     # 1.5 is 37.5 steps, rounded up; 1.55 + 5.1 is beyond the last level; -1 is 25 steps below 0.
-    got = quantize._sum(quantized, layers_[1], x, y)
+    got = quantize.reference._sum(quantized, layers_[1], x, y)
     np.testing.assert_array_equal(got.ravel(), [38, 0, 127, -25])
     relu6 = dataclasses.replace(layers_[1], activation="relu6")
-    got = quantize._sum(quantized, relu6, x, y)
+    got = quantize.reference._sum(quantized, relu6, x, y)
     np.testing.assert_array_equal(got.ravel(), [38, 0, 127, 0])
 
 
