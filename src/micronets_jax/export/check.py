@@ -44,7 +44,15 @@ def require_runnable(network: Network) -> None:
 def compare(model: Any, quantized: QuantizedNetwork, softmax: bool, exact: bool) -> None:
     """Every number of the file against the trained one.
 
-    Not ``exact``: as the converter left it, scales up to rounding, biases up to what that entails.
+    Args:
+        model: the file, parsed.
+        quantized: what was trained.
+        softmax: whether the file ends in a softmax.
+        exact: False for a file as the converter left it, whose scales are right up to rounding, and
+            biases up to what follows from that.
+
+    Raises:
+        RuntimeError: a number differs; the tensor and the channel are named.
     """
     tensors, int4 = tensors_by_name(model, quantized, softmax), load_schema().TensorType.INT4
 
