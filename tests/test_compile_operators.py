@@ -1,6 +1,7 @@
 """Every operator with drawn shapes and scales, against TensorFlow Lite Micro, with sanitizers."""
 
 import pathlib
+import re
 import tempfile
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from micronets_jax import compile as compiler
 from micronets_jax.compile import verify
+from micronets_jax.compile.operators import registry
+from micronets_jax.tflite import TFLiteError
 from support import flatbuffer_models as fm
 from support.compiled import check
 
@@ -625,3 +628,25 @@ def test_gelu_is_litert_s(approximate):
     np.testing.assert_array_equal(
         table[everything.view(np.uint8)].view(np.int8), fm.litert(model, [everything])[0]
     )
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.02])
+def test_the_operator_of_the_guide_compiles(monkeypatch, scale):
+    guide = (pathlib.Path(__file__).parents[1] / "docs" / "compile.md").read_text()
+    text = guide.split("## Adding an operator")[1].split("\n## ")[0]
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    m = fm.Models()
+    x = m.tensor([1, 256], scale=0.04, zero_point=5)
+    y = m.tensor([1, 256], scale=scale, zero_point=-20)
+    m.operator("RELU_N1_TO_1", [x], [y])
+    model = m.build([x], [y])
+    with pytest.raises(TFLiteError, match="RELU_N1_TO_1"):
+        compiler.compile_model(model)
+    monkeypatch.setitem(registry.ROWS, "RELU_N1_TO_1", None)  # taken out again at the end
+    exec(block, {"__name__": "guide"})
+    everything = np.arange(-128, 128, dtype=np.int8).reshape(1, 256)
+    table = compiler.compile_model(model).calls[0].table
+    assert table is not None
+    got = table[everything.view(np.uint8)].view(np.int8)
+    np.testing.assert_array_equal(got, fm.litert(model, [everything])[0])
+    assert len(np.unique(got)) > 40
