@@ -63,8 +63,11 @@ def test_a_wheel_has_the_experiments_and_the_kernels(tmp_path):
     told = "import experiments.kws as e, micronets_jax.kernels as k; print(e.__file__, k.structs())"
     done = subprocess.run(
         [sys.executable, "-c", told],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(place)},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(place)},
+    )
     assert done.stdout.startswith(str(place)) and "mn_conv" in done.stdout, done.stderr
 
 
@@ -110,6 +113,18 @@ def test_functions_of_many_parameters_say_what_they_take():
             named = {a.arg for a in [*node.args.args, *node.args.kwonlyargs]} - {"self", "cls"}
             table = node.name.endswith("_table")  # of compile.arithmetic, see Table there
             if len(named) > 3 and not table and "Args:" not in (ast.get_docstring(node) or ""):
+                silent.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not silent
+
+
+def test_functions_of_many_parameters_say_what_they_raise():
+    silent = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in public(ast.parse(path.read_text())):
+            named = {a.arg for a in [*node.args.args, *node.args.kwonlyargs]} - {"self", "cls"}
+            inner = [n for f in node.body for n in ast.walk(f)]
+            raises = any(isinstance(n, ast.Raise) for n in inner)
+            if len(named) > 3 and raises and "Raises:" not in (ast.get_docstring(node) or ""):
                 silent.append(f"{path.relative_to(ROOT)}: {node.name}")
     assert not silent
 

@@ -72,8 +72,10 @@ def held(
         name: of the file.
         what: is kept, for the sentences: "run".
         resume: whether it is to be continued.
-        error: what is raised if it is a file, holds something else, is damaged, or is not to be
-            continued.
+        error: of what kind errors are.
+
+    Raises:
+        error: the folder is a file, holds something else, is damaged, or is not to be continued.
     """
     if path.exists() and not path.is_dir():
         raise error(f"workdir={path} is a file; give the name of a folder")

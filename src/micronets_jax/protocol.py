@@ -422,6 +422,10 @@ class Board:
             argument: of the frame.
             payload: of the frame.
             seconds: to wait for each answer; None for the board's usual ones.
+
+        Raises:
+            BoardFault: the firmware stopped at a fault.
+            ProtocolError: no answer came in time, or the board refuses.
         """
         self._sequence = self._sequence % 255 + 1
         request = encode(Frame(kind, self._sequence, argument, payload))

@@ -475,6 +475,12 @@ def emulated(
         board: an emulated one.
         seconds: how long a run may take.
         options: further ones of the emulator, such as a plugin, which writes when it ends.
+
+    Yields:
+        The board, to be asked as one on a desk.
+
+    Raises:
+        FirmwareError: the emulator ended while it was asked; the sentence has what it said.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(

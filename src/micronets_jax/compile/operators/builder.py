@@ -227,6 +227,9 @@ class Builder:
             shape: that it must have.
             dtype: that it must have.
             position: which output of the operator.
+
+        Raises:
+            TFLiteError: the file says another shape, or another type.
         """
         tensor, shape = self.model.tensors[operator.outputs[position]], tuple(shape)
         known = tensor.open or (False,) * len(tensor.shape)
@@ -310,6 +313,12 @@ class Builder:
             position: which input of the operator.
             what: names the input in a refusal.
             dtypes: that are accepted.
+
+        Returns:
+            The :class:`~micronets_jax.tflite.Tensor` and its values, an array of its shape.
+
+        Raises:
+            TFLiteError: it is computed at run time, or of another type.
         """
         tensor = self.tensor(operator, position, what)
         data = self.constants.get(tensor.index)

@@ -27,6 +27,12 @@ def window(
         size: rows and columns of the input.
         kernel: rows and columns of the kernel.
         dilation: rows and columns from one tap to the next.
+
+    Returns:
+        ``stride``, ``pads`` and ``size``, each of rows and columns, as options of a node.
+
+    Raises:
+        TFLiteError: a number is out of range, or the kernel does not fit the input.
     """
     o = operator.options
     stride = (o["stride_h"], o["stride_w"])
@@ -61,6 +67,13 @@ def weights_of(b: Builder, operator: Operator, axis: int, ndim: int) -> tuple[Te
         operator: whose second input is read.
         axis: of the output channels.
         ndim: that the weights must have.
+
+    Returns:
+        The tensor and its values, int8 or int4 as int8, of the file's shape.
+
+    Raises:
+        TFLiteError: they are computed at run time, or have another rank, no scale, a zero point, or
+            scales that do not fit their shape.
     """
     tensor, data = b.constant(operator, 1, "weights", ("int8", "int4"))
     if data.ndim != ndim or data.size == 0:
@@ -92,6 +105,9 @@ def bias_of(b: Builder, operator: Operator, channels: int, position: int = 2) ->
 
     Returns:
         int64 [channels].
+
+    Raises:
+        TFLiteError: there is another number of biases, or they are computed at run time.
     """
     if len(operator.inputs) <= position or operator.inputs[position] == -1:
         return np.zeros(channels, np.int64)

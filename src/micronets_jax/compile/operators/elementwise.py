@@ -34,6 +34,9 @@ def table(
         operator: that is read.
         make: from input and output to the 256 output bytes.
         types: of input and output.
+
+    Raises:
+        TFLiteError: the types are others, or there is no table for these scales.
     """
     value = b.input(operator, 0, types[0])
     output = b.output(operator, value.shape, types[1])
@@ -202,6 +205,9 @@ def pair(
         function: the output byte, before its clamp to ``options``' min and max, of two bytes.
         operands: what :func:`operands_of` gives.
         options: of the node, if it remains one.
+
+    Raises:
+        TFLiteError: both are known, and too large to fold.
     """
     left, right, output = operands
     low, high = options.get("min", -128), options.get("max", 127)

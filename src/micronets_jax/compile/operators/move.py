@@ -48,6 +48,9 @@ def move(
         fill: what padding holds, None for the output's zero point.
         output: which output of the operator is written.
         options: further options of the node.
+
+    Raises:
+        TFLiteError: the output is empty or too large to fold, or has another size or type.
     """
     if b.is_constant(operator, *positions):
         data = [b.constants[operator.inputs[i]] for i in positions]
