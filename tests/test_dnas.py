@@ -215,14 +215,6 @@ def test_sampled_memory_agrees_with_monte_carlo_where_the_mean_network_does_not(
     assert abs(sampled - truth) / truth < 0.02
     assert abs(mean_network - truth) / truth > 0.05
 
-    @jax.jit
-    @jax.grad
-    def gradient(logits):
-        choice = decisions.straight_through(decisions.gumbel_softmax(keys[0], logits, 1.0))
-        return memory(choice)
-
-    assert np.abs(gradient(logits)["width"]).max() > 0
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 3])
