@@ -115,9 +115,12 @@ def main() -> None:
 def settings(options: Options, samples: int) -> DNAS | TinyNAS:
     """Of a search whose steps evaluate so many architectures."""
     shared = {
-        "epochs": 1, "batch_size": options.batch_size, "samples": samples, "warmup": 0.0,
+        "epochs": 1,
+        "batch_size": options.batch_size,
+        "samples": samples,
+        "warmup": 0.0,
         "precision": options.precision,
-    }  # fmt: skip
+    }
     return TinyNAS(**shared) if options.method == "tinynas" else DNAS(bits=0, **shared)
 
 

@@ -182,9 +182,12 @@ def main() -> None:
             model = (reference / "models" / f"{row[0]}.tflite").read_bytes()
             try:
                 compiled = compiler.compile_model(
-                    model, row[0], arguments.flash_budget, plan=arguments.plan,
+                    model,
+                    row[0],
+                    arguments.flash_budget,
+                    plan=arguments.plan,
                     rows=arguments.input == "rows",
-                )  # fmt: skip
+                )
             except tflite.TFLiteError as error:  # a dense network has no rows
                 print(f"{core:<10} {row[0]:<18} {error}")
                 continue

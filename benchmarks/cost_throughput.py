@@ -36,9 +36,11 @@ COUNTED["whole tensors"] = dataclasses.replace(
     COUNTED["compiled"], sram=memory.arena_bytes, flash=flash.flash_bytes
 )
 GOALS = {
-    ("words", "compiled"): 100_000, ("pictures", "compiled"): 20_000,
-    ("words", "whole tensors"): 1_000_000, ("pictures", "whole tensors"): 100_000,
-}  # fmt: skip
+    ("words", "compiled"): 100_000,
+    ("pictures", "compiled"): 20_000,
+    ("words", "whole tensors"): 1_000_000,
+    ("pictures", "whole tensors"): 100_000,
+}
 """Of architectures a second."""
 
 CALLS = 15

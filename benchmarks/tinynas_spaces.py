@@ -103,8 +103,10 @@ class Options:
 
 
 MEMORY = {
-    "tinyengine": tinyengine.sram_bytes, "whole": arena_bytes, "rows": least_arena_bytes,
-}  # fmt: skip
+    "tinyengine": tinyengine.sram_bytes,
+    "whole": arena_bytes,
+    "rows": least_arena_bytes,
+}
 
 
 def within(rule: str, network: Network) -> Any:

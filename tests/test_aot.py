@@ -34,8 +34,11 @@ def compiled(**words):
     path = os.pathsep.join([str(COMPILERS), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(words)],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=1200,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

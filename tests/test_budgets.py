@@ -78,10 +78,12 @@ def test_used_by_hand():
 
 
 LAST_UNIT = {
-    "sram_bytes": 1, "flash_bytes": 1, "mops": 2e-6,
+    "sram_bytes": 1,
+    "flash_bytes": 1,
+    "mops": 2e-6,
     "latency_ms": BOARD.cycles_per_instruction / 180e3,  # an instruction
     "energy_mj": BOARD.cycles_per_instruction / 180e3 * 0.163,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LAST_UNIT)

@@ -81,8 +81,10 @@ def test_bad_folders_and_inputs(model, tmp_path, capsys):
     assert "not a compiled model" in capsys.readouterr().err
     assert cli.main(["compile", str(model), "-o", str(out)]) == 0
     for source, says in (
-        ("lcg:x", "not an integer"), ("none.npy", "no such file"), (str(model), "NumPy"),
-    ):  # fmt: skip
+        ("lcg:x", "not an integer"),
+        ("none.npy", "no such file"),
+        (str(model), "NumPy"),
+    ):
         assert cli.main(["run", str(out), "--input", source]) == 2
         assert says in capsys.readouterr().err
     np.save(tmp_path / "x.npy", np.zeros(3, np.int8))

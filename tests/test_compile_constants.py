@@ -29,8 +29,9 @@ class Net:
     def shape(self):
         return self.m.tensors[self.x].shape
 
-    def conv(self, count=None, kernel=1, padding=0, dead=(), level=0.0, scales=None, q=RELU6,
-             unread=()):  # fmt: skip
+    def conv(
+        self, count=None, kernel=1, padding=0, dead=(), level=0.0, scales=None, q=RELU6, unread=()
+    ):
         """CONV_2D, or DEPTHWISE_CONV_2D without ``count``. Dead channels output ``level``, channels
         of a tiny scale have biases near 2^30, and all others can be more than zero."""
         depthwise, depth = count is None, self.shape[3]
@@ -98,9 +99,12 @@ def test_reachable_sums_are_exact():
     o, values = last.options, np.arange(-128, 128)
     first = operators.build(tflite.read(net.build())).nodes[0].options["reach"]
     pixels = np.array(
-        [p for p in itertools.product(values, values) if (p >= first.low).all() and
-         (p <= first.high).all()]
-    )  # fmt: skip
+        [
+            p
+            for p in itertools.product(values, values)
+            if (p >= first.low).all() and (p <= first.high).all()
+        ]
+    )
     weights = o["weights"].reshape(3, 2).astype(int)
     sums = (pixels + 128) @ weights.T + o["bias"]
     assert o["sums"].low.tolist() == sums.min(axis=0).tolist()
@@ -254,8 +258,10 @@ def network(seed: int) -> bytes:
         kind = rng.choice(
             ["conv", "depthwise", "pool", "add", "mean", "concat", "resize", "pad", "slice", "turn"]
         )
-        q = {"scale": net.m.tensors[net.x].quantization.scale[0],
-             "zero_point": net.m.tensors[net.x].quantization.zeroPoint[0]}  # fmt: skip
+        q = {
+            "scale": net.m.tensors[net.x].quantization.scale[0],
+            "zero_point": net.m.tensors[net.x].quantization.zeroPoint[0],
+        }
         _, rows, columns, channels = net.shape
         if kind == "conv":
             layer(int(rng.integers(2, 9)), int(rng.choice([1, 3])))
@@ -303,9 +309,11 @@ def network(seed: int) -> bytes:
 
 
 drawn = settings(
-    deadline=None, phases=[Phase.generate], derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],
+    derandomize=True,
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+)
 
 
 @pytest.mark.slow

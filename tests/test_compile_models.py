@@ -24,10 +24,13 @@ CONVOLUTIONAL = ["mlperf_kws_dscnn", "mlperf_ic_resnet8", "micronet_kws_m", "mcu
 MODELS = [*CONVOLUTIONAL, "mlperf_vww", "mlperf_ad"]
 # Of TensorFlow Lite Micro's instructions and arena at most these parts, stack counted on our side.
 AT_MOST = {
-    "mlperf_kws_dscnn": (0.415, 0.389), "mlperf_ic_resnet8": (0.428, 0.634),
-    "micronet_kws_m": (0.442, 0.696), "mcunet_10fps_vww": (0.352, 0.316),
-    "mlperf_vww": (0.264, 0.421), "mlperf_ad": (0.535, 0.393),
-}  # fmt: skip
+    "mlperf_kws_dscnn": (0.415, 0.389),
+    "mlperf_ic_resnet8": (0.428, 0.634),
+    "micronet_kws_m": (0.442, 0.696),
+    "mcunet_10fps_vww": (0.352, 0.316),
+    "mlperf_vww": (0.264, 0.421),
+    "mlperf_ad": (0.535, 0.393),
+}
 CORES = ["cortex-m4", "cortex-m7"]
 
 
@@ -107,11 +110,12 @@ def test_no_warnings(reference, cc, tmp_path):
 @pytest.mark.parametrize(
     "cc",
     [
-        "arm-none-eabi-gcc -mcpu=cortex-m4", "clang --target=thumbv7em-none-eabi -mcpu=cortex-m4",
+        "arm-none-eabi-gcc -mcpu=cortex-m4",
+        "clang --target=thumbv7em-none-eabi -mcpu=cortex-m4",
         "arm-none-eabi-gcc -mcpu=cortex-m55 -mfloat-abi=hard",
         "clang --target=thumbv8.1m.main-none-eabi -mcpu=cortex-m55 -mfloat-abi=hard",
     ],
-)  # fmt: skip
+)
 def test_no_warnings_on_the_core(reference, cc, plan, tmp_path):
     """The assembly, by both compilers that define ``__ARM_FEATURE_DSP`` and ``_MVE``."""
     where = ["arm-none-eabi-gcc", "-print-file-name=libc.a"]
@@ -269,9 +273,12 @@ def test_other_kernels_on_cores(kind, core, tmp_path):
     y = m.tensor(shape, **q)
     options = {"MEAN": "Reducer", "SUM": "Reducer", "LOGISTIC": ""}.get(kind, kind.title())
     m.operator(
-        kind, inputs, [y], *([options + "Options"] if options else []),
+        kind,
+        inputs,
+        [y],
+        *([options + "Options"] if options else []),
         **({"beta": 1.0} if kind == "SOFTMAX" else {}),
-    )  # fmt: skip
+    )
     model = m.build([x], [y])
     compiled = compiler.compile_model(model)
     compiler.write(compiled, tmp_path / "out")

@@ -206,8 +206,11 @@ def test_half_of_the_pictures_are_mirrored():
     x = changed(only, ramp)
     turned = x[:, 0, 0, 0] > x[:, 0, -1, 0]
     assert 70 < turned.sum() < 130
-    np.testing.assert_allclose(np.where(turned[:, None], x[:, 3, ::-1, 0], x[:, 3, :, 0])[0],
-                               np.arange(10) / 127.5 - 1, atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        np.where(turned[:, None], x[:, 3, ::-1, 0], x[:, 3, :, 0])[0],
+        np.arange(10) / 127.5 - 1,
+        atol=1e-6,
+    )
 
 
 def test_pictures_move_and_keep_their_edges():

@@ -39,9 +39,10 @@ def load(reference: pathlib.Path, name: str) -> bytes:
 def test_clocks_and_memories_of_the_data_sheets():
     """f = f_in / M * N / P of the reference manuals' RCC chapter, and the sizes of the parts."""
     for name, mhz, flash, ram in (
-        ("STM32F446RE", 180, 512, 128), ("STM32F746ZG", 216, 1024, 320),
+        ("STM32F446RE", 180, 512, 128),
+        ("STM32F746ZG", 216, 1024, 320),
         ("STM32F767ZI", 216, 2048, 512),
-    ):  # fmt: skip
+    ):
         board = devices.device(name)
         start = board.startup.numbers
         assert start["HSE_HZ"] // start["PLL_M"] == 2_000_000  # what the manuals recommend
@@ -159,9 +160,10 @@ def test_damaged_folders(small, tmp_path, capsys):
     assert cli.main(["run", str(out), "--core", "cortex-m7"]) == 2
     assert "a firmware has its board's" in capsys.readouterr().err
     for change, says in (
-        ({"layers": None}, "damaged"), ({"device": "Z80"}, "is unknown"),
+        ({"layers": None}, "damaged"),
+        ({"device": "Z80"}, "is unknown"),
         ({"interface": 3}, "damaged"),
-    ):  # fmt: skip
+    ):
         wrong = {k: v for k, v in {**manifest, **change}.items() if v is not None}
         (out / "manifest.json").write_text(json.dumps(wrong))
         assert cli.main(["run", str(out)]) == 2
@@ -346,7 +348,7 @@ def break_model(folder: pathlib.Path, statement: str, before: str = "") -> None:
             r"the stack overflowed at address 0x(1fff|3800|3100)",
         ),
     ],
-)  # fmt: skip
+)
 def test_faults_in_a_model(statement, before, says, device, small, tmp_path):
     nowhere = "1f000000" if device == "mps3-an547" else "70000000"  # this is DRAM there
     statement, says = (text.replace("NOWHERE", nowhere) for text in (statement, says))
@@ -422,8 +424,9 @@ def test_speaks_to_people_when_nobody_asks(floats, small, tmp_path):
     board = devices.device("mps2-an386")
     process = subprocess.Popen(
         execute.command(tmp_path / "build" / "firmware.elf", board),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     lines = {}
     for raw in process.stdout:
         name, _, value = raw.decode().strip().partition(" ")
@@ -478,8 +481,10 @@ def test_start_up_of_the_f4_falls_through_its_waits(reference, tmp_path):
     at = command.index("-serial")
     process = subprocess.Popen(
         [*command[:at], "-serial", "null", *command[at:]],  # its USART2 is the second port
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         pipe = execute._Pipe(process)
         spoken = protocol.Board(pipe, seconds=2.0, run_seconds=60.0, tries=15)
@@ -532,7 +537,10 @@ def test_the_command_line_stays_light():
         "print([m for m in ('jax', 'tensorflow', 'flax', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(SRC)},
-    )  # fmt: skip
+    )
     assert done.stdout.strip() == "[]"

@@ -121,9 +121,11 @@ def test_within_one_step_of_python(name, scale, zero_point, tmp_path):
     worst, equal, total = 0, 0, 0
     for clip in sounds(built.samples).values():
         ran = subprocess.run(
-            [tmp_path / "harness"], input=clip.astype("<i2").tobytes(), capture_output=True,
+            [tmp_path / "harness"],
+            input=clip.astype("<i2").tobytes(),
+            capture_output=True,
             check=True,
-        )  # fmt: skip
+        )
         got = np.frombuffer(ran.stdout, np.int8).astype(int)
         want = frontend.features_of(clip, built, scale, zero_point).reshape(-1).astype(int)
         worst = max(worst, int(np.abs(got - want).max()))
@@ -294,8 +296,9 @@ def test_recordings_that_cannot_be_heard(tmp_path, capsys):
     firmware.write(model, "mps2-an386", tmp_path / "fw", frontend=frontends.to_json(data.MFCC()))
     (tmp_path / "empty.wav").write_bytes(b"")
     for folder, name, says in (
-        ("deaf", "empty.wav", "has no front end"), ("fw", "empty.wav", "empty file"),
+        ("deaf", "empty.wav", "has no front end"),
+        ("fw", "empty.wav", "empty file"),
         ("fw", "none.wav", "does not exist"),
-    ):  # fmt: skip
+    ):
         assert cli.main(["run", str(tmp_path / folder), "--input", str(tmp_path / name)]) == 2
         assert says in capsys.readouterr().err

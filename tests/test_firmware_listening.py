@@ -208,15 +208,17 @@ def test_a_stream_on_a_core(device, tmp_path, capsys):
         (spotting.to_json(HOW), None, "needs the front end"),
         (spotting.to_json(HOW), frontends.to_json(frontends.LogMelPatches()), "needs the front"),
         (
-            spotting.to_json(dataclasses.replace(HOW, classes=("yes", "no"))), FRONTEND,
+            spotting.to_json(dataclasses.replace(HOW, classes=("yes", "no"))),
+            FRONTEND,
             "the listener knows 2 classes, the model gives int8 [1, 4]",
         ),
         (
-            spotting.to_json(dataclasses.replace(HOW, hop_ms=50)), FRONTEND,
+            spotting.to_json(dataclasses.replace(HOW, hop_ms=50)),
+            FRONTEND,
             "hop_ms=50: give a multiple of the front end's frames, 20 ms",
         ),
     ],
-)  # fmt: skip
+)
 def test_listeners_that_do_not_belong(text, frontend, says):
     shape = [1, 32, 32, 1] if frontend and "log_mel" in frontend else [1, 49, 10, 1]
     interface = ends()
@@ -235,9 +237,12 @@ def test_streams_need_a_listener(tmp_path, capsys):
     with pytest.raises(firmware.FirmwareError, match="does not listen to streams"):
         firmware.listen(tmp_path / "fw", [sound(2.0)])
     firmware.write(
-        spotter(), "mps2-an386", tmp_path / "fw", frontend=FRONTEND,
+        spotter(),
+        "mps2-an386",
+        tmp_path / "fw",
+        frontend=FRONTEND,
         listening=spotting.to_json(HOW),
-    )  # fmt: skip
+    )
     assert firmware.listens(tmp_path / "fw", str(wav))
     assert not firmware.listens(tmp_path / "fw", "lcg:1")
     (tmp_path / "bad.wav").write_text("text")

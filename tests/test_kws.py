@@ -161,16 +161,22 @@ def test_a_long_recording_is_a_timeline_and_its_seconds_are_clips(space, finishe
     assert len(lines) > 3 and last.startswith(f"{len(lines)} words")
     words = list(pipeline.listen(copied, tmp_path / "long.wav", low))
     for line, (second, word, confidence) in zip(lines, words, strict=True):
-        assert line.split() == [f"0:{int(second // 60):02}:{second % 60:04.1f}", word,
-                                f"{confidence:.1%}"]  # fmt: skip
+        assert line.split() == [
+            f"0:{int(second // 60):02}:{second % 60:04.1f}",
+            word,
+            f"{confidence:.1%}",
+        ]
         assert word in dataset.class_names and confidence >= 0.33
     status, out, _ = run(
         space, "--predict", tmp_path / "short.wav", tmp_path / "long.wav", "--workdir", copied
     )
     assert status == 0
     assert out.splitlines() == [
-        str(tmp_path / "short.wav"), *told["short"], str(tmp_path / "long.wav"), *told["long"]
-    ]  # fmt: skip
+        str(tmp_path / "short.wav"),
+        *told["short"],
+        str(tmp_path / "long.wav"),
+        *told["long"],
+    ]
     (copied / "listening.json").write_text("{")
     status, _, error = run(space, "--predict", tmp_path / "long.wav", "--workdir", copied)
     assert status == 2 and "listening.json is damaged" in error
@@ -284,9 +290,10 @@ def test_another_runs_results_are_never_overwritten(space, finished):
     (space / "text.wav").write_text("no sound " * 9)
     (space / "empty.wav").write_bytes(b"")
     for name, says in (
-        ("none.wav", "does not exist"), (space / "text.wav", "cannot be read"),
+        ("none.wav", "does not exist"),
+        (space / "text.wav", "cannot be read"),
         (space / "empty.wav", "is an empty file"),
-    ):  # fmt: skip
+    ):
         status, out, error = run(space, "--predict", name, "--workdir", folder)
         assert (status, out) == (2, "") and f"{name} {says}" in error and "Traceback" not in error
     assert before == {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}

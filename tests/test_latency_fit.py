@@ -27,9 +27,11 @@ def sample(space, index, runtime="compiled", core="cortex-m4", scale=1):
     layers = latency.layer_instructions(net, runtime, core)
     once = latency.instructions(net, runtime, core) - sum(layers.values())
     return latency_fit.Sample(
-        index, cost.macs(net), scale * (once + sum(layers.values())),
+        index,
+        cost.macs(net),
+        scale * (once + sum(layers.values())),
         {name: scale * n for name, n in layers.items() if n},
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------- drawing

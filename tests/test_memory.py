@@ -51,8 +51,10 @@ def test_by_hand():
     assert (steps[0].kind, steps[1].kind) == ("CONV_2D", "DEPTHWISE_CONV_2D")
     assert steps[1].live_bytes == 49 * 10 * 64 + 25 * 5 * 64 == 39360
     assert {block.name: block.bytes for block in steps[-2].live} == {
-        "block4_pointwise": 8000, "pool": 64, "pool scratch": 256,
-    }  # fmt: skip
+        "block4_pointwise": 8000,
+        "pool": 64,
+        "pool scratch": 256,
+    }
 
 
 @pytest.mark.parametrize(
@@ -130,9 +132,12 @@ def test_a_residual_by_hand():
     )
     live = {step.name: step.live_bytes // 64 for step in layout.timeline(network)}
     assert live == {
-        "expand": 4 + 24, "depthwise": 4 + 24 + 24, "project": 4 + 24 + 8, "pad": 4 + 8 + 8,
+        "expand": 4 + 24,
+        "depthwise": 4 + 24 + 24,
+        "project": 4 + 24 + 8,
+        "pad": 4 + 8 + 8,
         "add": 8 + 8 + 8,
-    }  # fmt: skip
+    }
     assert planner.head_bytes(network, scratch=False) == 64 * 52
 
 
@@ -205,5 +210,7 @@ def test_one_pixel_before_a_dense_layer_is_not_reshaped():
         ),
     )
     assert [operator.kind for operator in memory.operators(network)] == [
-        "CONV_2D", "RESHAPE", "FULLY_CONNECTED",
-    ]  # fmt: skip
+        "CONV_2D",
+        "RESHAPE",
+        "FULLY_CONNECTED",
+    ]

@@ -98,8 +98,11 @@ def test_pruning_a_residual_whose_sides_may_need_zeros():
 
     assert wiring(residual(1, 1))["sum"] == ("a_pad", "b")
     assert wiring(residual(0, 1)) == {
-        "a": (INPUT,), "b": ("a",), "sum": ("a", "b"), "c": ("sum",),
-    }  # fmt: skip
+        "a": (INPUT,),
+        "b": ("a",),
+        "sum": ("a", "b"),
+        "c": ("sum",),
+    }
     assert wiring(residual(0, 0))["c"] == ("a",)
     assert networks.consumers(residual(1, 1))["a"] == ["a_pad", "a_mix", "b"]
 

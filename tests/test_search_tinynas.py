@@ -118,8 +118,9 @@ def test_first_the_largest_learns_alone(made, run):
     assert alone == [True, False, False]
     ends = [jax.tree.map(lambda leaf, i=i: leaf[i], made._ends) for i in range(2)]
     assert [SPACE.decode(end) for end in ends] == [
-        SPACE.largest(), SPACE.decode(SPACE.lightest()[0]),
-    ]  # fmt: skip
+        SPACE.largest(),
+        SPACE.decode(SPACE.lightest()[0]),
+    ]
 
 
 def test_students_learn_what_the_largest_says(made, states):

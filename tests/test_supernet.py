@@ -122,9 +122,12 @@ def test_residuals_begin_without_their_branches():
     scales = {name: p["scale"] for name, p in params.items() if name.endswith("_project")}
     means = {name: float(scale.mean()) for name, scale in scales.items()}
     assert means == {
-        "block1_project": 1, "block2_project": 1,  # no sum
-        "block3_project": 0, "block4_project": 0, "block5_project": 0,
-    }  # fmt: skip
+        "block1_project": 1,
+        "block2_project": 1,  # no sum
+        "block3_project": 0,
+        "block4_project": 0,
+        "block5_project": 0,
+    }
 
 
 def test_a_sum_has_the_channels_of_either_side():

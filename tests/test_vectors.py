@@ -25,8 +25,11 @@ def test_layers(shape, tmp_path):
     net = Net(shape, seed=sum(shape))
     x = net.input
     convolutions = [
-        net.conv(x, 7, 1), net.conv(x, 8, 1, 2), net.conv(x, 5, 3, relu=3), net.conv(x, 9, 2, 2),
-    ]  # fmt: skip
+        net.conv(x, 7, 1),
+        net.conv(x, 8, 1, 2),
+        net.conv(x, 5, 3, relu=3),
+        net.conv(x, 9, 2, 2),
+    ]
     depthwise = [net.depthwise(x, kernel=k, stride=s) for k in (3, 5, 7) for s in (1, 2)]
     others = [net.depthwise(x, kernel=(2, 1), relu=3), net.pool("AVERAGE_POOL_2D", x, 2, 1)]
     run(net.build(*convolutions, *depthwise, *others), tmp_path, plan="whole")

@@ -125,10 +125,13 @@ def convolution(
         inputs.append(m.tensor([count], "int32", in_scale * scales, 0, b))
     y = m.tensor([shape[0], *size, count], scale=out_scale, zero_point=out_zero)
     common = {
-        "padding": padding, "strideH": stride[0], "strideW": stride[1],
-        "fusedActivationFunction": activation, "dilationHFactor": dilation[0],
+        "padding": padding,
+        "strideH": stride[0],
+        "strideW": stride[1],
+        "fusedActivationFunction": activation,
+        "dilationHFactor": dilation[0],
         "dilationWFactor": dilation[1],
-    }  # fmt: skip
+    }
     if depthwise:
         m.operator(
             "DEPTHWISE_CONV_2D", inputs, [y], "DepthwiseConv2DOptions", depthMultiplier=channels,

@@ -15,9 +15,10 @@ class NoisyLine:
         self.threads = [
             threading.Thread(target=self.copy, args=pair, daemon=True)
             for pair in (
-                (self.master, process.stdin.fileno()), (process.stdout.fileno(), self.master),
+                (self.master, process.stdin.fileno()),
+                (process.stdout.fileno(), self.master),
             )
-        ]  # fmt: skip
+        ]
         for thread in self.threads:
             thread.start()
 

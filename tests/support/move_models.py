@@ -109,9 +109,11 @@ def moves(rng: np.random.Generator):
     x, u, y = m.tensor(shape, **Q), m.tensor(part, **Q), m.tensor(shape, **Q)
     start = rng.integers(-1, 2 * a + 2, 4).astype(np.int32)  # moved to where the part fits
     m.operator(
-        "DYNAMIC_UPDATE_SLICE", [x, u, m.tensor([4], "int32", data=start)], [y],
+        "DYNAMIC_UPDATE_SLICE",
+        [x, u, m.tensor([4], "int32", data=start)],
+        [y],
         "DynamicUpdateSliceOptions",
-    )  # fmt: skip
+    )
     yield "DYNAMIC_UPDATE_SLICE", m.build([x, u], [y])
     at = np.stack([rng.integers(0, n, (2, 3)) for n in shape[:3]], axis=-1)
     yield "GATHER_ND", model_of("GATHER_ND", shape, [(2, 3, 4 * c)], [at])

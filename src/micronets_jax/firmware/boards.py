@@ -48,9 +48,12 @@ def startup(of: Device) -> Startup:
 def header(of: Device) -> str:
     """``board.h``: the row of the board for the C sources."""
     values = {
-        "TICKS_HZ": of.clock_hz, "RAM_ORIGIN": of.ram.origin, "RAM_BYTES": of.ram.bytes,
-        "BAUD": 115_200, **startup(of).numbers,
-    }  # fmt: skip
+        "TICKS_HZ": of.clock_hz,
+        "RAM_ORIGIN": of.ram.origin,
+        "RAM_BYTES": of.ram.bytes,
+        "BAUD": 115_200,
+        **startup(of).numbers,
+    }
     lines = [
         f"/* {of.name}, {of.core}: {of.provenance}. */",
         "#ifndef BOARD_H",
