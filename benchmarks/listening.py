@@ -3,7 +3,7 @@
     python -m experiments.kws --data SPEECH_COMMANDS --workdir RUN
     python -m benchmarks.listening --data SPEECH_COMMANDS --workdir RUN
 
-Streams of ten minutes are made of test clips in an order by lot, 0.25 to 2.75 s apart, over the
+Streams of ten minutes are made of test clips in random order, 0.25 to 2.75 s apart, over the
 part of the noises that belongs to the test split; each next stream has another order. A run listens
 to them with the smoothing and threshold that it chose on validation clips: the network in float as
 it was trained, the int8 model, and the firmware on the emulated core of its board, where every int8

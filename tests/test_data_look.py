@@ -75,7 +75,7 @@ def test_few_speakers_are_divided_so_that_no_split_is_empty(tmp_path):
 def test_one_speaker_is_divided_by_lot_with_a_warning(tmp_path):
     folder = folder_of(tmp_path / "d", "cat dog", 20, "me_nohash_{k}.wav")
     with pytest.warns(
-        data.DataWarning, match="1 speaker of 'cat' .* recordings are divided by lot"
+        data.DataWarning, match="1 speaker of 'cat' .* recordings are divided at random"
     ):
         counts = [len(part) for part in facts(speech_commands.load(folder), "file").values()]
     assert counts == [32, 4, 4]

@@ -168,7 +168,7 @@ def test_shows_every_part_and_its_numbers(page: Page) -> None:
         "search 1 min 1 s, train 4 s",
         "python -m experiments.kws --predict FILE --workdir RUN",
         "30 minutes of validation clips among noises, in which 600 words are said; 20 false alarms",
-        "a word is told from 75.0 % then none for 1 s words missed 10.0 %",
+        "a word is detected from 75.0 % then none for 1 s words missed 10.0 %",
         "false alarms an hour 16: 8 in all, 7 of them just after a word",
     ):
         assert expected in text

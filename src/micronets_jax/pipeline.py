@@ -463,8 +463,8 @@ def listen(
     Memory does not grow with the length.
 
     Yields:
-        Seconds from the beginning at which a word is told, the word, how sure the spotter is; each
-        as soon as it is known.
+        Seconds from the beginning at which a word is detected, the word, how sure the spotter is;
+        each as soon as it is known.
 
     Raises:
         DataError: the file cannot be read.

@@ -56,7 +56,7 @@ def together(split: dict[str, str], groups: dict[str, int], seed: int) -> dict[s
 def by_units(units: Sequence[str], labels: Sequence[int], seed: int) -> list[str] | None:
     """The split of each example; None if no division into whole units serves every class.
 
-    Units are drawn by lot for test and for validation until each has a tenth of the examples and
+    Units are drawn at random for test and for validation until each has a tenth of the examples and
     :data:`FEWEST` of every class. A unit that a class cannot spare is passed over; one that brings
     a class that is still missing comes first.
 
@@ -91,7 +91,7 @@ def by_units(units: Sequence[str], labels: Sequence[int], seed: int) -> list[str
                 if missing:
                     return None
                 break
-            # Of those that help, the one whose size fits best what is still wanted, then by lot.
+            # Of those that help, the one whose size fits best what is still wanted, then at random.
             rest = max(wanted - got.total(), len(missing))
             unit = min(spare, key=lambda unit: max(0, content[unit].total() - rest))
             home[unit] = split

@@ -84,7 +84,7 @@ def build(text: str, hearing: FrontEnd | None, interface: list[dict[str, Any]]) 
         "#ifndef HEARING_H", "#define HEARING_H", "", "#include <stdint.h>", "",
         *(f"#define HEARING_{name} {value}" for name, value in defines.items()), "",
         "extern const uint16_t hearing_exponentials[256]; /* of minus the scale times this */",
-        "extern const uint8_t hearing_words[HEARING_CLASSES]; /* whether it is told */",
+        "extern const uint8_t hearing_words[HEARING_CLASSES]; /* whether it is detected */",
         "extern const char *const hearing_names[HEARING_CLASSES];", "", "#endif", "",
     ]  # fmt: skip
     rows = [", ".join(map(str, exponentials[i : i + 12])) for i in range(0, 256, 12)]

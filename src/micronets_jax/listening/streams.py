@@ -69,7 +69,7 @@ def of_split(dataset: Dataset, split: str, minutes: float, seed: int) -> Stream:
     at, order = 0, np.zeros(0, np.int64)
     while True:
         at += round(rng.uniform(*GAPS) * SAMPLE_RATE)
-        # What begins in the last seconds could not be told any more.
+        # What begins in the last seconds could not be detected any more.
         if at + round((1 + LATE) * SAMPLE_RATE) > len(samples):
             break
         if not len(order):

@@ -404,7 +404,7 @@ def listening(summary: Summary) -> Html | None:
     rows = [
         ("an inference every", f"{how['hop_ms']}\u00a0ms"),
         ("posteriors averaged over", f"{how['window']} of them"),
-        ("a word is told from", _percent(how["threshold"] / (1 << 15))),
+        ("a word is detected from", _percent(how["threshold"] / (1 << 15))),
         ("then none for", f"{pause:g}\u00a0s"),
         ("words missed", _percent(misses)),
         ("false alarms an hour", f"{alarms:.3g}: {seen['alarms']} in all, {seen['confused']} of "

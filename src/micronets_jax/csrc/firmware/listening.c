@@ -52,7 +52,7 @@ void listening_hear(const void *samples, uint32_t count)
     }
 }
 
-/* Adds the posteriors of these logits to the sums in place of the oldest; 1 if a word is told. */
+/* Adds the posteriors of these logits to the sums in place of the oldest; 1 if a word is detected. */
 static int smooth(const int8_t *logits, struct listening_word *word)
 {
     uint16_t *const row = posteriors[oldest];

@@ -2,9 +2,9 @@
 
 Invariant: the same files and seed give the same splits, labels and pixels.
 
-Either ``<class>/<file>``, divided by lot, 80 / 10 / 10 in each class; or ``train/<class>/<file>``
-and ``test/<class>/<file>``, where a tenth of each class of the first validates. What is drawn by
-lot stays together with its near-duplicates, unless a warning says so.
+Either ``<class>/<file>``, divided at random, 80 / 10 / 10 in each class; or
+``train/<class>/<file>`` and ``test/<class>/<file>``, where a tenth of each class of the first
+validates. Near-duplicates are drawn into one split, unless a warning says so.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _looked(
 def _kept_together(
     parts: Parts, near: dict[str, int], found: Sequence[str], folder: pathlib.Path, seed: int
 ) -> Parts:
-    """The same parts, but near-duplicates that were drawn by lot in one of them.
+    """The same parts, but near-duplicates that were drawn at random in one of them.
 
     Pictures of one scene by a fixed camera may all be near-duplicates. Where too few are left for a
     split, whole groups are drawn at random; where that fails too, the parts stay as they are, with

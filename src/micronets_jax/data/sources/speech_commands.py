@@ -312,7 +312,7 @@ def _assign(
     folder: pathlib.Path, files: dict[str, list[str]], task: _Task, near: dict[str, int], seed: int
 ) -> list[_Clip]:
     """Every recording with its label and split: by the lists; or by speaker, by the data set's rule
-    or else by lot; or by lot in each class, where names carry no speaker."""
+    or else at random; or at random in each class, where names carry no speaker."""
     clips = [
         _Clip(path, word, _speaker(path), task.label(word))
         for word, paths in files.items()
@@ -326,7 +326,7 @@ def _assign(
             return by_list
         warn(
             f"{' and '.join(LISTS.values())} in {folder} are not followed, for with them "
-            f"{lacking}: recordings are divided by speaker or by lot"
+            f"{lacking}: recordings are divided by speaker or at random"
         )
     named = [clip for clip in clips if clip.speaker]
     lots = {
@@ -359,9 +359,9 @@ def _assign(
     if not _lacking(by_clip, task):
         warn(
             f"{counted(len(speakers[fewest]), 'speaker')} of {fewest!r} in {folder}: too few for "
-            "three splits without a speaker in two of them, so recordings are divided by lot, and "
-            "other voices may be heard less well than the test says; record at least 3 speakers of "
-            "each word"
+            "three splits without a speaker in two of them, so recordings are divided at random, "
+            "and other voices may be heard less well than the test says; record at least 3 "
+            "speakers of each word"
         )
     return by_clip
 
@@ -406,8 +406,8 @@ def speaker_split(name: str) -> str:
 
 
 def _choose(clips: list[_Clip], task: _Task, seed: int) -> list[_Clip]:
-    """All clips of wanted words and of a folder of unknown ones, and by lot of other words so many
-    that unknown words are a tenth of the wanted ones."""
+    """All clips of wanted words and of a folder of unknown ones, and of other words, at random, so
+    many that unknown words are a tenth of the wanted ones."""
 
     def of_other_words(clip: _Clip) -> bool:
         return clip.label == task.unknown and clip.word != UNKNOWN
@@ -492,7 +492,8 @@ def from_tfds(
     """Speech Commands as TensorFlow Datasets serves it, downloaded on first use.
 
     It labels the ten target words, ``_silence_`` (stretches of the background recordings) and
-    ``_unknown_`` (all other words, of which a tenth of the number of wanted words is kept by lot).
+    ``_unknown_`` (all other words, of which as many as a tenth of the wanted ones are kept, at
+    random).
 
     Args:
         words: some of the ten target words; the others become unknown.

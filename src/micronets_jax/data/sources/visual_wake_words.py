@@ -200,7 +200,7 @@ def present(wanted: list[Labelled], there: set[str], where: str) -> list[Labelle
 
 
 def validates(name: str, seed: int) -> bool:
-    """Whether a training picture validates: a tenth, by lot."""
+    """Whether a training picture validates: a tenth, at random."""
     digest = hashlib.sha1(f"{seed}/{name}".encode()).hexdigest()
     return int(digest, 16) % 10 == 0
 

@@ -65,7 +65,7 @@ def _head(network: Network, scratch: bool) -> Count:
 
 
 def buffers(network: Network, scratch: bool) -> list[Buffer]:
-    """Everything that the planner places, in the order in which it is told: tensors, then scratch.
+    """Everything that the planner places, in the order in which it is given: tensors, then scratch.
 
     Any wiring: a tensor lives until its last present reader, also where mixes rename it.
     """
