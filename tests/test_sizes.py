@@ -65,7 +65,7 @@ def test_stacks_by_hand():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("sub\tsp, #20", "sub\tsp, sp, r3"), "caller moves its stack as nobody can tell"),
+        (("sub\tsp, #20", "sub\tsp, sp, r3"), "caller moves its stack by an unknown amount"),
         (("bl\t200 <leaf>", "bl\t100 <caller>"), "caller calls itself"),
         (("bl\t200 <leaf>", "blx\tr3"), None),  # only `last` can be meant
         (("tbb\t[pc, r0]", "blx\tr3"), "last calls through a pointer"),

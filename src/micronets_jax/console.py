@@ -260,7 +260,7 @@ def errors(*kinds: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def piped(status: int = 0) -> Iterator[None]:
-    """End with ``status`` and without a word where whoever reads the output has seen enough."""
+    """End with ``status``, silently, where the reader of the output has closed the pipe."""
     try:
         try:
             yield

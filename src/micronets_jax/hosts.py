@@ -238,7 +238,7 @@ def _check_address(coordinator: str) -> None:
 
 
 def _reach(coordinator: str, seconds: float) -> None:
-    """Waits until somebody listens there; JAX's client would abort the process instead."""
+    """Waits until host 0 accepts connections; JAX's client would abort the process instead."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + seconds
     while True:

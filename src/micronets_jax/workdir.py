@@ -178,7 +178,7 @@ class Workdir:
         return self._managers[stage]
 
     def _require_space(self, size: int) -> None:
-        # Orbax and tensorboardX write in threads, whose errors reach nobody in one sentence.
+        # Orbax and tensorboardX write in threads, whose errors end as tracebacks, if at all.
         if shutil.disk_usage(self.path).free < size + RESERVE_BYTES:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
 

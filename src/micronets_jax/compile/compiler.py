@@ -85,7 +85,7 @@ class Compiled:
         return list(check.accesses(self.graph, self.steps, self.addresses, self.places))
 
     def dead_ranges(self) -> list[list[check.Range]]:
-        """Bytes that nobody needs before the first call and after each."""
+        """Dead bytes before the first call and after each, see :func:`check.dead_ranges`."""
         kept = [
             (at := self.addresses[t], at + self.graph.values[t].bytes) for t in self.graph.outputs
         ]

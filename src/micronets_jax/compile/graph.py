@@ -324,7 +324,7 @@ def _read_states_in_place(graph: Graph) -> None:
 
 
 def _write_states_in_place(graph: Graph) -> None:
-    """What is moved only to become a state is moved there, if nobody reads the old one any more."""
+    """A move whose result only becomes a state writes it there, if the old one is read no more."""
     for node in [node for node in graph.nodes if node.kind == "write_state"]:
         source, state = node.inputs[0], node.output
         before = next((n for n in graph.nodes if n.output == source), None)
@@ -353,7 +353,7 @@ def _as_clamp(table: arithmetic.Table) -> tuple[int, int] | None:
 
 
 def _replace(graph: Graph, node: Node, source: int) -> None:
-    """Removes a node; whoever read its output reads ``source``."""
+    """Removes a node; the readers of its output read ``source``."""
     graph.nodes.remove(node)
     for other in graph.nodes:
         other.inputs = [source if i == node.output else i for i in other.inputs]

@@ -215,7 +215,7 @@ _ENGINES = {"tflm": (_tflm, "tflite-micro"), "litert": (_litert, "ai-edge-litert
 
 
 def _serve(engine: Engine) -> None:
-    """Answers questions until nobody asks; what C++ prints goes to standard error."""
+    """Answers questions until the pipe closes; what C++ prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     compute, package = _ENGINES[engine]

@@ -34,7 +34,7 @@ def startup(of: Device) -> Startup:
     """How firmware starts on a board.
 
     Raises:
-        FirmwareError: nobody has written that.
+        FirmwareError: there is no start-up code for it.
     """
     if of.startup is None:
         known = ", ".join(on.name for on in DEVICES.values() if on.startup)

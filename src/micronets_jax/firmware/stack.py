@@ -256,7 +256,7 @@ def _taken(function: str, step: _Instruction) -> int:
             return -int(amount[1])
     if name == "mov" and operands == "sp, r7":
         return 0  # what `add r7, sp, #0` kept
-    raise FirmwareError(f"{function} moves its stack as nobody can tell: {name} {operands}")
+    raise FirmwareError(f"{function} moves its stack by an unknown amount: {name} {operands}")
 
 
 def _registers(operands: str) -> int:

@@ -169,7 +169,7 @@ def _kept_together(
     if not (lacking := _lacking(kept, found)):
         return kept
     labels = {path: label for part in parts.values() for path, label in part}
-    if len(drawn) == len(labels):  # nobody said what tests
+    if len(drawn) == len(labels):  # there are no folders train and test
         units = splits.by_units([str(near[p]) for p in drawn], [labels[p] for p in drawn], seed)
         if units is not None:
             return _moved(parts, dict(zip(drawn, units, strict=True)))
