@@ -5,7 +5,7 @@ NumPy throughout, float32 and integers: the same on every platform.
 
 ``compile.arithmetic`` has the same fixed-point arithmetic (Jacob et al., 2018, section 2.2), on
 Python integers, for what the compiler decides beforehand. The two are written independently on
-purpose and import nothing of each other: generated C is tested against both.
+purpose and import nothing of each other; each is compared with TensorFlow Lite Micro by itself.
 """
 
 from __future__ import annotations
