@@ -156,6 +156,15 @@ def test_what_the_pages_link_to_is_defined_there():
     assert not [(page.name, name) for page, name, path in links if name not in defined(path)]
 
 
+def test_the_page_draws_the_floors_that_are_checked():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    floors = [floor.split(" | ") for floor in contracts["contracts"][0]["layers"]]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    picture = page.split("## Rooms and floors")[1].split("```")[1].strip("\n").split("\n")
+    drawn = [re.split(r"\s{3,}", line) for line in picture if not line.startswith(" ")]
+    assert [[name for name in line if " " not in name] for line in drawn] == floors
+
+
 def test_every_module_names_its_invariant():
     sources = {path: path.read_text() for path in (ROOT / "src").rglob("*.py")}
     docs = {path: ast.get_docstring(ast.parse(text)) or "" for path, text in sources.items()}
