@@ -108,7 +108,7 @@ def measure() -> dict[str, Any]:
 
 ROUNDINGS = ("MN_POSITIVE", "MN_SIGNED", "MN_MIXED")
 SIDES, STRIDES = (3, 5, 7), (1, 2)
-OTHERS = ((1, 3, 1, 1), (3, 1, 1, 1), (4, 4, 2, 2), (2, 2, 1, 2), (3, 3, 3, 3), (10, 4, 2, 2))
+OTHERS = ((1, 4, 1, 1), (4, 1, 1, 1), (4, 4, 2, 2), (2, 2, 1, 2), (3, 3, 3, 3), (10, 4, 2, 2))
 """Kernels and strides of depthwise convolutions that have no fast kernel."""
 
 HEADERS = ("kernels.h", "depthwise.h", "depthwise_row.h", "rows.h")
@@ -131,6 +131,8 @@ def variants() -> dict[str, list[str]]:
         for side, rows, columns in itertools.product(SIDES, STRIDES, STRIDES):
             name = sizes.depthwise(side, columns, rounding)
             shapes.append(("MN_DEPTHWISE_FAST", name, (side, side, rows, columns)))
+            name = sizes.depthwise_line(side, columns, rounding)
+            shapes.append(("MN_DEPTHWISE_LINE", name, (1, side, rows, columns)))
         name = sizes.depthwise_fours(rounding)
         shapes += [("MN_DEPTHWISE_FOURS", name, (3, 3, rows, 1)) for rows in STRIDES]
         for macro, name, shape in shapes:

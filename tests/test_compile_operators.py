@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from micronets_jax import compile as compiler
+from micronets_jax import firmware
 from micronets_jax.compile import verify
 from micronets_jax.compile.operators import registry
 from micronets_jax.tflite import TFLiteError
@@ -95,6 +96,30 @@ def test_depthwise_convolution(data):
         bits=draw(st.sampled_from([8, 8, 4])),
     )  # fmt: skip
     check(model)
+
+
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"),
+    [((25, 1), (7, 1), 1), ((13, 4), (5, 1), 1), ((9, 30), (1, 7), 2), ((30, 2), (3, 1), 2)],
+)
+def test_depthwise_windows_of_one_row_or_column_on_a_core(size, kernel, stride, core, tmp_path):
+    """Computed line by line with the weights in registers: lines of odd and even length, every
+    rounding."""
+    for seed in range(3):
+        rng, shape = np.random.default_rng(seed), (1, *size, 3 + 4 * seed)
+        model = fm.convolution(
+            rng, shape, 1, kernel, stride=(stride, stride), padding=seed % 2, depthwise=True,
+            activation=3 * (seed % 2), gain=(1, 0.5, 1e4)[seed],
+        )  # fmt: skip
+        compiled = compiler.compile_model(model, plan="whole")
+        assert "MN_DEPTHWISE_LINE" in compiled.calls[0].template
+        compiler.write(compiled, tmp_path / str(seed))
+        case = rng.integers(-128, 128, shape, np.int8)
+        np.save(tmp_path / "x.npy", case)
+        ran = firmware.run(tmp_path / str(seed), str(tmp_path / "x.npy"), core=core)
+        want = verify.Reference(model).run([[case]], compiled.interface())
+        np.testing.assert_array_equal(ran.outputs[0], want[0][0])
 
 
 @drawn

@@ -25,12 +25,13 @@ def test_a_compiled_file_counts_what_its_network_counts(space, index):
 
 
 @pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7"])
-def test_every_step_of_squares_was_measured(core):
+def test_every_step_of_squares_and_lines_was_measured(core):
     """Both cores, all kernels of which there are several."""
     known = CORES[core]["steps"]
     windows = [
-        Window.over((9, columns), (side, side), (stride, stride), "SAME")
+        Window.over((9, columns), (rows, side), (stride, stride), "SAME")
         for side in (3, 5, 7)
+        for rows in (1, side)
         for stride in (1, 2)
         for columns in (2, 9)
     ]

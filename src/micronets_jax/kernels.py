@@ -279,8 +279,15 @@ class Depthwise(NamedTuple):
 
 
 def is_fast(window: Window) -> bool:
-    """Whether depthwise.h computes outputs by twos or fours, of squares of 3, 5 and 7."""
-    return window.kernel in ((3, 3), (5, 5), (7, 7)) and window.stride[1] in (1, 2)
+    """Whether depthwise.h computes outputs by twos or fours: of squares of 3, 5 and 7, and of one
+    row of as many."""
+    rows, columns = window.kernel
+    return columns in (3, 5, 7) and rows in (1, columns) and window.stride[1] in (1, 2)
+
+
+def is_line(window: Window) -> bool:
+    """Whether the window is one row, whose weights depthwise.h keeps in registers."""
+    return window.kernel[0] == 1
 
 
 def takes_fours(window: Window) -> bool:

@@ -154,9 +154,8 @@ def _layers(rng: np.random.Generator) -> Network:
 def _next(rng: np.random.Generator, name: str, kind: str, before: Layer) -> Layer:
     channels = before.out_channels
     if kind == "depthwise":
-        return _layer(
-            rng, name, "depthwise", before.name, channels, channels, _square(rng, 3, 3, 5, 7)
-        )
+        kernel = _square(rng, 3, 3, 5, 7) if rng.random() < 0.7 else _line(rng, 3, 5, 7)
+        return _layer(rng, name, "depthwise", before.name, channels, channels, kernel)
     if kind == "pool":
         size = _square(rng, 2, 3)
         return Layer(name, "avg_pool", (before.name,), channels, channels, size, size)
@@ -195,6 +194,11 @@ def _layer(
 def _square(rng: np.random.Generator, *sides: int) -> tuple[int, int]:
     side = int(rng.choice(sides))
     return side, side
+
+
+def _line(rng: np.random.Generator, *lengths: int) -> tuple[int, int]:
+    length = int(rng.choice(lengths))
+    return (length, 1) if rng.random() < 0.5 else (1, length)
 
 
 def _activation(rng: np.random.Generator) -> Activation:

@@ -33,6 +33,12 @@ def depthwise(side: int, stride: int, rounding: str = "MN_MIXED") -> str:
     return f"{name}_mixed" if rounding == "MN_MIXED" else name
 
 
+def depthwise_line(columns: int, stride: int, rounding: str) -> str:
+    """Likewise a kernel of windows of one row."""
+    name = f"depthwise_line_{columns}_s{stride}"
+    return f"{name}_mixed" if rounding == "MN_MIXED" else name
+
+
 def depthwise_fours(rounding: str) -> str:
     """Likewise a kernel that takes four outputs at a time."""
     return "depthwise_fours_mixed" if rounding == "MN_MIXED" else "depthwise_fours"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from micronets_jax.counts import Count, parts, quotient, ragged, remainder, where
-from micronets_jax.kernels import LANES, Depthwise, conv_quads, takes_fours
+from micronets_jax.kernels import LANES, Depthwise, conv_quads, is_line, takes_fours
 from micronets_jax.windows import Window
 
 
@@ -212,7 +212,8 @@ def dense(pixels: int, inputs: Count, outputs: Count) -> Iterator[Term]:
 
 def depthwise(walked: Depthwise, channels: Count, signed: bool) -> Iterator[Term]:
     """Channel by channel: gathered into a plane, then computed by fours or by twos. What other
-    kernels than squares of 3, 5 and 7 take behind that has not been measured, and is left out."""
+    windows than squares and rows of 3, 5 and 7 take behind that has not been measured, and is left
+    out."""
     (rows, columns), kernel, stride = walked.window.out, walked.window.kernel, walked.window.stride
     read, plane = walked.read, math.prod(walked.plane)
     if walked.fast and takes_fours(walked.window):
@@ -225,11 +226,11 @@ def depthwise(walked: Depthwise, channels: Count, signed: bool) -> Iterator[Term
             "depthwise_four_rest": rows * (columns % 4 > 0),
         }
     elif walked.fast:
-        pairs = rows * -(-columns // 2)
+        pairs, shape = rows * -(-columns // 2), f"{'line_' * is_line(walked.window)}{kernel[1]}"
         outputs = {
-            f"depthwise_pair_{kernel[0]}_{stride[1]}": pairs,
+            f"depthwise_pair_{shape}_{stride[1]}": pairs,
             "depthwise_pair_signed": signed * pairs,
-            f"depthwise_channel_{kernel[0]}": 1,
+            f"depthwise_channel_{shape}": 1,
             "depthwise_row": rows,
             "depthwise_row_odd": rows * (columns % 2),
         }

@@ -121,6 +121,8 @@ def size_name(call: Call) -> str:
     if call.template.startswith("MN_DEPTHWISE_ROW_THREES"):
         return sizes.DEPTHWISE_ROW_THREES
     f, fast = call.fields, "FAST" in call.template
+    if call.template.startswith("MN_DEPTHWISE_LINE"):
+        return sizes.depthwise_line(f["kernel_columns"], f["stride_columns"], f["rounding"])
     side, stride = (f["kernel_columns"], f["stride_columns"]) if fast else (0, 0)
     if call.template.startswith("MN_DEPTHWISE_ROW"):
         return sizes.depthwise_row(side, stride)

@@ -330,8 +330,9 @@ def _depthwise(graph: Graph, node: Node) -> list[Call]:
         weights = weights.transpose(0, 2, 1)
     size, kernel, stride = walked.window.out, walked.window.kernel, walked.window.stride
     clamp = int(o["min"] > -128 or o["max"] < 127)
-    fours = kernels.takes_fours(walked.window)
-    macro = "MN_DEPTHWISE_" + ("FOURS" if fours else "FAST") if walked.fast else "MN_DEPTHWISE"
+    fours, line = kernels.takes_fours(walked.window), kernels.is_line(walked.window)
+    fast = "_FOURS" if fours else "_LINE" if line else "_FAST"
+    macro = "MN_DEPTHWISE" + fast * walked.fast
     name = "depthwise_{}x{}_s{}{}_{}{}{}".format(
         *kernel, *stride, rounding[3:].lower(), "_clamp" if clamp else "", "_fours" * fours
     )

@@ -516,6 +516,53 @@ MN_NOINLINE void mn_pair_weights(const int8_t *w, int32_t *pairs, int rows, int 
     "sub r10, r10, r11, lsl #1\n\t"                                                                \
     "adds r10, r10, #" advance "\n\t"
 
+/* A window of one row keeps its weights in r4-r9. */
+#define MN_WINDOW_LINE3(S, advance)                                                                \
+    MN_ROW_3_##S("r4", "r5") "adds r10, r10, #" advance "\n\t"
+#define MN_LINE_5_1                                                                                \
+    "ldrd r2, r3, [r10]\n\t"                                                                       \
+    "smlad r0, r2, r4, r0\n\t"                                                                     \
+    "smlatb r1, r2, r4, r1\n\t"                                                                    \
+    "ldr r2, [r10, #8]\n\t"                                                                        \
+    "smlad r0, r3, r6, r0\n\t"                                                                     \
+    "smlad r1, r3, r5, r1\n\t"                                                                     \
+    "smlabt r0, r2, r7, r0\n\t"                                                                    \
+    "smlad r1, r2, r7, r1\n\t"
+#define MN_LINE_5_2                                                                                \
+    "ldrd r2, r3, [r10]\n\t"                                                                       \
+    "smlad r0, r2, r4, r0\n\t"                                                                     \
+    "smlad r0, r3, r6, r0\n\t"                                                                     \
+    "smlad r1, r3, r4, r1\n\t"                                                                     \
+    "ldrd r2, r3, [r10, #8]\n\t"                                                                   \
+    "smlabt r0, r2, r7, r0\n\t"                                                                    \
+    "smlad r1, r2, r6, r1\n\t"                                                                     \
+    "smlabt r1, r3, r7, r1\n\t"
+#define MN_LINE_7_1                                                                                \
+    "ldrd r2, r3, [r10]\n\t"                                                                       \
+    "smlad r0, r2, r4, r0\n\t"                                                                     \
+    "smlatb r1, r2, r4, r1\n\t"                                                                    \
+    "smlad r0, r3, r6, r0\n\t"                                                                     \
+    "smlad r1, r3, r5, r1\n\t"                                                                     \
+    "ldrd r2, r3, [r10, #8]\n\t"                                                                   \
+    "smlad r0, r2, r8, r0\n\t"                                                                     \
+    "smlad r1, r2, r7, r1\n\t"                                                                     \
+    "smlabt r0, r3, r9, r0\n\t"                                                                    \
+    "smlad r1, r3, r9, r1\n\t"
+#define MN_LINE_7_2                                                                                \
+    "ldrd r2, r3, [r10]\n\t"                                                                       \
+    "smlad r0, r2, r4, r0\n\t"                                                                     \
+    "smlad r0, r3, r6, r0\n\t"                                                                     \
+    "smlad r1, r3, r4, r1\n\t"                                                                     \
+    "ldrd r2, r3, [r10, #8]\n\t"                                                                   \
+    "smlad r0, r2, r8, r0\n\t"                                                                     \
+    "smlad r1, r2, r6, r1\n\t"                                                                     \
+    "ldr r2, [r10, #16]\n\t"                                                                       \
+    "smlabt r0, r3, r9, r0\n\t"                                                                    \
+    "smlad r1, r3, r8, r1\n\t"                                                                     \
+    "smlabt r1, r2, r9, r1\n\t"
+#define MN_WINDOW_LINE5(S, advance) MN_LINE_5_##S "adds r10, r10, #" advance "\n\t"
+#define MN_WINDOW_LINE7(S, advance) MN_LINE_7_##S "adds r10, r10, #" advance "\n\t"
+
 #define MN_ROUND_PAIR_MN_POSITIVE                                                                  \
     "ldrd r2, r3, [lr, #24]\n\t"                                                                   \
     "smmlar r0, r0, r2, r3\n\t"                                                                    \
@@ -737,8 +784,9 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
 }
 
 /* The function of one layer's shape; kr, kc, sr, sc, rounding and clamp are constants.
- * MN_DEPTHWISE takes any; MN_DEPTHWISE_FAST takes squares of 3, 5 and 7 at stride 1 and 2;
- * MN_DEPTHWISE_FOURS takes 3 x 3 at stride 1 in rows of three outputs and more. */
+ * MN_DEPTHWISE takes any; MN_DEPTHWISE_FAST takes squares of 3, 5 and 7 at stride 1 and 2, and
+ * MN_DEPTHWISE_LINE one row of as many; MN_DEPTHWISE_FOURS takes 3 x 3 at stride 1 in rows of three
+ * outputs and more. */
 #define MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, CHANNEL)                          \
     MN_NOINLINE void name(const struct mn_depthwise *d, const int8_t *in, int8_t *out,             \
                           void *scratch)                                                           \
@@ -823,9 +871,10 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
 #define MN_DEPTHWISE_FAST(name, kr, kc, sr, sc, rounding, clamp)                                   \
     MN_VECTORS_##kc(name, sr, sc, rounding)
 #define MN_DEPTHWISE_FOURS MN_DEPTHWISE_FAST
+#define MN_DEPTHWISE_LINE MN_DEPTHWISE
 #elif MN_DSP
 #define MN_CHANNEL_FAST(name, kr, kc, sr, sc, rounding)                                            \
-    int32_t pairs[(kr) * ((kc)-1)];                                                                \
+    int32_t pairs[(kr) * ((kc)-1) > 6 ? (kr) * ((kc)-1) : 6];                                      \
     const struct mn_channel *const channel = &d->channels[c];                                      \
     struct mn_rows rows = {plane,                                                                  \
                            2 * (sr)*d->plane_columns,                                              \
@@ -852,11 +901,15 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
 #define MN_DEPTHWISE_FAST(name, kr, kc, sr, sc, rounding, clamp)                                   \
     MN_DEPTHWISE_ROWS(name##_rows, kc, sc, MN_ADVANCE_##sc, rounding)                              \
     MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_FAST)
+#define MN_DEPTHWISE_LINE(name, kr, kc, sr, sc, rounding, clamp)                                   \
+    MN_DEPTHWISE_ROWS(name##_rows, LINE##kc, sc, MN_ADVANCE_##sc, rounding)                        \
+    MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_FAST)
 #define MN_DEPTHWISE_FOURS(name, kr, kc, sr, sc, rounding, clamp)                                  \
     MN_DEPTHWISE_QUADS(name##_rows, rounding)                                                      \
     MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_FAST)
 #else
 #define MN_DEPTHWISE_FAST MN_DEPTHWISE
+#define MN_DEPTHWISE_LINE MN_DEPTHWISE
 #define MN_DEPTHWISE_FOURS MN_DEPTHWISE
 #endif
 

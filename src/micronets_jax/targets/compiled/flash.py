@@ -14,6 +14,7 @@ from micronets_jax.kernels import (
     Depthwise,
     depthwise_row_pairs,
     is_direct,
+    is_line,
     takes_fours,
     takes_threes,
 )
@@ -94,10 +95,12 @@ def kernel(layer: Layer, walked: Window, mixed: bool = False) -> str:
     its scales are of 1/2 and more, as only the weights tell."""
     if layer.kind == "depthwise":
         way = Depthwise.over(walked)
-        side, stride = way.window.kernel[0], way.window.stride[1]
+        side, stride = way.window.kernel[1], way.window.stride[1]
         rounding = "MN_MIXED" if mixed else "MN_SIGNED"
         if takes_fours(way.window):
             return sizes.depthwise_fours(rounding)
+        if way.fast and is_line(way.window):
+            return sizes.depthwise_line(side, stride, rounding)
         return sizes.depthwise(side if way.fast else 0, stride, rounding)
     if layer.kind in ("conv", "dense"):
         return "mn_dense" if is_direct(walked) else "mn_conv"
