@@ -3,6 +3,8 @@
     MICRONETS_REFERENCE=DIR python -m benchmarks.compile [--flash-budget BYTES] [--plan PLAN]
     python -m benchmarks.compile --time MODEL...   (how long compiling takes, nothing else)
     MICRONETS_REFERENCE=DIR python -m benchmarks.compile --vectors [--plan PLAN]   (Cortex-M55)
+    MICRONETS_REFERENCE=DIR [TFLM_INCLUDE=A:B:C TFLM_M3=LIBRARY TFLM_M0PLUS=LIBRARY] \\
+        python -m benchmarks.compile --portable [--plan PLAN]   (Cortex-M3 and M0+)
 
 Instructions of one inference on emulated cores (arm-none-eabi-gcc 12.2.1 -O2, qemu 7.2), all
 outputs equal byte by byte; RAM is arena and stack, that of the firmware around the model included,
@@ -64,6 +66,26 @@ With --vectors, instructions of the vector extension's kernels, as a share of th
     mlperf_vww             6292360    2390750  0.380
     mlperf_ad               311080      79312  0.255
     geometric mean                             0.311
+
+With --portable, instructions of the kernels in C on cores without either extension, and, where
+libraries are named, those of TensorFlow Lite Micro's reference kernels, built at -O2 for the same
+core (TFLM 90b983c, target cortex_m_generic without CMSIS-NN):
+
+    core          model              instructions        TFLM share
+    cortex-m3     mlperf_kws_dscnn        8837600   198688400 0.044
+    cortex-m3     mlperf_ic_resnet8      35461280   824235640 0.043
+    cortex-m3     micronet_kws_m         45781640  1157212520 0.040
+    cortex-m3     mcunet_10fps_vww       24219480   471451280 0.051
+    cortex-m3     mlperf_vww             16875320   552558160 0.031
+    cortex-m3     mlperf_ad                680840     1953360 0.349
+    cortex-m3     geometric mean                              0.059
+    cortex-m0plus mlperf_kws_dscnn       23278680   272754120 0.085
+    cortex-m0plus mlperf_ic_resnet8      97259440  1121361040 0.087
+    cortex-m0plus micronet_kws_m        124030520  1567416840 0.079
+    cortex-m0plus mcunet_10fps_vww       61364800   660677880 0.093
+    cortex-m0plus mlperf_vww             42201800   765909680 0.055
+    cortex-m0plus mlperf_ad               1175760     3405800 0.345
+    cortex-m0plus geometric mean                              0.101
 """
 
 from __future__ import annotations
@@ -72,6 +94,7 @@ import argparse
 import collections
 import json
 import math
+import os
 import pathlib
 import tempfile
 import time
@@ -156,6 +179,37 @@ def print_vectors(reference: pathlib.Path, names: list[str], plan: str) -> None:
     print(f"{'geometric mean':<41} {mean:>6.3f}")
 
 
+PORTABLE = {"cortex-m3": "TFLM_M3", "cortex-m0plus": "TFLM_M0PLUS"}
+"""Cores without the DSP extension, and what names TFLM's library for them."""
+
+
+def print_portable(reference: pathlib.Path, names: list[str], plan: str) -> None:
+    """Instructions of kernels in C, as a share of those of TFLM's reference kernels."""
+    print(f"{'core':<13} {'model':<18} {'instructions':>12} {'TFLM':>11} share")
+    for core, variable in PORTABLE.items():
+        shares = []
+        for name in names:
+            model = (reference / "models" / f"{name}.tflite").read_bytes()
+            with tempfile.TemporaryDirectory() as folder:
+                ours, theirs = pathlib.Path(folder) / "ours", pathlib.Path(folder) / "theirs"
+                compiler.write(compiler.compile_model(model, name, plan=plan), ours)
+                ran = firmware.run(ours, f"lcg:{SEED}", core=core)
+                row = f"{core:<13} {name:<18} {ran.instructions:>12}"
+                if variable in os.environ:
+                    firmware.write(
+                        model, devices.emulated(core).name, theirs, runtime="tflm",
+                        tflm_library=os.environ[variable],
+                    )  # fmt: skip
+                    usual = firmware.run(theirs, f"lcg:{SEED}")
+                    assert (usual.outputs[0] == ran.outputs[0]).all(), "not the same bytes"
+                    shares.append(ran.instructions / usual.instructions)
+                    row += f" {usual.instructions:>11} {shares[-1]:>5.3f}"
+            print(row, flush=True)
+        if shares:
+            mean = math.exp(sum(map(math.log, shares)) / len(shares))
+            print(f"{core:<13} {'geometric mean':<43} {mean:>5.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -164,6 +218,7 @@ def main() -> None:
     parser.add_argument("--plan", choices=compiler.PLANS, default="whole")
     parser.add_argument("--input", choices=["whole", "rows"], default="whole")
     parser.add_argument("--vectors", action="store_true")
+    parser.add_argument("--portable", action="store_true")
     parser.add_argument("--time", type=pathlib.Path, nargs="+", metavar="MODEL")
     arguments = parser.parse_args()
     if arguments.time:
@@ -173,6 +228,9 @@ def main() -> None:
     rows = json.loads((reference / "reference" / "tflm_cmsisnn.json").read_text())["rows"]
     if arguments.vectors:
         print_vectors(reference, [row[0] for row in rows], arguments.plan)
+        return
+    if arguments.portable:
+        print_portable(reference, [row[0] for row in rows], arguments.plan)
         return
     print("core       model              instructions   of TFLM    RAM   of TFLM   code   weights")
     kinds: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0])

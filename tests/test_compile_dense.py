@@ -119,10 +119,14 @@ def test_bytes_on_this_machine(shape, extreme):
     check(dense(*shape, seed=sum(shape), extreme=extreme))
 
 
+ON_CORES = [(shape, extreme, "cortex-m4") for shape in SHAPES for extreme in (False, True)] + [
+    ((505, 7, 1), False, "cortex-m0plus"), ((1010, 5, 1), True, "cortex-m0plus"),
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_bytes_on_a_core(shape, extreme, tmp_path):
+@pytest.mark.parametrize(("shape", "extreme", "core"), ON_CORES)
+def test_bytes_on_a_core(shape, extreme, core, tmp_path):
     """Sums that only just fit, ends of quads, odd channels; bytes that do not fit."""
     depth, _, batch = shape
     model = dense(*shape, seed=sum(shape), extreme=extreme)
@@ -131,6 +135,6 @@ def test_bytes_on_a_core(shape, extreme, tmp_path):
     lowest = np.full((batch, depth), -128, np.int8)
     for i, case in enumerate((noise(batch * depth, 5).view(np.int8).reshape(batch, depth), lowest)):
         np.save(tmp_path / f"{i}.npy", case)
-        ran = firmware.run(tmp_path / "model", str(tmp_path / f"{i}.npy"), core="cortex-m4")
+        ran = firmware.run(tmp_path / "model", str(tmp_path / f"{i}.npy"), core=core)
         want = verify.Reference(model).run([[case]], compiled.interface())
         np.testing.assert_array_equal(ran.outputs[0], want[0][0])

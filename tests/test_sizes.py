@@ -60,6 +60,8 @@ def test_stacks_by_hand():
     assert program.depth("caller") == 32 + 60
     assert program.depth("caller", without=["leaf"]) == 32
     assert program.held("caller", "leaf") == 32 and program.held("leaf", "last") is None
+    far = stack.parse(LISTING.replace("bl\t200 <leaf>", "bl\t110 <caller+0x10>"))
+    assert far.function("caller").calls == {"last": 0}  # and never back behind the jump
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,6 @@ MN_INLINE int32_t weight(const int8_t *narrow, int o)
     return o & 1 ? (int8_t)(narrow[1] + (narrow[0] < 0)) : narrow[0];
 }
 
-#if MN_DSP
 /* Any scale: `lanes` pixels of output channel `o`. */
 MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, int o, int8_t *out)
 {
@@ -413,6 +412,7 @@ MN_NOINLINE void product(const int16_t *x, int lanes, const struct mn_conv *c, i
     }
 }
 
+#if MN_DSP
 /* Four pixels, two output channels a and b at a time: sums of a in r4-r7 and, as the bytes of
  * both are an int16 a + 256 b, sums of a + 256 b in r8-r11. That leaves exactly the registers that the
  * loop needs. The 12 instructions of a STEP do 16 multiplications. Stack: 0 where the loop is entered,
@@ -646,59 +646,101 @@ static __attribute__((noinline)) void product1(const int16_t *x, const struct mn
 #endif
 
 #if !MN_DSP
-/* Output channels `o` and `o` + 1 of `few` pixels, one or two, of `lanes` that lie side by side. */
-MN_INLINE void product_pair(const int16_t *x, int lanes, int few, const struct mn_conv *c, int o,
-                            int8_t *out)
-{
-    const int words = 2 * c->quads, at = (o >> 1) * 4 * words;
-    const int8_t *narrow = (const int8_t *)c->weights + at;
-    const int16_t *wide = (const int16_t *)c->weights + at;
-    const struct mn_channel *const channel = &c->channels[o];
-    uint32_t a0 = (uint32_t)channel[0].bias, a1 = a0, b0 = (uint32_t)channel[1].bias, b1 = b0;
-    for (int word = 0; word < words; word++, x += 2 * lanes) {
-        int32_t v = c->wide ? wide[4 * word] : narrow[4 * word];
-        int32_t w = c->wide ? wide[4 * word + 2] : weight(narrow + 4 * word, 1);
-        a0 += (uint32_t)(x[0] * v);
-        b0 += (uint32_t)(x[0] * w);
-        if (few > 1) {
-            a1 += (uint32_t)(x[2] * v);
-            b1 += (uint32_t)(x[2] * w);
-        }
-        v = c->wide ? wide[4 * word + 1] : narrow[4 * word + 2];
-        w = c->wide ? wide[4 * word + 3] : weight(narrow + 4 * word + 2, 1);
-        a0 += (uint32_t)(x[1] * v);
-        b0 += (uint32_t)(x[1] * w);
-        if (few > 1) {
-            a1 += (uint32_t)(x[3] * v);
-            b1 += (uint32_t)(x[3] * w);
-        }
+/* An input of pixel n times weights: as int8 of a, and of both channels as a + 256 b; or of a and b. */
+#define PRODUCTS(n, i)                                                                             \
+    if (few > (n)) {                                                                               \
+        const int32_t input = x[2 * (n) + (i)];                                                    \
+        a##n += (uint32_t)(input * v);                                                             \
+        MN_ONE_BY_ONE(a##n);                                                                       \
+        b##n += (uint32_t)(input * u);                                                             \
+        MN_ONE_BY_ONE(b##n);                                                                       \
     }
-    for (int i = 0; i < few; i++, out += c->out_channels) {
-        out[0] = (int8_t)mn_requantize((int32_t)(i ? a1 : a0), &channel[0], c->rounding);
-        if (o + 1 < c->out_channels)
-            out[1] = (int8_t)mn_requantize((int32_t)(i ? b1 : b0), &channel[1], c->rounding);
+#define SUMS(n)                                                                                    \
+    if (few > (n)) {                                                                               \
+        sums[2 * (n)] = a##n;                                                                      \
+        sums[2 * (n) + 1] = wide ? b##n : (uint32_t)((int32_t)(b##n - a##n) >> 8);                 \
+    }
+
+/* Sums of two output channels of `few` pixels whose words lie `step` apart. The compiler keeps sums of b
+ * to 24 bits where weights are bytes. */
+MN_SPECIAL void sum_pair(const int16_t *x, int step, const void *weights, int words, uint32_t *sums,
+                         int few, int wide)
+{
+    const int16_t *shorts = weights;
+    const int8_t *w = weights, *const end = w + 4 * words;
+    uint32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+    for (; w != end; w += 4, shorts += 4, x += step) {
+        int32_t v = wide ? shorts[0] : w[0], u = wide ? shorts[2] : mn_both(w);
+        PRODUCTS(0, 0)
+        PRODUCTS(1, 0)
+        PRODUCTS(2, 0)
+        PRODUCTS(3, 0)
+        v = wide ? shorts[1] : w[2];
+        u = wide ? shorts[3] : mn_both(w + 2);
+        PRODUCTS(0, 1)
+        PRODUCTS(1, 1)
+        PRODUCTS(2, 1)
+        PRODUCTS(3, 1)
+    }
+    SUMS(0)
+    SUMS(1)
+    SUMS(2)
+    SUMS(3)
+}
+#define SUM_PAIR(name, few, step, wide)                                                            \
+    MN_NOINLINE void name(const int16_t *x, int pitch, const void *weights, int words,             \
+                          uint32_t *sums)                                                          \
+    {                                                                                              \
+        (void)pitch;                                                                               \
+        sum_pair(x, step, weights, words, sums, few, wide);                                        \
+    }
+SUM_PAIR(sum_four, 4, 8, 0)
+SUM_PAIR(sum_two, 2, pitch, 0)
+SUM_PAIR(sum_one, 1, pitch, 0)
+SUM_PAIR(sum_four_wide, 4, 8, 1)
+SUM_PAIR(sum_one_wide, 1, pitch, 1)
+
+/* All output channels of `few` pixels, 4, 2 or 1, of `lanes` that lie side by side. */
+MN_NOINLINE void products(const int16_t *x, int lanes, int few, const struct mn_conv *c,
+                          int8_t *out)
+{
+    const int words = 2 * c->quads, bytes = (4 * words) << c->wide, rounding = c->rounding;
+    const int32_t min = c->min, max = c->max;
+    const int8_t *weights = c->weights;
+    for (int o = 0; o < c->out_channels; o += 2, weights += bytes) {
+        const int pair = o + 1 < c->out_channels ? 2 : 1;
+        uint32_t sums[8];
+        if (few == 4)
+            (c->wide ? sum_four_wide : sum_four)(x, 2 * lanes, weights, words, sums);
+        else if (few == 2)
+            sum_two(x, 2 * lanes, weights, words, sums);
+        else
+            (c->wide ? sum_one_wide : sum_one)(x, 2 * lanes, weights, words, sums);
+        for (int i = 0; i < pair; i++) {
+            const struct mn_channel *const channel = &c->channels[o + i];
+            for (int lane = 0; lane < few; lane++) {
+                const int32_t sum = (int32_t)(sums[2 * lane + i] + (uint32_t)channel->bias);
+                out[lane * c->out_channels + o + i] =
+                    mn_clamp(mn_scaled(sum, channel, rounding), min, max);
+            }
+        }
     }
 }
 #endif
 
-/* What the assembly leaves: wide channels, or all without it, and the activation's clamp. */
+/* What the assembly leaves, wide channels and the activation's clamp; without it first the rest. */
 MN_NOINLINE void complete(const int16_t *x, int lanes, const struct mn_conv *c, int8_t *out)
 {
-#if MN_DSP
+#if !MN_DSP
+    for (int lane = 0, few; lane < lanes; lane += few) {
+        few = lanes - lane >= 4 ? 4 : lanes - lane >= 2 && !c->wide ? 2 : 1;
+        products(x + 2 * lane, lanes, few, c, out + lane * c->out_channels);
+    }
+#endif
     for (int o = 0; c->rounding == MN_MIXED && o < c->out_channels; o++)
         if (c->channels[o].wide)
             product(x, lanes, c, o, out);
-#else
-    for (int o = 0; o < c->out_channels; o += 2)
-        for (int lane = 0; lane < lanes; lane += 2) {
-            int8_t *const to = out + lane * c->out_channels + o;
-            if (lane + 1 < lanes)
-                product_pair(x + 2 * lane, lanes, 2, c, o, to);
-            else
-                product_pair(x + 2 * lane, lanes, 1, c, o, to);
-        }
-#endif
-    if (c->min > -128 || c->max < 127)
+    if ((MN_DSP || c->rounding == MN_MIXED) && (c->min > -128 || c->max < 127))
         for (int i = 0; i < lanes * c->out_channels; i++)
             out[i] = mn_clamp(out[i], c->min, c->max);
 }

@@ -6,7 +6,6 @@
  * after a shift is the sum of b. */
 #include "kernels.h"
 
-#if MN_DSP
 /* An output from the definition, for any scale. */
 MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel)
 {
@@ -20,7 +19,6 @@ MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel
     }
     return (int8_t)mn_requantize((int32_t)acc, &d->channels[channel], d->rounding);
 }
-#endif
 
 #if MN_MVE
 /* Of 16 inputs the weights of a pair of channels are words of (a0 B0 a2 B2) and (a1 B1 a3 B3), which
@@ -313,34 +311,147 @@ MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
             out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
 }
 #else
-/* The second channel's weight, from the two bytes of a pair: see struct mn_conv. */
-MN_INLINE int32_t second(const int8_t *pair)
+/* Quads at once: what a + 256 b and a sum up to tells the sum of b as long as that has 24 bits. */
+enum { MOST_QUADS = 124 };
+
+/* Adds two inputs times the weights of a pair of channels to the sums of a and of a + 256 b. */
+#define PRODUCT(x, v, sum)                                                                         \
+    sum += (uint32_t)((x) * (v));                                                                  \
+    MN_ONE_BY_ONE(sum);
+#define TWO(w, x, y, a, both)                                                                      \
+    PRODUCT(x, (w)[0], a)                                                                          \
+    PRODUCT(x, mn_both(w), both)                                                                   \
+    PRODUCT(y, (w)[2], a)                                                                          \
+    PRODUCT(y, mn_both((w) + 2), both)
+#define HALF(first, second, w)                                                                     \
+    {                                                                                              \
+        const int32_t u = first, v = second;                                                       \
+        TWO(w, u, v, a0, both0)                                                                    \
+        if (pairs > 1) {                                                                           \
+            TWO((w) + 8, u, v, a1, both1)                                                          \
+        }                                                                                          \
+    }
+#define QUAD(n)                                                                                    \
+    HALF(x[4 * (n)], x[4 * (n) + 2], w + step * (n))                                               \
+    HALF(x[4 * (n) + 1], x[4 * (n) + 3], w + step * (n) + 4)
+
+#if MN_THUMB1 && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__) /* else gcc lends no r8-r12 */
+/* Sums stay in the registers that can only add; the compiler would move them. */
+#define TWO_BY_TWO(at, a, both)                                                                    \
+    "ldr %[four], [%[w], #" at "]\n\t"                                                             \
+    "sxtb %[t], %[four]\n\t"                                                                       \
+    "muls %[t], %[u]\n\t"                                                                          \
+    "add %[" a "], %[t]\n\t"                                                                       \
+    "sxth %[t], %[four]\n\t"                                                                       \
+    "muls %[t], %[u]\n\t"                                                                          \
+    "add %[" both "], %[t]\n\t"                                                                    \
+    "asrs %[four], %[four], #16\n\t"                                                               \
+    "sxtb %[t], %[four]\n\t"                                                                       \
+    "muls %[t], %[v]\n\t"                                                                          \
+    "add %[" a "], %[t]\n\t"                                                                       \
+    "muls %[four], %[v]\n\t"                                                                       \
+    "add %[" both "], %[four]\n\t"
+#define INPUTS(first, second)                                                                      \
+    "ldrb %[u], [%[x], #" first "]\n\t"                                                            \
+    "ldrb %[v], [%[x], #" second "]\n\t"                                                           \
+    "sxtb %[u], %[u]\n\t"                                                                          \
+    "sxtb %[v], %[v]\n\t"
+#define FOUR_BY_FOUR(x0, x1, x2, x3, w0, w1, w2, w3)                                               \
+    INPUTS(x0, x2)                                                                                 \
+    TWO_BY_TWO(w0, "a0", "both0")                                                                  \
+    TWO_BY_TWO(w2, "a1", "both1")                                                                  \
+    INPUTS(x1, x3)                                                                                 \
+    TWO_BY_TWO(w1, "a0", "both0")                                                                  \
+    TWO_BY_TWO(w3, "a1", "both1")
+#define ALL_FOURS(fours)                                                                           \
+    if ((fours) > 0) {                                                                             \
+        const int8_t *const end = x + 16 * (fours);                                                \
+        int32_t u, v, t, four;                                                                     \
+        __asm__(".syntax unified\n" /* which gcc is not at here */                                 \
+                "1:\n\t"                                                                           \
+                FOUR_BY_FOUR("0", "1", "2", "3", "0", "4", "8", "12")                              \
+                FOUR_BY_FOUR("4", "5", "6", "7", "16", "20", "24", "28")                           \
+                FOUR_BY_FOUR("8", "9", "10", "11", "32", "36", "40", "44")                         \
+                FOUR_BY_FOUR("12", "13", "14", "15", "48", "52", "56", "60")                       \
+                "adds %[x], #16\n\t"                                                               \
+                "adds %[w], #64\n\t"                                                               \
+                "cmp %[x], %[end]\n\t"                                                             \
+                "beq 2f\n\t"                                                                       \
+                "b 1b\n"                                                                           \
+                "2:\n\t"                                                                           \
+                : [u] "=&l"(u), [v] "=&l"(v), [t] "=&l"(t), [four] "=&l"(four), [a0] "+h"(a0),     \
+                  [both0] "+h"(both0), [a1] "+h"(a1), [both1] "+h"(both1), [x] "+l"(x),            \
+                  [w] "+l"(w)                                                                      \
+                : [end] "h"(end)                                                                   \
+                : "cc", "memory");                                                                 \
+    }
+#else
+#define ALL_FOURS(fours)                                                                           \
+    for (uint32_t left_fours = fours; left_fours > 0; left_fours--) {                              \
+        QUAD(0)                                                                                    \
+        QUAD(1)                                                                                    \
+        QUAD(2)                                                                                    \
+        QUAD(3)                                                                                    \
+        x += 16;                                                                                   \
+        w += 4 * step;                                                                             \
+    }
+#endif
+
+/* The output channels from `first` on: a group of two pairs, or of one. */
+MN_SPECIAL void group(const struct mn_dense *d, const int8_t *x, const int8_t *w, int first,
+                      int pairs, int8_t *out)
 {
-    return (int8_t)(pair[1] + (pair[0] < 0));
+    const int step = 8 * pairs, left_over = d->out_channels - first, rounding = d->rounding;
+    const int count = left_over < 2 * pairs ? left_over : 2 * pairs, min = d->min, max = d->max;
+    const struct mn_channel *channel = &d->channels[first];
+    uint32_t a0 = 0, a1 = 0, b0 = 0, b1 = 0, sums[4];
+    for (uint32_t left = (uint32_t)d->inputs / 4, few; left > 0; left -= few) {
+        uint32_t both0 = a0, both1 = a1;
+        few = left < MOST_QUADS ? left : MOST_QUADS;
+        if (pairs > 1) {
+            ALL_FOURS(few / 4)
+        }
+        for (uint32_t quads = pairs > 1 ? few % 4 : few; quads > 0; quads--) {
+            QUAD(0)
+            x += 4;
+            w += step;
+        }
+        b0 += (uint32_t)((int32_t)(both0 - a0) >> 8);
+        b1 += (uint32_t)((int32_t)(both1 - a1) >> 8);
+    }
+    sums[0] = a0;
+    sums[1] = b0;
+    sums[2] = a1;
+    sums[3] = b1;
+    for (uint32_t j = 0; j < (uint32_t)d->inputs % 4; j++)
+        for (int i = 0; i < pairs; i++) {
+            const int8_t *const two = w + 8 * i + (j & 1) * 4 + (j & 2);
+            sums[2 * i] += (uint32_t)(x[j] * two[0]);
+            sums[2 * i + 1] += (uint32_t)(x[j] * ((mn_both(two) - two[0]) >> 8));
+        }
+    for (int i = 0; i < count; i++, channel++) {
+        const int32_t sum = (int32_t)(sums[i] + (uint32_t)channel->bias);
+        out[first + i] = mn_clamp(mn_scaled(sum, channel, rounding), min, max);
+    }
+}
+
+MN_NOINLINE void one_pair(const struct mn_dense *d, const int8_t *in, const int8_t *w, int first,
+                          int8_t *out)
+{
+    group(d, in, w, first, 1, out);
 }
 
 MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
-    const int32_t quads = d->inputs / 4;
-    for (int i = 0; i < d->out_channels; i += 2) {
-        const int step = (i / 2 | 1) * 2 < d->out_channels ? 16 : 8;
-        const int8_t *w = d->weights + i / 4 * 16 * ((d->inputs + 3) / 4) + i / 2 % 2 * 8, *x = in;
-        uint32_t a = (uint32_t)d->channels[i].bias, b = (uint32_t)d->channels[i + 1].bias;
-        for (int32_t quad = 0; quad < quads; quad++, x += 4, w += step) {
-            a += (uint32_t)(x[0] * w[0] + x[2] * w[2] + x[1] * w[4] + x[3] * w[6]);
-            b += (uint32_t)(x[0] * second(w) + x[2] * second(w + 2) + x[1] * second(w + 4) +
-                            x[3] * second(w + 6));
-        }
-        for (int32_t j = 0; j < d->inputs % 4; j++) {
-            const int8_t *const two = w + (j & 1) * 4 + (j & 2);
-            a += (uint32_t)(x[j] * two[0]);
-            b += (uint32_t)(x[j] * second(two));
-        }
-        out[i] = mn_clamp(mn_requantize((int32_t)a, &d->channels[i], d->rounding), d->min, d->max);
-        if (i + 1 < d->out_channels)
-            out[i + 1] =
-                mn_clamp(mn_requantize((int32_t)b, &d->channels[i + 1], d->rounding), d->min, d->max);
-    }
+    const int8_t *w = d->weights;
+    int first = 0;
+    for (; first + 2 < d->out_channels; first += 4, w += 16 * ((d->inputs + 3) / 4))
+        group(d, in, w, first, 2, out);
+    if (first < d->out_channels)
+        one_pair(d, in, w, first, out);
+    for (int i = 0; d->rounding == MN_MIXED && i < d->out_channels; i++)
+        if (d->channels[i].wide)
+            out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
 }
 #endif
 

@@ -783,6 +783,45 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
         }
 }
 
+#if !MN_DSP
+/* A row of the windows of two outputs. */
+#define MN_ROW_OF_TWO                                                                              \
+    MN_WRITTEN_OUT                                                                                 \
+    for (int i = 0; i < kc; i++) {                                                                 \
+        a += (uint32_t)(window[i] * w[i]);                                                         \
+        MN_ONE_BY_ONE(a);                                                                          \
+        b += (uint32_t)(window[i + sc] * w[i]);                                                    \
+        MN_ONE_BY_ONE(b);                                                                          \
+    }                                                                                              \
+    window += pitch;                                                                               \
+    w += kc;
+
+/* One channel whose rows have two outputs and more: two at once, of an odd row the last two again. */
+MN_SPECIAL void mn_depthwise_twos(const struct mn_depthwise *d, const mn_value *plane,
+                                  const int8_t *weights, const struct mn_channel *channel,
+                                  int8_t *out, int kr, int kc, int sr, int sc, int rounding)
+{
+    const int32_t pitch = d->plane_columns, last = d->out_columns - 2;
+    for (int row = 0; row < d->out_rows; row++, plane += sr * pitch, out += d->out_row_step)
+        for (int column = 0; column <= last; column += column + 1 == last ? 1 : 2) {
+            const mn_value *window = plane + column * sc;
+            const int8_t *w = weights;
+            int8_t *const to = out + column * d->out_column_step;
+            uint32_t a = (uint32_t)channel->bias, b = a;
+            if (kr == 3) {
+                MN_ROW_OF_TWO
+                MN_ROW_OF_TWO
+                MN_ROW_OF_TWO
+            }
+            for (int k = kr == 3 ? 3 : 0; k < kr; k++) {
+                MN_ROW_OF_TWO
+            }
+            to[0] = (int8_t)mn_requantize((int32_t)a, channel, rounding);
+            to[d->out_column_step] = (int8_t)mn_requantize((int32_t)b, channel, rounding);
+        }
+}
+#endif
+
 /* The function of one layer's shape; kr, kc, sr, sc, rounding and clamp are constants.
  * MN_DEPTHWISE takes any; MN_DEPTHWISE_FAST takes squares of 3, 5 and 7 at stride 1 and 2, and
  * MN_DEPTHWISE_LINE one row of as many; MN_DEPTHWISE_FOURS takes 3 x 3 at stride 1 in rows of three
@@ -806,9 +845,17 @@ MN_INLINE void mn_depthwise_plane(const struct mn_depthwise *d, const mn_value *
 #if MN_MVE
 #define MN_DEPTHWISE(name, kr, kc, sr, sc, rounding, clamp)                                        \
     MN_DEPTHWISE_VECTORS(name, kr, kc, sr, sc, rounding, MN_NO_STRIPS)
-#else
+#elif MN_DSP
 #define MN_DEPTHWISE(name, kr, kc, sr, sc, rounding, clamp)                                        \
     MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_C)
+#else
+#define MN_CHANNEL_TWOS(name, kr, kc, sr, sc, rounding)                                            \
+    if (d->out_columns > 1)                                                                        \
+        mn_depthwise_twos(d, plane, weights, &d->channels[c], out, kr, kc, sr, sc, rounding);      \
+    else                                                                                           \
+        MN_CHANNEL_C(name, kr, kc, sr, sc, rounding)
+#define MN_DEPTHWISE(name, kr, kc, sr, sc, rounding, clamp)                                        \
+    MN_DEPTHWISE_BODY(name, kr, kc, sr, sc, rounding, clamp, MN_CHANNEL_TWOS)
 #endif
 
 #if MN_MVE

@@ -21,6 +21,26 @@
 #define MN_DSP 0
 #define MN_INLINE static inline
 #endif
+#if defined(__thumb__) && !defined(__thumb2__) && defined(__GNUC__)
+#define MN_THUMB1 1 /* Armv6-M: its loads do not extend signs, and eight registers do all but add */
+#else
+#define MN_THUMB1 0
+#endif
+/* A function whose constant arguments make it another one wherever it is called; a loop of so few
+ * steps that they are written out; a sum to which products are added one by one, as gcc would else
+ * add up a few of them apart. */
+#if defined(__GNUC__)
+#define MN_SPECIAL static inline __attribute__((always_inline))
+#define MN_ONE_BY_ONE(sum) __asm__("" : "+r"(sum))
+#else
+#define MN_SPECIAL static inline
+#define MN_ONE_BY_ONE(sum)
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define MN_WRITTEN_OUT _Pragma("GCC unroll 8")
+#else
+#define MN_WRITTEN_OUT
+#endif
 #if MN_DSP && defined(__ARM_FEATURE_MVE)
 #define MN_MVE 1
 #else
@@ -450,9 +470,18 @@ MN_INLINE int32_t mn_saturate(int32_t x)
     return r;
 }
 #else
+/* acc + round(x * y / 2^32), ties upwards. */
 MN_INLINE int32_t mn_smmlar(int32_t x, int32_t y, int32_t acc)
 {
-    return acc + (int32_t)(((int64_t)x * y + ((int64_t)1 << 31)) >> 32);
+#if MN_THUMB1 /* has no product of 64 bits: by halves, of which the lower ones are not signed */
+    const int32_t x_low = x & 0xffff, x_high = x >> 16, y_low = y & 0xffff, y_high = y >> 16;
+    const int32_t middle = x_high * y_low + (int32_t)((uint32_t)x_low * (uint32_t)y_low >> 16);
+    const int32_t lower = x_low * y_high + (middle & 0xffff);
+    return acc + x_high * y_high + (middle >> 16) + (lower >> 16) + (lower >> 15 & 1);
+#else
+    const uint64_t start = (uint64_t)(uint32_t)acc << 32 | (uint32_t)1 << 31;
+    return (int32_t)((start + (uint64_t)((int64_t)x * y)) >> 32);
+#endif
 }
 MN_INLINE int32_t mn_saturate(int32_t x)
 {
@@ -487,20 +516,36 @@ MN_INLINE int8_t mn_clamp(int32_t x, int32_t min, int32_t max)
     return (int8_t)(x < min ? min : x > max ? max : x);
 }
 
-/* Accumulator to output, before the activation's clamp but saturated to int8. */
-MN_INLINE int32_t mn_requantize(int32_t acc, const struct mn_channel *channel, int rounding)
+/* The weights of two output channels from their bytes, as one number a + 256 b: see struct mn_conv. */
+MN_INLINE int32_t mn_both(const int8_t *pair)
+{
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    int16_t both;
+    memcpy(&both, __builtin_assume_aligned(pair, 2), 2);
+    return both;
+#else
+    return (int16_t)((uint8_t)pair[0] | (uint8_t)pair[1] << 8);
+#endif
+}
+
+/* Accumulator to output, unclamped. */
+MN_INLINE int32_t mn_scaled(int32_t acc, const struct mn_channel *channel, int rounding)
 {
     int32_t y;
     if (rounding == MN_MIXED && channel->wide) {
         y = mn_scale_wide(acc, channel->multiplier, channel->shift);
-        return mn_saturate(y < -512 ? -512 + channel->offset
-                           : y > 512 ? 512 + channel->offset
-                                     : y + channel->offset);
+        return y < -512 ? -512 + channel->offset : y > 512 ? 512 + channel->offset : y + channel->offset;
     }
     y = mn_scale(acc, channel->multiplier, channel->offset);
     if (rounding != MN_POSITIVE)
         y += acc >> 31;
-    return mn_saturate(y >> channel->shift);
+    return y >> channel->shift;
+}
+
+/* Before the activation's clamp but saturated to int8. */
+MN_INLINE int32_t mn_requantize(int32_t acc, const struct mn_channel *channel, int rounding)
+{
+    return mn_saturate(mn_scaled(acc, channel, rounding));
 }
 
 #endif

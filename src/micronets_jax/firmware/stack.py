@@ -87,7 +87,10 @@ class Program:
             frame = max(frame, held)
             target = re.search(r"\b([0-9a-f]+) <", step.operands)
             to = int(target[1], 16) if target else None
-            if step.name in ("bl", "blx") and to is not None:
+            far = step.name == "bl" and to is not None and to not in self._names
+            if far and to is not None:  # Armv6-M's branch to where no other one reaches
+                waiting.append((to, held))
+            elif step.name in ("bl", "blx") and to is not None:
                 callee = self._names[to]
                 calls[callee] = max(calls.get(callee, 0), held)
             elif step.name.startswith("blx"):
@@ -100,7 +103,7 @@ class Program:
                     waiting.append((to, held))
             elif step.name in ("tbb", "tbh") or (step.name == "bx" and step.operands != "lr"):
                 leaps.append(held)
-            if not _ends(step):
+            if not far and not _ends(step):
                 waiting.append((step.following, held))
             if not waiting and leaps:  # what nothing else leads to, they do
                 left = [a for a in self._code if start < a < end and a not in reached]
