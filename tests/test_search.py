@@ -112,7 +112,7 @@ def test_a_contest_is_won_by_the_network_that_learns_the_task():
 def test_a_trial_is_the_training_of_the_network_alone():
     """To rounding: masked out of the supernet, or a network of its own with a block left out."""
     settings, choice = SETTINGS["random"], SPACE.choice([24, 16, 10], [True, False])
-    (loss,) = contest._train([choice], settings, problem())
+    (loss,) = contest._trainer(settings, problem())([choice])
     network, recipe = SPACE.decode(choice), recipes.FloatTraining(epochs=2, batch_size=16)
     fresh = supernet.init(jax.random.key(1), network)
     steps = recipe.num_steps(DATA.num_batches(16))
@@ -128,8 +128,7 @@ def test_a_trial_is_the_training_of_the_network_alone():
 
 
 def test_no_more_networks_run_than_there_are_trials_and_none_twice(monkeypatch):
-    ran = []
-    monkeypatch.setattr(contest, "_train", lambda them, *_: ran.extend(them) or [0.0] * len(them))
+    ran = trained(monkeypatch, lambda _: 0.0)
     # The width of a block that is left out makes no other network; the last does not fit.
     again, large = SPACE.choice([4, 40, 4], [False] * 2), SPACE.choice([40] * 3, [True] * 2)
     hold(large, NARROW, again, WIDE, TINY, trials=2)
@@ -155,18 +154,23 @@ def test_one_state_serves_every_limit_of_a_front(method):
     assert cost.ops(networks[0]) < cost.ops(networks[1])
 
 
-def test_a_front_trains_each_network_once_and_each_limit_takes_the_best_that_fits(monkeypatch):
+def trained(monkeypatch, loss_of) -> list:
+    """What trials run from now on, by a loss that is made up."""
     ran = []
+    train = lambda them: ran.extend(them) or [loss_of(x) for x in them]  # noqa: E731
+    monkeypatch.setattr(contest, "_trainer", lambda *_: train)
+    return ran
+
+
+def test_a_front_trains_each_network_once_and_each_limit_takes_the_best_that_fits(monkeypatch):
     losses = {id(WIDE): 3.0, id(NARROW): 1.0, id(TINY): 2.0}
-    monkeypatch.setattr(
-        contest, "_train", lambda them, *_: ran.extend(them) or [losses[id(x)] for x in them]
-    )
+    ran = trained(monkeypatch, lambda choice: losses[id(choice)])
     wide, narrow, tiny = (search.Proposal(str(i), x) for i, x in enumerate((WIDE, NARROW, TINY)))
     given = problem(front=(Budget(mops=cost.ops(SPACE.decode(TINY)) * 1e-6), ROOM))
     settings = dataclasses.replace(SETTINGS["random"], trials=2)
     offered = [[wide, tiny, narrow], [wide, tiny]]
     tight, loose = search.decide_front(offered, settings, given, [{}, {}])
-    assert ran == [TINY, NARROW, WIDE]  # of the first limit what fits it, then what is new
+    assert ran == [WIDE, TINY, NARROW]  # of the limit in the middle, then what is new and fits
     assert tight.choice is NARROW and [x.loss for x in tight.trials] == [1.0, 2.0]
     # The best of all uses less of the loose limit than what was entered for that.
     assert loose.choice is TINY and [x.loss for x in loose.trials] == [2.0, 3.0]
@@ -175,16 +179,28 @@ def test_a_front_trains_each_network_once_and_each_limit_takes_the_best_that_fit
     assert loose.choice is NARROW and [x.loss for x in loose.trials] == [1.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize(
-    ("trials", "budgets", "each"),
-    [(4, 1, 4), (4, 2, 2), (4, 3, 2), (6, 2, 4), (9, 2, 6), (1, 3, 1)],
-)
-def test_all_limits_of_a_front_enter_less_than_twice_the_networks_of_one(trials, budgets, each):
-    assert contest.entrants(trials, budgets) == each
+def test_a_front_learns_in_the_middle_what_the_other_limits_enter(monkeypatch):
+    """Of four ways of proposing, the other limits enter the two that did best, best first."""
+    losses = {4: 0.4, 8: 0.1, 12: 0.3, 16: 0.2}
+    widths = {name: choice for name, choice in zip("abcd", losses, strict=True)}
+
+    def stem(choice) -> int:
+        return next(iter(SPACE.decode(choice))).out_channels
+
+    def offered(last: int) -> list[search.Proposal]:
+        made = [(n, SPACE.choice([w, 8, last], [True] * 2)) for n, w in widths.items()]
+        return [search.Proposal(name, choice) for name, choice in made]
+
+    ran = trained(monkeypatch, lambda choice: losses[stem(choice)])
+    settings = dataclasses.replace(SETTINGS["random"], trials=4)
+    given = problem(front=(ROOM, ROOM, ROOM))
+    found = search.decide_front([offered(x) for x in (4, 8, 12)], settings, given, [{}] * 3)
+    assert [stem(choice) for choice in ran] == [4, 8, 12, 16, 8, 16, 8, 16]
+    assert [stem(one.choice) for one in found] == [8, 8, 8]
 
 
 def test_a_limit_for_which_a_single_network_is_proposed_takes_it_untrained(monkeypatch):
-    monkeypatch.setattr(contest, "_train", lambda them, *_: pytest.fail("trained"))
+    monkeypatch.setattr(contest, "_trainer", lambda *_: pytest.fail("trained"))
     given = problem(front=(ROOM, ROOM))
     offered = [[search.Proposal("wide", WIDE)], []]
     first, second = search.decide_front(offered, SETTINGS["dnas"], given, [TINY, NARROW])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -43,6 +44,10 @@ class Verdict(NamedTuple):
     trials: list[Trial]
 
 
+Entered = dict[tuple, tuple[Proposal, Network]]
+"""Proposals with their networks, by what tells these apart (:func:`_shape`)."""
+
+
 def decide(
     proposals: Sequence[Proposal],
     settings: recipes.Search,
@@ -74,10 +79,12 @@ def decide_front(
 ) -> list[Verdict]:
     """:func:`decide` for each of the problem's budgets, with one set of trials.
 
-    Each budget enters its own proposals, fewer than alone (:func:`entrants`). A network that
-    several enter is trained once. Each budget takes the best of all that fit it and use no less of
-    its tightest limit than the least of its own, whoever entered them: short trainings favour small
-    networks, so those of tighter budgets would win where they should not.
+    The budget in the middle enters as many proposals as it would alone. What it shows of the ways
+    in which they were made holds for its neighbours, so each of the others enters half as many, two
+    at least: those of its own whose ways did best there, by :class:`Proposal`'s names. A network
+    that several enter is trained once. Each budget takes the best of all that fit it and use no
+    less of its tightest limit than the least of its own, whoever entered them: short trainings
+    favour small networks, so those of tighter budgets would win where they should not.
 
     Args:
         proposals: for each budget, the most promising first.
@@ -85,16 +92,28 @@ def decide_front(
         problem: space, limits and data.
         fallbacks: for each budget a choice that fits, taken where no proposal does.
     """
-    count = entrants(settings.trials, len(problem.budgets))
     each = [
-        _entrants(offered, count, one)
+        _entrants(offered, settings.trials, one)
         for offered, one in zip(proposals, problem.each(), strict=True)
     ]
-    compared = {shape: pair for one in each if len(one) > 1 for shape, pair in one.items()}
-    choices = [proposal.choice for proposal, _ in compared.values()]
-    losses = _train(choices, settings, problem) if choices else []
-    trials = [Trial(*pair, loss) for pair, loss in zip(compared.values(), losses, strict=True)]
-    trials.sort(key=lambda trial: trial.loss)
+    train = functools.cache(lambda: _trainer(settings, problem))  # nothing where nobody competes
+    trials: dict[tuple, Trial] = {}
+
+    def compare(entered: Entered) -> None:
+        new = {shape: pair for shape, pair in entered.items() if shape not in trials}
+        losses = train()([proposal.choice for proposal, _ in new.values()]) if new else []
+        for (shape, pair), loss in zip(new.items(), losses, strict=True):
+            trials[shape] = Trial(*pair, loss)
+
+    leader = len(each) // 2
+    if len(each[leader]) > 1:
+        compare(each[leader])
+        each = [
+            one if i == leader else _likeliest(one, settings.trials, list(trials.values()))
+            for i, one in enumerate(each)
+        ]
+    compare({shape: pair for one in each if len(one) > 1 for shape, pair in one.items()})
+    ordered = sorted(trials.values(), key=lambda trial: trial.loss)
     found = []
     for one, budget, fallback in zip(each, problem.budgets, fallbacks, strict=True):
         if len(one) < 2:
@@ -103,17 +122,19 @@ def decide_front(
         least = min(_used(budget, network) for _, network in one.values())
         fitting = [
             trial
-            for trial in trials
+            for trial in ordered
             if budget.fits(trial.network) and _used(budget, trial.network) >= least
         ]
         found.append(Verdict(fitting[0].proposal.choice, fitting))
     return found
 
 
-def entrants(trials: int, budgets: int) -> int:
-    """Networks that each of several budgets enters: ``trials`` of one alone, of many two at least,
-    and in between so many that all enter less than twice those of one."""
-    return min(trials, max(2, 2 * trials // (budgets + 1)))
+def _likeliest(entered: Entered, trials: int, seen: list[Trial]) -> Entered:
+    """Half of the trials, two at least, made in the ways that did best in what was seen; other ways
+    come last."""
+    losses = {trial.proposal.name: trial.loss for trial in seen}
+    ordered = sorted(entered.items(), key=lambda item: losses.get(item[1][0].name, float("inf")))
+    return dict(ordered[: max(2, trials // 2)])
 
 
 def _used(budget: Budget, network: Network) -> float:
@@ -121,11 +142,9 @@ def _used(budget: Budget, network: Network) -> float:
     return max(map(float, budget.usage(network).values()), default=0.0)
 
 
-def _entrants(
-    proposals: Sequence[Proposal], count: int, problem: Problem
-) -> dict[tuple, tuple[Proposal, Network]]:
+def _entrants(proposals: Sequence[Proposal], count: int, problem: Problem) -> Entered:
     """The first proposals that fit and differ, with their networks, by what tells these apart."""
-    found: dict[tuple, tuple[Proposal, Network]] = {}
+    found: Entered = {}
     for proposal in proposals:
         member = problem.space.decode(proposal.choice)
         if len(found) < count and problem.budget.fits(member):
@@ -133,8 +152,10 @@ def _entrants(
     return found
 
 
-def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) -> list[float]:
-    """The held-out loss of each choice after the same training.
+def _trainer(
+    settings: recipes.Search, problem: Problem
+) -> Callable[[Sequence[Choice]], list[float]]:
+    """A function from choices to the held-out loss of each after the same training.
 
     The supernet is trained, masked to one member and initialised with that member's weights: the
     same arithmetic as training the member alone, but one compiled program serves all members.
@@ -191,10 +212,13 @@ def _train(choices: list[Choice], settings: recipes.Search, problem: Problem) ->
             state, _ = step(state, *batch)
         return float(np.mean([judged(state, x, labels) for x, labels in held_out]))
 
+    def train(choices: Sequence[Choice]) -> list[float]:
+        with concurrent.futures.ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
+            return list(pool.map(trial, choices))
+
     zeros = derive.embed({"params": {}, "batch_stats": {}}, largest)
     first = training.init(zeros["params"], {}, recipe, num_steps)
-    with concurrent.futures.ThreadPoolExecutor(TRIALS_AT_ONCE) as pool:
-        return list(pool.map(trial, choices))
+    return train
 
 
 def _shape(network: Network) -> tuple:
