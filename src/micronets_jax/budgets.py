@@ -75,6 +75,9 @@ class Budget(Limits):
             limits: what a person states instead; None leaves the device's own.
             runtime: a name in ``targets``.
             besides: bytes of SRAM and of flash that the firmware takes besides.
+
+        Returns:
+            The budget; operations, latency and energy are limited only where ``limits`` says so.
         """
         stated = {f.name: getattr(limits, f.name, None) for f in dataclasses.fields(Limits)}
         defaults = {"sram_bytes": device.sram_bytes, "flash_bytes": device.flash_bytes}

@@ -120,6 +120,9 @@ def moments(
         batch_stats: moments of any values; only their shapes matter.
         x: inputs.
         architecture: masks of a supernet; None for a stand-alone network.
+
+    Returns:
+        Mean and variance [channels] of each batch norm, a tree like ``batch_stats``.
     """
     zeros = jax.tree.map(jnp.zeros_like, batch_stats)
     _, changed = model.apply(

@@ -65,7 +65,7 @@ def score(record: Mapping[str, Any]) -> float | None:
 def held(
     path: pathlib.Path, name: str, what: str, resume: bool, error: type[Exception]
 ) -> Any | None:
-    """The JSON that says in a work folder what is kept there; None of a new or an empty folder.
+    """The JSON that says in a work folder what is kept there.
 
     Args:
         path: the folder.
@@ -73,6 +73,9 @@ def held(
         what: is kept, for the sentences: "run".
         resume: whether it is to be continued.
         error: of what kind errors are.
+
+    Returns:
+        The JSON, parsed; None of a new or an empty folder.
 
     Raises:
         error: the folder is a file, holds something else, is damaged, or is not to be continued.

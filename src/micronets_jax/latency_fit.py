@@ -227,6 +227,9 @@ def measure(space: str, seed: int, index: int, core: str, runtime: str = "compil
         core: of the emulated board.
         runtime: a name in ``targets``.
 
+    Returns:
+        MACs, and instructions of one inference, in all and by layer.
+
     Raises:
         RuntimeError, ValueError: the network cannot be exported, built or run.
     """
@@ -356,7 +359,7 @@ def _weights_rng(seed: int, index: int) -> np.random.Generator:
 def attempt(
     space: str, seed: int, index: int, core: str, runtime: str = "compiled"
 ) -> Sample | str:
-    """:func:`measure`, or the reason why this network has no measurement, as one line.
+    """:func:`measure` of a network that may have no measurement.
 
     Args:
         space: which networks are drawn, see :func:`draw`.
@@ -364,6 +367,9 @@ def attempt(
         index: of the network.
         core: of the emulated board.
         runtime: a name in ``targets``.
+
+    Returns:
+        The sample, or one line that says why there is none.
     """
     try:
         return measure(space, seed, index, core, runtime)
@@ -474,6 +480,9 @@ def step_errors(
         samples: what was measured of each.
         runtime: that they ran in.
         core: whose fitted steps predict.
+
+    Returns:
+        Instructions predicted over instructions measured, less 1, [n].
     """
     return np.array(
         [
@@ -493,6 +502,9 @@ def sampled_factor(
         samples: what the board said of each.
         runtime: that they ran in.
         core: of the board.
+
+    Returns:
+        As :func:`board_factor`: cycles per instruction, and relative errors [n].
     """
     predicted = [latency.instructions(network, runtime, core) for network in networks]
     return board_factor(np.array(predicted), np.array([s.instructions for s in samples]))

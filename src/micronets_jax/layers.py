@@ -49,6 +49,9 @@ def conv(
         kernel: weights.
         stride: rows and columns.
         padding: ``SAME`` or ``VALID``, as TensorFlow defines them.
+
+    Returns:
+        [batch, new_rows, new_columns, out], rows and columns by ``windows.output_size``.
     """
     return _by_platform(
         lambda x, kernel: _conv_as_product(x, kernel, stride, padding),
@@ -66,6 +69,9 @@ def depthwise(
         kernel: weights.
         stride: rows and columns.
         padding: ``SAME`` or ``VALID``, as TensorFlow defines them.
+
+    Returns:
+        [batch, new_rows, new_columns, channels], rows and columns by ``windows.output_size``.
     """
     return _by_platform(
         lambda x, kernel: _depthwise_as_sum(x, kernel, stride, padding),
@@ -205,6 +211,9 @@ def avg_pool(
         window: rows and columns.
         stride: rows and columns.
         padding: ``SAME`` or ``VALID``, as TensorFlow defines them.
+
+    Returns:
+        [batch, new_rows, new_columns, channels], rows and columns by ``windows.output_size``.
     """
     if padding == "VALID" and window == x.shape[1:3]:
         return x.mean(axis=(1, 2), keepdims=True)

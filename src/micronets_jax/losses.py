@@ -107,6 +107,9 @@ def distilled(
         coefficient: weight of the teacher.
         temperature: what logits are divided by before they are compared.
 
+    Returns:
+        A loss of classes, whose name is the other's with ``, distilled`` behind.
+
     Raises:
         ValueError: the loss is not of classes.
     """

@@ -423,6 +423,9 @@ class Board:
             payload: of the frame.
             seconds: to wait for each answer; None for the board's usual ones.
 
+        Returns:
+            The frame that has the request's number and argument.
+
         Raises:
             BoardFault: the firmware stopped at a fault.
             ProtocolError: no answer came in time, or the board refuses.

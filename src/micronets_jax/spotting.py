@@ -170,6 +170,9 @@ def told(
         labels: of that word.
         settings: threshold, window and pause.
         free: first step at which a word may be detected.
+
+    Yields:
+        Step, label and mean posterior of each.
     """
     for step in np.flatnonzero(best >= settings.threshold * settings.window).tolist():
         if step >= free:

@@ -49,6 +49,9 @@ def conv(window: Window, channels: Count, outputs: Count, signed: bool) -> Itera
         channels: of the input.
         outputs: channels of the output.
         signed: whether an output may lie below its zero point, as behind a ReLU it does not.
+
+    Yields:
+        Steps by name, with how often each runs.
     """
     wide = window.taps * channels >= _WIDE_INPUTS if window.taps > 1 else False
     yield Term(1, {"conv": 1})
@@ -71,6 +74,9 @@ def products(
         outputs: output channels.
         signed: whether an output may lie below its zero point.
         wide: whether weights are stored as int16.
+
+    Yields:
+        Steps by name, with how often each runs.
     """
     pairs, fours, rest = parts(outputs, 2), quotient(outputs, 4), parts(remainder(outputs, 4), 2)
     yield Term(1, {"conv_group": groups, "conv_single": singles})

@@ -169,6 +169,9 @@ def trials(
         axes: values by option.
         drawn: options by draw.
 
+    Returns:
+        The trials draw by draw, each in the order of the grid.
+
     Raises:
         SweepError: an option does not exist or is not to be swept, a value is none of it, or two
             trials are the same run or have the same folder.
@@ -335,13 +338,16 @@ class Folder:
 
 
 def check(path: pathlib.Path, module: str, words: Sequence[str], resume: bool) -> dict[str, Any]:
-    """What a sweep's folder says is tried there, by trial; nothing is written.
+    """What a sweep's folder says is tried there; nothing is written.
 
     Args:
         path: the sweep's folder.
         module: of the experiment.
         words: of the sweep's command line.
         resume: whether the sweep is to be continued.
+
+    Returns:
+        Options by trial; empty of a new or an empty folder.
 
     Raises:
         SweepError: it holds something else, or a sweep while ``resume`` is False, or another one.
@@ -369,6 +375,9 @@ def create(
         words: of the sweep's command line.
         tried: trials.
         resume: whether the sweep is to be continued.
+
+    Returns:
+        The folder, in which all of them are listed.
 
     Raises:
         SweepError: as :func:`check`.

@@ -51,6 +51,9 @@ class Examples(Protocol):
             epoch: of the order.
             rows: of each batch, those that are read; a host that computes with others reads its
                 share.
+
+        Yields:
+            Raw examples [rows, ...] and labels [rows, ...].
         """
         ...
 
@@ -99,6 +102,9 @@ class Prepared(NamedTuple):
             seed: not used.
             epoch: which.
             rows: of each batch, those that are read.
+
+        Returns:
+            Inputs [rows, ...] and targets [rows, ...] of each step.
         """
         of_epoch = self.steps[epoch * self.per_epoch : (epoch + 1) * self.per_epoch]
         return ((x[rows], targets[rows]) for x, targets in of_epoch)
@@ -112,6 +118,9 @@ def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, see
         inputs: front end and augmentation.
         recipe: batch size and steps.
         seed: of the order of examples and of augmentation.
+
+    Returns:
+        Inputs and targets of every step, in memory.
     """
     seen = _batches(examples, inputs, recipe, seed)
     steps = [(np.asarray(x), np.asarray(targets)) for x, targets in seen]
@@ -249,6 +258,9 @@ def init(trainable: Variables, stats: Variables, recipe: recipes.Training, num_s
         stats: first batch-norm moments.
         recipe: of the optimiser.
         num_steps: of the whole training, for the schedule.
+
+    Returns:
+        Step 0, the variables given and the optimiser's first state.
     """
     optimizer = accelerators.once(_optimizer(recipe, num_steps).init, trainable)
     return State(jnp.zeros((), jnp.int32), trainable, stats, optimizer)
@@ -262,8 +274,7 @@ def make_step(
     key: Key[Array, ""],
     loss: Loss = CROSS_ENTROPY,
 ) -> Callable[[State, Array, Array], tuple[State, Float[Array, " metrics"]]]:
-    """A pure ``step(state, raw, labels) -> state, metrics``, not yet jitted; the metrics are those
-    that :func:`logged` names.
+    """One step of training, pure and not yet jitted.
 
     Args:
         model: what is trained.
@@ -272,6 +283,10 @@ def make_step(
         num_steps: of the whole training, for the schedule.
         key: of augmentation; the step's number is folded in.
         loss: what is minimised.
+
+    Returns:
+        ``step(state, raw, labels) -> state, metrics``; metrics, float32 [metrics], are those that
+        :func:`logged` names.
 
     Raises:
         ValueError: targets are to be smoothed that are no classes; raised by the step.
@@ -308,9 +323,9 @@ def fit(
     mesh: jax.sharding.Mesh | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[State, dict[str, int | float]]]:
-    """Train from ``state`` to the end of the recipe; yields state and metrics of each round.
+    """Train from ``state`` to the end of the recipe, round by round.
 
-    These say in which ``epoch`` the round ended. A round is an epoch or several, see
+    A round is an epoch or several, see
     :func:`rounds`.
 
     Args:
@@ -323,6 +338,10 @@ def fit(
         loss: what is minimised; distillation by ``losses.distilled``.
         mesh: from ``accelerators.mesh``, over whose axis ``data`` examples are laid.
         progress: called now and then.
+
+    Yields:
+        State after each round and its mean metrics by name, among them the ``epoch`` in which it
+        ended, from 1 on.
     """
     per_epoch = examples.num_batches(recipe.batch_size)
     total = recipe.num_steps(per_epoch)
@@ -367,6 +386,9 @@ def predict(
         variables: of the network.
         x: inputs.
         batch_size: of every batch; the last one is padded.
+
+    Returns:
+        Outputs [n, classes], in the order of ``x``.
     """
     compiled = jax.jit(apply)
     out = []
@@ -388,14 +410,16 @@ def validation(
     labels: Num[np.ndarray, "n ..."],
     x: Float[np.ndarray, "n rows columns channels"],
 ) -> dict[str, float]:
-    """What is logged of outputs on examples that are not trained on: ``validation_accuracy`` of
-    classes, ``validation_loss`` of all else.
+    """What is logged of outputs on examples that are not trained on.
 
     Args:
         loss: what is minimised.
         outputs: of the network.
         labels: the targets.
         x: inputs.
+
+    Returns:
+        ``validation_accuracy`` in [0, 1] of classes, ``validation_loss`` of all else.
     """
     if loss.of_classes:
         return {"validation_accuracy": accuracy(outputs, labels)}

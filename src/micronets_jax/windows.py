@@ -14,7 +14,7 @@ Padding = Literal["SAME", "VALID"]
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Padding, dilation: int = 1) -> int:
-    """Rows (or columns) of the output; below 1 where a ``VALID`` kernel does not fit.
+    """Size of the output along one axis.
 
     Args:
         size: of the input.
@@ -22,6 +22,9 @@ def output_size(size: int, kernel: int, stride: int, padding: Padding, dilation:
         stride: from one output to the next.
         padding: ``SAME`` or ``VALID``.
         dilation: from one tap to the next.
+
+    Returns:
+        Rows (or columns); below 1 where a ``VALID`` kernel does not fit.
     """
     if padding == "SAME":
         return -(-size // stride)
@@ -31,7 +34,7 @@ def output_size(size: int, kernel: int, stride: int, padding: Padding, dilation:
 def pads(
     size: int, kernel: int, stride: int, padding: Padding, dilation: int = 1
 ) -> tuple[int, int]:
-    """Rows (or columns) of padding before and after the input.
+    """Padding of the input along one axis.
 
     Args:
         size: of the input.
@@ -39,6 +42,9 @@ def pads(
         stride: from one output to the next.
         padding: ``SAME`` or ``VALID``.
         dilation: from one tap to the next.
+
+    Returns:
+        Rows (or columns) before and after, of which the second has the odd one.
     """
     if padding == "VALID":
         return 0, 0
@@ -77,6 +83,9 @@ class Window:
             kernel: rows and columns.
             stride: rows and columns.
             padding: ``SAME`` or ``VALID``.
+
+        Returns:
+            The window, with the size of its output and its padding.
         """
         axes = list(zip(size, kernel, stride, strict=True))
         rows, columns = (output_size(n, k, s, padding) for n, k, s in axes)

@@ -229,6 +229,9 @@ def mobilenet_v2(
         stages: in place of the published ones.
         last_width: of the last convolution, before scaling.
 
+    Returns:
+        The network, from pictures to logits [num_classes].
+
     Raises:
         ValueError: ``width`` is not a number above 0, or ``multiple`` below 1.
     """
@@ -279,6 +282,9 @@ def dscnn(
         input_shape: rows, columns, channels.
         stem_kernel: rows and columns.
         num_classes: outputs of the dense layer.
+
+    Returns:
+        The network, from features to logits [num_classes].
 
     Raises:
         ValueError: other than one width more than strides, or a width below 1.

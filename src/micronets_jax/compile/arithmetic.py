@@ -365,6 +365,9 @@ def quotient(x: int, y: int, multiplier: int, exponent: int) -> int:
         y: divisor, less its zero point; 0 divides as the reference's Newton steps end.
         multiplier: of the result.
         exponent: of the result.
+
+    Returns:
+        That in steps of the output, rounded, before its zero point is added; int32, not clamped.
     """
     if x == 0:
         return 0

@@ -49,6 +49,9 @@ def accesses(
         steps: of the plan.
         addresses: tensor that is whole at some time -> first byte in the arena.
         places: first bytes of every step's local buffers.
+
+    Yields:
+        What each reads, writes and spoils, in bytes of the arena.
     """
     size = {t: v.bytes for t, v in graph.values.items()}
     layer = 0

@@ -271,6 +271,9 @@ def compile_model(
             and so does ``balanced`` where no plan at most 3 % slower than the fastest of all fits.
         rows: the input is pushed row by row and never whole; ``plan`` must not be ``whole``.
 
+    Returns:
+        The plan chosen, with an address for every buffer and the front that it was chosen from.
+
     Raises:
         TFLiteError: the model cannot be read or is not supported, or no plan fits; the sentence
             says what and why.
@@ -365,6 +368,9 @@ def lay_out(
         candidate: the plan.
         title: names the model.
         effort: placements that are tried, see :func:`planner.plan`.
+
+    Returns:
+        The model by that plan, addresses in bytes from the arena's first.
     """
     steps, layers = room.build(candidate)
     buffers, sharings, tensors = arena(room.graph, steps)

@@ -139,8 +139,7 @@ CHANNEL = np.dtype(
 def channel_table(
     graph: Graph, node: Node, folded: bool = True, odd: np.ndarray | None = None
 ) -> tuple[np.ndarray, str]:
-    """Requantisation: a table of one row per channel (padded to an even number) and the rounding of
-    the layer.
+    """Requantisation of a layer, channel by channel.
 
     A channel is wide where two folded constants cannot stand for the reference's two roundings:
     a scale of 1/2 and more, a negative one, or sums beyond 30 bits; and where ``odd`` says so.
@@ -150,6 +149,10 @@ def channel_table(
         node: a layer with weights and one scale or one for each output channel.
         folded: whether the input's zero point goes into the biases; else the kernel subtracts it.
         odd: channels that are wide whatever their scale, bool [channels].
+
+    Returns:
+        One :data:`CHANNEL` for each output channel, padded to an even number, and the rounding of
+        the layer: :data:`POSITIVE`, :data:`SIGNED` or :data:`MIXED`.
     """
     o, zero_out = node.options, graph.values[node.output].zero_point
     weights, sums, reach = o["weights"].astype(np.int64), o["sums"], o["reach"]
@@ -371,6 +374,9 @@ def depthwise_any(
         weights: int8 [kernel rows, kernel columns, channels].
         table: of :func:`channel_table`.
         rounding: of :func:`channel_table`.
+
+    Returns:
+        The call of ``mn_depthwise_any`` with its constants.
     """
     o = node.options
     value = graph.values[node.inputs[0]]

@@ -62,6 +62,9 @@ def share(source: int, target: int, step: int, order: Order) -> Sharing:
         target: index of the buffer that is written first.
         step: of the call.
         order: of the call's reads and writes.
+
+    Returns:
+        ``lead`` in bytes for an order by steps, ``same`` for one by classes.
     """
     if order.steps is None:
         return Sharing(source, target, step, order, same=True)

@@ -24,7 +24,7 @@ def model_h(
     interface: list[dict[str, Any]],
     rows: tuple[int, int] | None = None,
 ) -> str:
-    """The interface; ``rows``: how many rows the input is pushed in, and the bytes of each.
+    """The interface of a compiled model: sizes, scales and functions.
 
     Args:
         title: of the model.
@@ -32,6 +32,9 @@ def model_h(
         state_bytes: of the state; 0 for a model without.
         interface: inputs, then outputs, as the manifest has them.
         rows: how many rows the input is pushed in, and the bytes of each; None where it is whole.
+
+    Returns:
+        The text of ``model.h``.
     """
     lines = [
         f"/* {title} */",

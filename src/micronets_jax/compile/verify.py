@@ -213,6 +213,9 @@ def verify(
         flags: of the C compiler.
         like: who is right where the interpreters differ.
 
+    Returns:
+        How many inputs were compared, and which interpreters gave the same bytes.
+
     Raises:
         TFLiteError: no compiler, no interpreter that runs the model, or a difference that is not
             the interpreter's own, with the first layer that shows it.
@@ -256,6 +259,9 @@ def judge(
         batch: inputs of every case.
         ours: outputs of every case.
         like: as in :func:`verify`.
+
+    Returns:
+        As :func:`verify`.
 
     Raises:
         TFLiteError: as :func:`verify`.

@@ -72,6 +72,10 @@ def split_features(
         split: ``train``, ``validation`` or ``test``.
         frontend: what computes the features.
         cache_folder: where they are kept; see ``cache.default_folder``.
+
+    Returns:
+        float32 [examples, rows, columns, channels], read-only and mapped from disk where it could
+        be kept there.
     """
     name = cache.key(
         data=dataset.fingerprint,

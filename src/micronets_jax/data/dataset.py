@@ -106,6 +106,9 @@ class Split:
             epoch: of the order.
             rows: of each batch, those that are read.
 
+        Yields:
+            Raw examples [rows, ...] and labels [rows, ...], in memory.
+
         Raises:
             DataError: the split is smaller than one batch.
         """
@@ -196,6 +199,9 @@ class Dataset:
             fingerprint: hexadecimal, differs whenever any example does.
             class_names: by label.
             arrays: by name.
+
+        Returns:
+            The data set, over these arrays themselves.
         """
         splits, used = [], set()
         for split in SPLITS:

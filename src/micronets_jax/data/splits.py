@@ -30,6 +30,9 @@ def tenths(names: Sequence[str], of: str, seed: int, held_out: Sequence[str]) ->
         of: the class.
         seed: of the lot.
         held_out: names of splits; the rest trains.
+
+    Returns:
+        Name of the file -> name of the split.
     """
     drawn = sorted(names, key=lambda name: digest(seed, of, name))
     tenth = max(1, round(len(drawn) / 10))

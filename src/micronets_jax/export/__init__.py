@@ -36,6 +36,9 @@ def to_tflite(network: Network, folded: Folded, ranges: Ranges, softmax: bool = 
         ranges: of activations and weights, as trained.
         softmax: whether the output is probabilities.
 
+    Returns:
+        The file's bytes; it maps [1, rows, columns, channels] to [1, classes].
+
     Raises:
         ValueError: a weight or range is not finite, the network still has mixes, or TensorFlow Lite
             Micro cannot run the bits of a layer.

@@ -98,7 +98,7 @@ def write(
     tflm_include: Sequence[str] = (),
     tflm_library: str | None = None,
 ) -> Prediction:
-    """Writes the project of a model for a board, and says what it will take.
+    """Writes the project of a model for a board.
 
     Args:
         model: an int8 TFLite file.
@@ -116,6 +116,9 @@ def write(
         rows: whether the input comes row by row.
         tflm_include: see ``engine.Options``.
         tflm_library: see ``engine.Options``.
+
+    Returns:
+        Bytes of flash and of RAM that the firmware will take, by part.
 
     Raises:
         DeviceError: no such board.
@@ -152,7 +155,7 @@ def write(
 def front_end_bytes(
     frontend: str, core: str, classes: tuple[str, ...] = (), hop_ms: int = 0
 ) -> tuple[int, int]:
-    """Bytes of RAM and of flash that a front end takes on a board, 0 if no board computes it.
+    """What a front end takes on a board.
 
     Args:
         frontend: text of ``frontend.json``.
@@ -160,6 +163,9 @@ def front_end_bytes(
         classes: of a spotter that listens to a stream, else empty; then the most that its listener
             takes under any choice of smoothing is added.
         hop_ms: milliseconds between two inferences of such a spotter.
+
+    Returns:
+        Bytes of RAM and of flash; 0 and 0 where no board computes it.
     """
     from micronets_jax.data import frontends
 

@@ -144,6 +144,10 @@ def run(
         seconds: after which a run counts as hung.
         compare: with TensorFlow Lite Micro on this machine, where the folder holds the model.
 
+    Returns:
+        Instructions, bytes of memory and outputs of the inference, and how many bytes of these
+        differ from the interpreter's.
+
     Raises:
         DeviceError: no emulated board has the core.
         FirmwareError: a tool is missing or too old, the input does not fit, or the run failed.
@@ -286,6 +290,9 @@ def listen(
         seconds: after which the answer to one part of the stream counts as hung.
         compare: every inference with TensorFlow Lite Micro, features with Python's and words with
             :class:`spotting.Spotter`'s, on this machine.
+
+    Returns:
+        Words with their seconds, instructions of the whole stream, and what differs.
 
     Raises:
         FirmwareError: not such a firmware, a tool is missing or too old, or the run failed.

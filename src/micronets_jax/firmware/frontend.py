@@ -258,6 +258,9 @@ def features_of(
         front_end: of the firmware.
         scale: of the model's input.
         zero_point: of the model's input.
+
+    Returns:
+        int8 [rows, columns, channels] in steps of ``scale``.
     """
     from micronets_jax import data, runtimes
 

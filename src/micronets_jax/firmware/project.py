@@ -66,7 +66,7 @@ def plan(
     frontend_text: str = "",
     listener: Listener | None = None,
 ) -> Project:
-    """The files of a firmware, with the front end that the record describes if there is one.
+    """A firmware, with the front end that the record describes if there is one.
 
     Args:
         engine: what computes the model.
@@ -76,6 +76,9 @@ def plan(
         hearing: the front end, if there is one.
         frontend_text: of its ``frontend.json``.
         listener: how it listens to a stream, if it does.
+
+    Returns:
+        The files, not yet written, and the bytes of flash and RAM they will take.
 
     Raises:
         FirmwareError: the model is too large for the board: which memory, by how much, and the
@@ -150,6 +153,9 @@ def predict(
         board: on which.
         hearing: the front end, if there is one.
         listener: how it listens to a stream, if it does.
+
+    Returns:
+        Bytes of flash and of RAM, by part.
     """
     kind = _kind(engine, hearing, listener)
     flash = {

@@ -86,6 +86,9 @@ def logits(
         frontend: of the network.
         hop_ms: milliseconds from one inference to the next.
         network: from features [n, rows, columns, 1] to logits [n, classes].
+
+    Yields:
+        Logits [n, classes] of the next n hops.
     """
     for features in windows(blocks, frontend, hop_ms):
         yield network(features)

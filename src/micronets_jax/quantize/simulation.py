@@ -146,6 +146,9 @@ def fake_quant(
         low: lower end of the range.
         high: upper end of the range.
         bits: of the levels.
+
+    Returns:
+        Values of the nearest levels, in shape and unit of ``x``.
     """
     return _to_levels(x, jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype), bits)
 
@@ -212,6 +215,9 @@ def fake_quant_weight(
         bias: of each channel; None where it has no part in the limit.
         input_scale: of the layer's input; 0 where there is no bias.
         bits: of the levels.
+
+    Returns:
+        Values of the nearest levels [..., channels], in the unit of ``kernel``.
     """
     largest_level = np.float32(weight_max(bits))
     limited = limited_thresholds(jnp, kernel, threshold, bias, input_scale)
@@ -245,6 +251,9 @@ def apply(
         folded: float kernels and biases by layer, batch norm folded.
         ranges: of activations and weights.
         x: float inputs.
+
+    Returns:
+        float32 [n, classes], values of the output's levels.
     """
     activation = ranges["activation"]
     owner, bits = range_owners(network), range_bits(network)

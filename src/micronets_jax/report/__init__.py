@@ -89,7 +89,7 @@ def render(
     proposals: Records = (),
     examples: Sequence[Mapping[str, str]] = (),
 ) -> str:
-    """The page's text.
+    """The page of a run.
 
     Args:
         summary: what ``summary.json`` says; any of its keys may be missing.
@@ -100,6 +100,9 @@ def render(
         spaces: what ``spaces.json`` says of those among which one was chosen.
         proposals: what ``proposals.json`` says of the networks that the search proposed.
         examples: what ``examples.json`` says: class and PNG of a few examples.
+
+    Returns:
+        HTML, one file that loads no other.
     """
     parts = [
         sections.headline(summary),

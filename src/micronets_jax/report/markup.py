@@ -86,6 +86,9 @@ def table(
         head: of each column.
         rows: cells of each row.
         numbers: index of the first column of numbers.
+
+    Returns:
+        The table, which scrolls within itself where it is too wide.
     """
 
     def style(i: int) -> str | None:

@@ -129,6 +129,9 @@ def build(
         blocks: in order.
         last: channels of the convolution before pooling, None where blocks are pooled.
         activation: after stem, expansions, depthwise convolutions and the last one.
+
+    Returns:
+        The network, from pictures to logits [num_classes].
     """
     halved = (2, 2)
     layers = [

@@ -106,6 +106,9 @@ def survey(
         fits: whether a network keeps all limits, of traced networks too: ``Budget.fits``.
         count: members of each.
         seed: of the draws.
+
+    Returns:
+        MACs of the members of each space, int [count], and which fit, bool [count].
     """
     groups = collections.defaultdict(list)
     for space in spaces:

@@ -228,6 +228,9 @@ class Builder:
             dtype: that it must have.
             position: which output of the operator.
 
+        Returns:
+            A new value, with the scale and zero point of the file.
+
         Raises:
             TFLiteError: the file says another shape, or another type.
         """

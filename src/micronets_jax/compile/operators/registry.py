@@ -53,13 +53,16 @@ FLOAT_FUNCTIONS: dict[str, FloatFunction] = {}
 def reads(
     name: str, limits: str = "", inputs: int = 1, outputs: int = 1
 ) -> Callable[[Reader], Reader]:
-    """A decorator that adds a reader to :data:`ROWS` under the name of its operator.
+    """Adds a reader to :data:`ROWS` under the name of its operator.
 
     Args:
         name: as TensorFlow Lite spells it.
         limits: what of it compiles, in words.
         inputs: how many inputs must be there, counted from the first.
         outputs: how many outputs it has; -1 for any number.
+
+    Returns:
+        A decorator, which gives the reader back as it is.
     """
 
     def register(read: Reader) -> Reader:

@@ -75,6 +75,9 @@ def blended(
         alpha: of the Beta distribution of shares.
         x: features.
         shares: of the classes, which sum to 1.
+
+    Returns:
+        Features [batch, rows, columns, channels], and shares [batch, classes] that still sum to 1.
     """
     share_key, partner_key = jax.random.split(key)
     share = jax.random.beta(share_key, alpha, alpha, (len(x),))

@@ -59,13 +59,16 @@ def waveforms(
     clips: Int16[Array, "batch samples"],
     noise: Int16[Array, "recordings length"],
 ) -> Float[Array, "batch samples"]:
-    """Clips shifted, resampled, scaled, with noise added, as floats about [-1, 1).
+    """Clips shifted, resampled, scaled, with noise added.
 
     Args:
         key: of the draws.
         how: strengths.
         clips: of speech.
         noise: background recordings.
+
+    Returns:
+        float32 [batch, samples], full scale 1, which loud and noisy clips exceed.
     """
     move_key, loud_key, noise_key = jax.random.split(key, 3)
     x = clips.astype(jnp.float32) / 32768
@@ -93,6 +96,9 @@ def spectra(
         how: strengths.
         mel: magnitudes.
         hop_s: seconds from one frame to the next.
+
+    Returns:
+        Magnitudes [batch, frames, mels] in the unit of ``mel``.
     """
     room_key, colour_key, time_key, mel_key = jax.random.split(key, 4)
     batch, frames, mels = mel.shape
@@ -135,6 +141,9 @@ def resampled(
         x: clips.
         largest: samples that a clip moves at most.
         speed: largest relative change of speed.
+
+    Returns:
+        Clips [batch, samples] in the unit of ``x``, 0 before they begin and after they end.
     """
     speed_key, shift_key = jax.random.split(key)
     batch, samples = x.shape
@@ -165,6 +174,9 @@ def add_noise(
         noise: background recordings.
         probability: that a clip gets noise.
         volume: largest factor on the noise.
+
+    Returns:
+        Clips [batch, samples] in the unit of ``x``, where noise has full scale 1.
     """
     stretch_key, loud, chance = jax.random.split(key, 3)
     factor = volume * jax.random.uniform(loud, (len(x), 1))
@@ -187,6 +199,9 @@ def add_noise_at(
         noise: background recordings.
         probability: that a clip gets noise.
         snr_db: least and greatest ratio of powers, in dB; uniform between.
+
+    Returns:
+        Clips [batch, samples] in the unit of ``x``.
     """
     stretch_key, ratio_key, chance = jax.random.split(key, 3)
     added = _cuttings(stretch_key, x, noise)
@@ -209,6 +224,9 @@ def in_room(
         mel: magnitudes.
         longest_s: largest reverberation time (to -60 dB), seconds.
         hop_s: seconds from one frame to the next.
+
+    Returns:
+        Magnitudes [batch, frames, mels] in the unit of ``mel``.
     """
     time_key, share_key = jax.random.split(key)
     batch, frames, _ = mel.shape
@@ -245,6 +263,9 @@ def stretches(
         shape: batch, places.
         count: stretches in each row.
         longest: places of one at most.
+
+    Returns:
+        bool [batch, places]; stretches may overlap.
     """
     batch, places = shape
     longest = min(longest, places)

@@ -40,6 +40,9 @@ def load(
         seed: of the lot.
         cache_folder: where pixels are kept; see ``cache.default_folder``.
 
+    Returns:
+        uint8 pictures [n, rows, columns, channels] in three splits, labels int32 [n].
+
     Raises:
         DataError: the folder is missing, has fewer than two classes, an empty one, one with too few
             pictures, or a file that cannot be read; the message names it.

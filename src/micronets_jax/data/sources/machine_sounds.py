@@ -57,6 +57,10 @@ def load(
         seed: of the embedded data, and of which training recordings validate.
         cache_folder: where patches are kept; see ``cache.default_folder``.
 
+    Returns:
+        float32 patches [n, mel, time, 1] in dB in three splits, labels int32 [n] by machine; the
+        splits' facts tell recordings apart, and anomalous ones.
+
     Raises:
         DataError: the source is missing, damaged, too small, or cannot be judged; the message
             names what.
@@ -82,6 +86,9 @@ def embedded(
         size: ``tiny``, ``quick`` or ``paper``.
         seed: of the synthesis.
         cache_folder: where patches are kept; see ``cache.default_folder``.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: no such size.
@@ -117,6 +124,9 @@ def from_folder(
         frontend: what cuts recordings into patches.
         seed: of the training recordings that validate.
         cache_folder: where patches are kept; see ``cache.default_folder``.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: the folder is not in the layout, holds fewer than two machines, one that is not
@@ -255,6 +265,9 @@ def from_tfds(
         seed: of the training recordings that validate.
         cache_folder: where patches are kept; see ``cache.default_folder``.
         data_dir: of TensorFlow Datasets, its default if not given.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: it cannot be prepared, or as ``from_folder``.

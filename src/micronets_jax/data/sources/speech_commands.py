@@ -85,7 +85,7 @@ def load(
     words: Sequence[str] | None = None,
     cache_folder: pathlib.Path | None = None,
 ) -> Dataset:
-    """The data set of keywords behind a name or a folder; ``extras`` hold background ``noise``.
+    """The data set of keywords behind a name or a folder.
 
     Args:
         source: ``embedded`` (synthesised), ``tfds`` (Speech Commands through TensorFlow Datasets),
@@ -94,6 +94,10 @@ def load(
         seed: of the embedded data, of made-up silence, and of splits where names carry no speaker.
         words: the words to tell apart; all other words together become ``unknown``.
         cache_folder: where decoded audio is kept; see ``cache.default_folder``.
+
+    Returns:
+        int16 clips [n, 16000] at 16 kHz in three splits, labels int32 [n]; ``extras`` hold
+        background ``noise``, int16 [recordings, samples].
 
     Raises:
         DataError: the source is missing, empty, damaged or too small; the message names it.
@@ -119,6 +123,9 @@ def embedded(
         words: must be None: the words of the vocabulary are fixed.
         seed: of the synthesis.
         cache_folder: where clips are kept; see ``cache.default_folder``.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: no such size, or ``words`` are given.
@@ -159,6 +166,9 @@ def from_folder(
         words: the words to tell apart, all other words becoming ``unknown``; None as above.
         seed: of made-up silence, and of splits where names carry no speaker.
         cache_folder: where decoded audio is kept; see ``cache.default_folder``.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: the folder is missing or empty, has one class, no folder for a word, too few
@@ -500,6 +510,9 @@ def from_tfds(
         seed: of the draw of unknown words.
         cache_folder: where decoded audio is kept; see ``cache.default_folder``.
         data_dir: of TensorFlow Datasets, its default if not given.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: it can be neither found nor downloaded, or ``words`` holds another word.

@@ -56,6 +56,10 @@ def load(
         seed: of the embedded data and of splits.
         cache_folder: where pixels are kept; see ``cache.default_folder``.
 
+    Returns:
+        uint8 pictures [n, rows, columns, channels] in three splits, labels int32 [n], 1 with a
+        person.
+
     Raises:
         DataError: the source is missing, damaged or too small; the message names what.
     """
@@ -85,6 +89,9 @@ def embedded(
         size: ``tiny``, ``quick`` or ``paper``.
         seed: of the scenes.
         cache_folder: where pixels are kept; see ``cache.default_folder``.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: no such size, or pictures too small to see anybody.
@@ -220,6 +227,9 @@ def from_coco(
         seed: of the training pictures that validate.
         cache_folder: where pixels are kept; see ``cache.default_folder``.
 
+    Returns:
+        As :func:`load`.
+
     Raises:
         DataError: annotations or images are missing or damaged, or more than 1 % of the images.
     """
@@ -289,6 +299,9 @@ def from_tfds(
         seed: of the training pictures that validate.
         cache_folder: where pixels are kept; see ``cache.default_folder``.
         data_dir: of TensorFlow Datasets, its default if not given.
+
+    Returns:
+        As :func:`load`.
 
     Raises:
         DataError: it can be neither found nor downloaded.

@@ -18,7 +18,7 @@ def cmsis_nn(
     dilated: bool = False,
     regular: bool = True,
 ) -> Count:
-    """Bytes on a Cortex-M with DSP, 0 if the kernel asks for none.
+    """What CMSIS-NN's kernels ask for on a Cortex-M with DSP.
 
     Args:
         kind: TFLite's name of the operator.
@@ -28,6 +28,9 @@ def cmsis_nn(
         dilated: whether taps lie apart.
         regular: of a convolution, whether every output reads all channels; of a depthwise one,
             whether there is one output to a channel.
+
+    Returns:
+        Bytes, 0 if the kernel asks for none.
     """
     taps = kernel[0] * kernel[1]
     if kind == "AVERAGE_POOL_2D":
@@ -46,7 +49,7 @@ def cmsis_nn(
 def reference(
     kind: str, kernel: tuple[int, int], inputs: Count, outputs: Count, weight_bits: int
 ) -> Count:
-    """Bytes of TFLM's reference kernels, which unpack 4-bit weights.
+    """What TFLM's reference kernels ask for, which unpack 4-bit weights.
 
     Args:
         kind: TFLite's name of the operator.
@@ -54,6 +57,9 @@ def reference(
         inputs: channels of what is read.
         outputs: channels of what is made.
         weight_bits: 8 or 4.
+
+    Returns:
+        Bytes, one for each 4-bit weight of a convolution; else 0.
     """
     if weight_bits == 8 or kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return 0

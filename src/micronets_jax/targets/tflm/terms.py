@@ -24,6 +24,9 @@ def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> I
         channels: that it reads.
         old: whether CMSIS-NN is that of October 2020, whose 1x1 kernel knew no groups of four
             inputs and did not take channels that are no multiple of 4.
+
+    Yields:
+        Steps by name, with how often each runs.
     """
     if layer.kind == "conv":
         if layer.kernel != (1, 1):
