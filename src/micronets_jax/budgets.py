@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
 from micronets_jax import cost, latency, targets
-from micronets_jax.counts import total
+from micronets_jax.counts import Condition, total
 from micronets_jax.decisions import Choice
 from micronets_jax.devices import Device
 from micronets_jax.devices.instructions import characterised
@@ -127,7 +127,7 @@ class Budget(Limits):
             if names is None or name in names
         }
 
-    def fits(self, network: Network) -> Any:
+    def fits(self, network: Network) -> Condition:
         """Whether no limit is exceeded: a bool, or an array of one for a traced network."""
         bounds = self._bounds()
         kept = [self._whole(name, network) <= bound for name, bound in bounds.items()]

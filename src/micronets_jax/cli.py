@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from micronets_jax.firmware import Run
 
 
+Result = dict[str, object]
+"""What ``--json`` prints."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     from micronets_jax import console
@@ -200,7 +204,7 @@ def _write(path: str, text: str) -> None:
         raise TFLiteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _summary(compiled) -> dict[str, Any]:
+def _summary(compiled) -> Result:
     from micronets_jax.compile import report
 
     weights, tables = compiled.constant_bytes
@@ -219,7 +223,7 @@ def _summary(compiled) -> dict[str, Any]:
     }
 
 
-def _compile(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _compile(arguments: argparse.Namespace) -> tuple[Result, str]:
     from micronets_jax import compile as compiler
     from micronets_jax.compile import report
 
@@ -257,7 +261,7 @@ def _state(compiled) -> str:
     return f"state {compiled.state_bytes} bytes, " if compiled.state_bytes else ""
 
 
-def _operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _operators(arguments: argparse.Namespace) -> tuple[Result, str]:
     from micronets_jax.compile.operators import ROWS
 
     rows = [ROWS[name] for name in sorted(ROWS)]
@@ -268,7 +272,7 @@ def _operators(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     )
 
 
-def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _firmware(arguments: argparse.Namespace) -> tuple[Result, str]:
     from micronets_jax import devices, firmware
 
     prediction = firmware.write(
@@ -280,7 +284,7 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     )  # fmt: skip
     board = devices.device(arguments.device)
     provenance = board.provenance
-    result: dict[str, Any] = {
+    result: Result = {
         "device": board.name,
         "provenance": provenance,
         "runtime": arguments.runtime,
@@ -299,9 +303,7 @@ def _firmware(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, f"{head}\n{fit.table}\nit fits"
 
 
-def _run(
-    arguments: argparse.Namespace,
-) -> tuple[dict[str, Any], str] | tuple[dict[str, Any], str, int]:
+def _run(arguments: argparse.Namespace) -> tuple[Result, str] | tuple[Result, str, int]:
     from micronets_jax import devices, firmware
 
     if firmware.listens(arguments.folder, arguments.input):
@@ -311,7 +313,7 @@ def _run(
         return _ran_firmware(ran)
     core = devices.device(ran.device).core
     outputs = [output.reshape(-1).tolist() for output in ran.outputs]
-    result = {
+    result: Result = {
         "core": core, "instructions": ran.instructions, "arena_bytes": ran.arena_bytes,
         "stack_bytes": ran.stack_bytes, "code_bytes": ran.code_bytes,
         "weights_bytes": ran.weights_bytes, "output": outputs[0], "layers": ran.layers,
@@ -329,7 +331,7 @@ def _run(
     return result, "\n".join(lines)
 
 
-def _stream(ran: Run) -> dict[str, Any]:
+def _stream(ran: Run) -> Result:
     """The outputs of each run, if there were several."""
     if len(ran.stream) == 1:
         return {}
@@ -347,7 +349,7 @@ def _output_lines(ran: Run) -> list[str]:
     ]
 
 
-def _listened(folder: str, source: str) -> tuple[dict[str, Any], str, int]:
+def _listened(folder: str, source: str) -> tuple[Result, str, int]:
     from micronets_jax import data, firmware
 
     heard = firmware.listen(folder, data.recordings.blocks(pathlib.Path(source)))
@@ -369,7 +371,7 @@ def _listened(folder: str, source: str) -> tuple[dict[str, Any], str, int]:
     return result, "\n".join(lines), int(wrong)
 
 
-def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:
+def _ran_firmware(ran: Run) -> tuple[Result, str, int]:
     outputs = [output.reshape(-1).tolist() for output in ran.outputs]
     result = {
         **{
@@ -400,7 +402,7 @@ def _ran_firmware(ran: Run) -> tuple[dict[str, Any], str, int]:
     return result, "\n".join(lines), int(bool(ran.differing_outputs))
 
 
-def _flash(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _flash(arguments: argparse.Namespace) -> tuple[Result, str]:
     from micronets_jax import firmware
 
     flashing = firmware.flash(arguments.folder)
@@ -424,7 +426,7 @@ def _layer_table(layers: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _inspect(arguments: argparse.Namespace) -> tuple[Result, str]:
     from micronets_jax import compile as compiler
     from micronets_jax.compile import report
 
@@ -437,7 +439,7 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     result = _summary(compiled)
     buffers, steps = compiled.plan.buffers, compiled.step_of_layer
     live = [sum(b.size for b in buffers if b.first <= step <= b.last) for step in steps]
-    result["layers"] = [
+    result["layers"] = layers = [
         {
             "name": call.name, "kind": call.kind, "macs": 0 if call.continues else call.macs,
             "output": list(compiled.graph.values[call.output].shape), "live_bytes": bytes_,
@@ -454,7 +456,7 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         _write(arguments.picture, report.front_svg(compiled))
     peak = max(live, default=1)
     lines = [f"{'layer':<40} {'kind':<13} {'output':<18} {'MACs':>10}  bytes alive"]
-    for layer in result["layers"]:
+    for layer in layers:
         bar = ("=" if layer["rows"] else "#") * max(1, round(30 * layer["live_bytes"] / peak))
         shape = "x".join(map(str, layer["output"]))
         lines.append(
@@ -477,7 +479,7 @@ def _inspect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, "\n".join(lines)
 
 
-def _calibrate(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _calibrate(arguments: argparse.Namespace) -> tuple[Result, str]:
     import tempfile
 
     from micronets_jax import devices, latency_fit, protocol
@@ -506,7 +508,7 @@ def _calibrate(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return {"file": str(kept), **row._asdict(), "networks": asked}, "\n".join(lines)
 
 
-def _devices(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _devices(arguments: argparse.Namespace) -> tuple[Result, str]:
     from micronets_jax import devices
 
     boards = list(devices.DEVICES.values())
@@ -557,7 +559,7 @@ def _build_line(row) -> str:
     )
 
 
-def _zoo(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _zoo(arguments: argparse.Namespace) -> tuple[Result, str]:
     from micronets_jax import zoo
 
     listed = zoo.rows()

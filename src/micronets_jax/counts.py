@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 Count = Any  # a Python int, or a traced int32 or float32 scalar
+Counts = Any  # an array of them, NumPy's or JAX's
+Condition = Any  # a Python bool, or a traced one
 Tree = TypeVar("Tree")
 
 
@@ -74,7 +76,7 @@ def remainder(x: Count, size: int) -> Count:
     return x - size * quotient(x, size)
 
 
-def ragged(x: Count, size: int) -> Any:
+def ragged(x: Count, size: int) -> Condition:
     """Whether ``x`` is no multiple of ``size``; False for floats between whole numbers."""
     if is_float(x):
         import jax.numpy as jnp
@@ -93,7 +95,7 @@ def straight(slope: Count, value: Count) -> Count:
 # ---------------------------------------------------------------- choices
 
 
-def where(condition: Any, a: Count, b: Count) -> Count:
+def where(condition: Condition, a: Count, b: Count) -> Count:
     """``a`` where the condition holds, else ``b``."""
     if isinstance(condition, bool):
         return a if condition else b

@@ -16,8 +16,7 @@ from jaxtyping import Array, Float, Int
 from micronets_jax import supernet
 from micronets_jax.network import Network, consumers
 from micronets_jax.spaces.mobilenet_v2 import without_kernel
-
-Variables = dict[str, Any]
+from micronets_jax.training import Variables
 
 
 def weights(network: Network, variables: Variables) -> Variables:

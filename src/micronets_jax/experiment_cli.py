@@ -385,7 +385,9 @@ class Experiment(Generic[Given]):
                 said, summaries = report.read_front(top)
                 console.show_front(summaries, said["seconds"], top)
 
-    def _opened(self, folder: pathlib.Path, options: Given, record: Mapping[str, Any]) -> Workdir:
+    def _opened(
+        self, folder: pathlib.Path, options: Given, record: Mapping[str, object]
+    ) -> Workdir:
         from micronets_jax import workdir
 
         return workdir.Workdir(folder, record, options.resume, options.checkpoint_seconds)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from micronets_jax.counts import align, maximum, stacked
+from micronets_jax.counts import Counts, align, maximum, stacked
 from micronets_jax.network import INPUT, Count, Layer, Network, consumers, output_sizes
 from micronets_jax.operators import OPERATORS
 
@@ -120,7 +121,7 @@ def peak_bytes(
     return int(peak) if xp is np else peak
 
 
-def alive(tensors: list[Buffer], turns: int, rounding: Callable[[Count], Count]) -> Any:
+def alive(tensors: list[Buffer], turns: int, rounding: Callable[[Count], Count]) -> Counts:
     """Bytes of the tensors alive while each operator runs, [turns]."""
     xp, column = columns(all(isinstance(v, int) for tensor in tensors for v in tensor[1:]))
     size = rounding(column([t.bytes for t in tensors])) * column([t.presence for t in tensors])
@@ -130,7 +131,7 @@ def alive(tensors: list[Buffer], turns: int, rounding: Callable[[Count], Count])
     return xp.sum(xp.where(alive, size[None], 0), axis=1)
 
 
-def columns(known: bool) -> tuple[Any, Callable[[list[Count]], Any]]:
+def columns(known: bool) -> tuple[ModuleType, Callable[[list[Count]], Counts]]:
     """The array library for known or traced counts, and what makes one array of many."""
     return (np, np.asarray) if known else (jnp, stacked)
 
@@ -194,14 +195,14 @@ def is_chain(network: Network) -> bool:
 
 
 def greedy(
-    size: Any,
-    first: Any,
-    last: Any,
-    order: Any,
+    size: Counts,
+    first: Counts,
+    last: Counts,
+    order: Counts,
     near: np.ndarray,
-    tail: Any = None,
-    halved: Any = None,
-) -> Any:
+    tail: Counts | None = None,
+    halved: Counts | None = None,
+) -> Counts:
     """Greedy placement: in a given order, each buffer at the lowest gap that fits among the placed
     ones whose lives overlap its own.
 
@@ -222,7 +223,7 @@ def greedy(
     xp = np if isinstance(size, np.ndarray) else jnp
     beside = xp.asarray(near)
 
-    def step(turn: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+    def step(turn: Count, state: tuple[Counts, Counts]) -> tuple[Counts, Counts]:
         start, placed = state
         mine = order[turn]
         others = beside[mine]

@@ -37,10 +37,13 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
 
-Metric = Callable[[Float[np.ndarray, "examples classes"], Split], dict[str, Any]]
+Scores = dict[str, Any]
+"""By name, as JSON has it; the first one is the headline."""
+
+Metric = Callable[[Float[np.ndarray, "examples classes"], Split], Scores]
 
 
-def accuracy(logits: Float[np.ndarray, "examples classes"], split: Split) -> dict[str, Any]:
+def accuracy(logits: Float[np.ndarray, "examples classes"], split: Split) -> Scores:
     """Share of examples whose largest logit is at their label, and the confusion matrix.
 
     ``confusion`` counts examples by true class (rows) and by the class they are taken for.
@@ -61,7 +64,7 @@ NUM_POINTS = 60
 """Points of a curve at most."""
 
 
-def auc(logits: Float[np.ndarray, "examples classes"], split: Split) -> dict[str, Any]:
+def auc(logits: Float[np.ndarray, "examples classes"], split: Split) -> Scores:
     """Anomaly detection: the area under the ROC curve of anomalous against normal recordings.
 
     A recording's score is the mean over its patches of minus the softmax of its own machine.
@@ -88,7 +91,7 @@ def reconstruction_auc(frontend: Callable[[np.ndarray], Any]) -> Metric:
         frontend: from raw examples of a split to these inputs, of which it takes a batch.
     """
 
-    def metric(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> dict[str, Any]:
+    def metric(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> Scores:
         errors = np.empty(len(split))
         for start in range(0, len(split), CHUNK):
             part = slice(start, start + CHUNK)
@@ -99,7 +102,7 @@ def reconstruction_auc(frontend: Callable[[np.ndarray], Any]) -> Metric:
     return metric
 
 
-def r2(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> dict[str, Any]:
+def r2(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> Scores:
     """Regression: the coefficient of determination, a mean over outputs, and the mean absolute
     error.
 
@@ -114,7 +117,7 @@ def r2(outputs: Float[np.ndarray, "examples outputs"], split: Split) -> dict[str
     }
 
 
-def _areas(strange: Float[np.ndarray, " examples"], split: Split) -> dict[str, Any]:
+def _areas(strange: Float[np.ndarray, " examples"], split: Split) -> Scores:
     """Areas under the ROC curve by the mean of these scores over each recording."""
     from sklearn import metrics as sklearn_metrics
 

@@ -142,7 +142,7 @@ class Plan(Task):
     seed: int
     teacher: float = 2.0
     firmware: bool = True
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 Made = TypeVar("Made")
@@ -270,7 +270,7 @@ def _find(
     workdir: Workdir,
     display: Display,
     timed: _Clock,
-) -> tuple[list[Network], dict[str, Any]]:
+) -> tuple[list[Network], training.Variables]:
     """The network of each plan, and the weights that the search shared.
 
     Args:
@@ -297,7 +297,7 @@ def _build(
     workdir: Workdir,
     display: Display,
     found: Network,
-    shared: dict[str, Any],
+    shared: training.Variables,
     teacher: Teacher | None,
     timed: _Clock,
 ) -> dict[str, Any]:
@@ -587,7 +587,7 @@ def _decided(
     return found
 
 
-def _listed(plan: Plan, proposal: search.Proposal) -> dict[str, Any]:
+def _listed(plan: Plan, proposal: search.Proposal) -> dict[str, object]:
     return {
         "proposal": proposal.name,
         "mops": cost.ops(plan.space.decode(proposal.choice)) / 1e6,
@@ -602,7 +602,7 @@ def _is_whole(folder: pathlib.Path) -> bool:
     return "error" not in json.loads((folder / SUMMARY).read_text()).get("firmware", {})
 
 
-def _published(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+def _published(plans: Sequence[Plan]) -> list[dict[str, object]]:
     """What published networks of the task score, and what they would use of the largest board."""
     plan = max(plans, key=lambda one: (one.device.sram_bytes, one.device.flash_bytes))
     free = recipes.Limits(mops=1e9, latency_ms=1e9)
@@ -636,9 +636,9 @@ def _train(
     workdir: Workdir,
     display: Display,
     found: Network,
-    shared: dict[str, Any],
+    shared: training.Variables,
     teacher: Teacher | None,
-) -> dict[str, Any]:
+) -> training.Variables:
     if plan.train.from_supernet:
         fresh = derive.recalibrate(found, derive.weights(found, shared), _calibration(plan))
     else:
@@ -652,10 +652,10 @@ def _fit_float(
     display: Display,
     stage: str,
     subject: Network,
-    fresh: dict[str, Any],
+    fresh: training.Variables,
     recipe: recipes.FloatTraining,
     teacher: Teacher | None,
-) -> dict[str, Any]:
+) -> training.Variables:
     model = supernet.Supernet(subject)
 
     def logits(state: training.State, x: Array) -> Array:
@@ -681,9 +681,9 @@ def _quantize(
     workdir: Workdir,
     display: Display,
     found: Network,
-    variables: dict[str, Any],
+    variables: training.Variables,
     teacher: Teacher | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[training.Variables, dict[str, Any]]:
     """Weights and ranges of the delivered network, and how they were chosen.
 
     With 8 bits a network often loses nothing when its float weights are rounded, and training it
@@ -753,7 +753,7 @@ def _fit(
     return accelerators.local(state)
 
 
-def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any]) -> bytes:
+def _export(plan: Plan, workdir: Workdir, found: Network, trained: training.Variables) -> bytes:
     model = export.to_tflite(found, trained["folded"], trained["ranges"])
     workdir.write("model.tflite", model)
     if plan.loss.of_classes:
@@ -762,7 +762,7 @@ def _export(plan: Plan, workdir: Workdir, found: Network, trained: dict[str, Any
     return model
 
 
-def _listen(plan: Plan, workdir: Workdir, model: bytes) -> dict[str, Any] | None:
+def _listen(plan: Plan, workdir: Workdir, model: bytes) -> dict[str, object] | None:
     """What a spotter's smoothing and threshold are, and the curve by which they were chosen."""
     if plan.listening is None:
         return None
@@ -790,7 +790,7 @@ def _measure(
     plan: Plan,
     workdir: Workdir,
     found: Network,
-    variables: dict[str, Any],
+    variables: training.Variables,
     model: bytes,
     made: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -885,7 +885,9 @@ def _instructions(
     return counted | {"measured": ran.instructions}
 
 
-def _latency(plan: Plan, found: Network, instructions: Mapping[str, int | None]) -> dict[str, Any]:
+def _latency(
+    plan: Plan, found: Network, instructions: Mapping[str, int | None]
+) -> dict[str, object]:
     """Estimated milliseconds and millijoules on the board, from both counts of instructions."""
     runtime, on = plan.budget.runtime, plan.device
     whole = latency.instructions(found, runtime, on.core)
@@ -969,7 +971,7 @@ def _firmware(
     return facts, None
 
 
-def _heard(plan: Plan, folder: pathlib.Path) -> dict[str, Any]:
+def _heard(plan: Plan, folder: pathlib.Path) -> dict[str, object]:
     """What a few seconds of a stream take of the core, and in how much it differs from here."""
     stream = listening.streams.of_split(plan.dataset, "validation", EMULATED_MINUTES, plan.seed)
     heard = firmware.listen(folder, [stream.samples])
@@ -995,7 +997,7 @@ def _room(plan: Plan, found: Network) -> int:
     return max(least, int(limit) - budget.used(found)["sram_bytes"] + least)
 
 
-def _planned(built: compiler.Compiled) -> dict[str, Any]:
+def _planned(built: compiler.Compiled) -> dict[str, object]:
     """The plan of a program: which layers go by rows, and what lies where at every step."""
     manifest, files = built.manifest(), built.files()
     layers = zip(manifest["layers"], built.step_of_layer, strict=True)
@@ -1010,7 +1012,7 @@ def _planned(built: compiler.Compiled) -> dict[str, Any]:
     }
 
 
-def _model_c(built: compiler.Compiled, core: str, folder: pathlib.Path) -> dict[str, Any]:
+def _model_c(built: compiler.Compiled, core: str, folder: pathlib.Path) -> dict[str, object]:
     """The model's C alone, for a device whose start-up nobody has written, and what it takes."""
     compiler.write(built, folder)
     emulated = None
@@ -1094,7 +1096,7 @@ def _write_samples(
 
 
 def _hardest(
-    plan: Plan, workdir: Workdir, apply: Callable[..., Any], variables: dict[str, Any]
+    plan: Plan, workdir: Workdir, apply: Callable[..., Any], variables: training.Variables
 ) -> list[dict[str, Any]]:
     """Examples of the validation split with the highest losses, also as a list of files; none
     where outputs are no classes."""
@@ -1117,7 +1119,7 @@ SHOWN_CLASSES, SHOWN_EACH = 12, 3
 """Classes of which the report shows examples, and how many of each; as many without classes."""
 
 
-def _shown(plan: Plan) -> list[dict[str, Any]]:
+def _shown(plan: Plan) -> list[dict[str, str]]:
     """A few training examples of each class as PNG, as the network sees them."""
     from PIL import Image
 
@@ -1156,7 +1158,7 @@ def _by_kind(scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _widths(found: Network, largest: Network) -> list[dict[str, Any]]:
+def _widths(found: Network, largest: Network) -> list[dict[str, object]]:
     """Output channels of each convolution that has a width, beside the largest; None if removed."""
     present = {layer.name: layer.out_channels for layer in found}
     return [

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
@@ -100,7 +99,7 @@ class Event:
     confidence: int
 
 
-def to_json(settings: Settings, rest: Mapping[str, Any] | None = None) -> str:
+def to_json(settings: Settings, rest: Mapping[str, object] | None = None) -> str:
     """The text of ``listening.json``: the settings, and what else is known of their choice."""
     return json.dumps({_SETTINGS: dataclasses.asdict(settings), **(rest or {})}, indent=1) + "\n"
 

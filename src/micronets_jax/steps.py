@@ -12,11 +12,11 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from micronets_jax.counts import Count, parts, quotient, ragged, remainder, where
+from micronets_jax.counts import Condition, Count, parts, quotient, ragged, remainder, where
 from micronets_jax.kernels import LANES, Depthwise, conv_quads, is_line, takes_fours
 from micronets_jax.windows import Window
 
@@ -62,7 +62,7 @@ def conv(window: Window, channels: Count, outputs: Count, signed: bool) -> Itera
 
 
 def products(
-    groups: int, singles: int, quads: Count, outputs: Count, signed: bool, wide: Any = False
+    groups: int, singles: int, quads: Count, outputs: Count, signed: bool, wide: Condition = False
 ) -> Iterator[Term]:
     """All outputs of groups of four pixels, two output channels at a time, and of single pixels,
     four at a time.
@@ -143,7 +143,7 @@ def lay(window: Window, channels: Count) -> Iterator[Term]:
         yield from _where(uneven, by_bytes, _words(window, channels))
 
 
-def _where(condition: Any, one: Iterable[Term], other: Iterable[Term]) -> Iterator[Term]:
+def _where(condition: Condition, one: Iterable[Term], other: Iterable[Term]) -> Iterator[Term]:
     """The terms of ``one`` where the condition holds, else those of ``other``."""
     for term in one:
         yield Term(where(condition, term.count, 0), term.steps)

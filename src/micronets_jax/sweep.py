@@ -47,6 +47,9 @@ LONGEST_NAME = 180
 Parse = Callable[[Sequence[str]], Any]
 """From the words of a command line to an experiment's options; SystemExit where that fails."""
 
+Plain = bool | int | float | str | None
+"""What a table can hold."""
+
 Status = Literal["finished", "failed", "stopped", "begun", "waiting"]
 """Of a trial: stopped by a scheduler; failed and will not get further by itself; begun, and
 waiting to be continued."""
@@ -74,7 +77,7 @@ class Trial:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Plain]
     words: tuple[str, ...]
 
 
@@ -202,7 +205,7 @@ def trials(
 
 
 def _trial(
-    parse: Parse, fixed: Sequence[str], chosen: Mapping[str, str], known: dict[Any, Any]
+    parse: Parse, fixed: Sequence[str], chosen: Mapping[str, str], known: dict[tuple[str, ...], Any]
 ) -> tuple[Trial, Any]:
     """A trial and its options; ``known`` keeps defaults, which few options decide."""
     deciding = tuple(f"--{o}={chosen[o]}" for o in ("preset", "method") if o in chosen)
@@ -288,14 +291,14 @@ def _name(chosen: Mapping[str, str]) -> str:
     return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _plain(value: Any) -> Any:
-    """A value that a table can hold."""
+def _plain(value: object) -> Plain:
+    """The value as a table can hold it."""
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
-def _said(settings: Mapping[str, Any]) -> str:
+def _said(settings: Mapping[str, Plain]) -> str:
     return " ".join(f"{option}={value}" for option, value in settings.items())
 
 

@@ -55,7 +55,7 @@ class Workdir:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        configuration: Mapping[str, Any],
+        configuration: Mapping[str, object],
         resume: bool,
         seconds: float = 0.0,
     ) -> None:
@@ -199,7 +199,7 @@ class Workdir:
 
 
 def check(
-    path: pathlib.Path, configuration: Mapping[str, Any] | None = None, resume: bool = False
+    path: pathlib.Path, configuration: Mapping[str, object] | None = None, resume: bool = False
 ) -> None:
     """Refuse, before any work is done, a folder that :class:`Workdir` would refuse.
 

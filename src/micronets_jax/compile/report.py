@@ -218,7 +218,7 @@ int main(void)
 """
 
 
-def memory(compiled: Compiled) -> dict[str, Any]:
+def memory(compiled: Compiled) -> dict[str, object]:
     """Addresses and lives of all buffers; the peak beside its lower bound."""
     plan = compiled.plan
     return {

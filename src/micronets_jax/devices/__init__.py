@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from micronets_jax.devices import own, speeds
 from micronets_jax.devices.speeds import MEASURED, DeviceError, Measured, Speed, measured
@@ -137,7 +136,7 @@ class Device:
         """One phrase that says how far this library's firmware has been tried on it."""
         return NO_STARTUP if self.startup is None else self.startup.provenance
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What summaries and ``micronets devices --json`` say of it."""
         return {
             "name": self.name,

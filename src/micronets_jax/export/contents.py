@@ -5,6 +5,7 @@ Invariant: nothing here changes a file. Source: TensorFlow Lite's schema.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ SOFTMAX = "softmax"
 """Name of the output where a softmax is asked for; its scale is always 1 / 256."""
 
 
-def load_schema() -> Any:
+def load_schema() -> ModuleType:
     """TensorFlow Lite's schema as classes, loaded when it is first needed."""
     from ai_edge_litert import schema_py_generated
 

@@ -20,6 +20,10 @@ OBJECTS = "model_"
 """What the names of a compiled model's object files begin with."""
 
 
+Interface = list[dict[str, Any]]
+"""Inputs, then outputs, as in the manifest of a compiled folder."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """A model ready to be linked.
@@ -27,7 +31,7 @@ class Engine:
     Attributes:
         runtime: a name in ``targets.TARGETS``.
         files: path in the folder -> content.
-        interface: inputs, then outputs, as in the manifest of a compiled folder.
+        interface: what it reads and gives.
         layers: name, kind and MACs of each layer, in the order in which they run.
         arena_bytes: of memory for tensors, as it will be reserved.
         flash: part -> predicted bytes.
@@ -41,7 +45,7 @@ class Engine:
 
     runtime: str
     files: Mapping[str, str | bytes]
-    interface: list[dict[str, Any]]
+    interface: Interface
     layers: list[dict[str, Any]]
     arena_bytes: int
     flash: Mapping[str, int]
@@ -50,7 +54,7 @@ class Engine:
     makefile: str
     rows: bool = False
     remembers: bool = False
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 def source(name: str) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int8, Int16
 
 from micronets_jax import protocol
 from micronets_jax.firmware.boards import FirmwareError
-from micronets_jax.firmware.engine import source
+from micronets_jax.firmware.engine import Interface, source
 
 _STATE_BYTES = 20  # counters and ticks
 
@@ -65,7 +65,7 @@ class _Shape:
     band_step: int
 
 
-def build(text: str, interface: list[dict[str, Any]]) -> FrontEnd:
+def build(text: str, interface: Interface) -> FrontEnd:
     """The front end of a ``frontend.json`` for a model with this interface.
 
     Raises:

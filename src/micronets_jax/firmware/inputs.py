@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from micronets_jax.firmware.boards import FirmwareError
+from micronets_jax.firmware.engine import Interface
 
 
 def noise(count: int, seed: int) -> np.ndarray:
@@ -25,7 +26,7 @@ def noise(count: int, seed: int) -> np.ndarray:
     return out
 
 
-def generated(seed: int, interface: list[dict[str, Any]]) -> bytes:
+def generated(seed: int, interface: Interface) -> bytes:
     """All inputs from :func:`noise`, finite numbers whatever their type: a byte of it is a byte of
     an integer, or a float32 from -4 to 3.97, ``(byte - 128) / 32``."""
     entries = [e for e in interface if e["way"] == "input"]
@@ -37,7 +38,7 @@ def generated(seed: int, interface: list[dict[str, Any]]) -> bytes:
     )
 
 
-def load(source: str, interface: list[dict[str, Any]], stream: bool = False) -> list[bytes]:
+def load(source: str, interface: Interface, stream: bool = False) -> list[bytes]:
     """All inputs of an interface, from ``lcg:SEED`` or a NumPy file, for each run.
 
     Args:
@@ -89,9 +90,7 @@ def load(source: str, interface: list[dict[str, Any]], stream: bool = False) -> 
     return [b"".join(part.tobytes() for part in run) for run in zip(*parts, strict=True)]
 
 
-def _by_name(
-    named: dict[str, np.ndarray], entries: list[dict[str, Any]], source: str
-) -> list[np.ndarray]:
+def _by_name(named: dict[str, np.ndarray], entries: Interface, source: str) -> list[np.ndarray]:
     """The arrays in the order of the model's inputs."""
     names = [e["name"] for e in entries]
     orders = (names, [_short(name) for name in names], [f"arr_{i}" for i in range(len(names))])
@@ -105,7 +104,7 @@ def _by_name(
     )
 
 
-def _names(entries: list[dict[str, Any]]) -> str:
+def _names(entries: Interface) -> str:
     return ", ".join(_short(e["name"]) for e in entries)
 
 
@@ -114,7 +113,7 @@ def _short(name: str) -> str:
     return name.removeprefix("serving_default_").removesuffix(":0")
 
 
-def split(raw: bytes, interface: list[dict[str, Any]], way: str) -> list[np.ndarray]:
+def split(raw: bytes, interface: Interface, way: str) -> list[np.ndarray]:
     """The arrays of all inputs or outputs, ``way``, out of their bytes in a row."""
     arrays, at = [], 0
     for e in (e for e in interface if e["way"] == way):

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from micronets_jax import spotting
 from micronets_jax.firmware.boards import FirmwareError
-from micronets_jax.firmware.engine import source
+from micronets_jax.firmware.engine import Interface, source
 from micronets_jax.firmware.frontend import FrontEnd
 from micronets_jax.spotting import Settings
 
@@ -42,7 +41,7 @@ class Listener:
     ram_bytes: int
 
 
-def build(text: str, hearing: FrontEnd | None, interface: list[dict[str, Any]]) -> Listener:
+def build(text: str, hearing: FrontEnd | None, interface: Interface) -> Listener:
     """The listener of a ``listening.json`` for a model with this front end and interface.
 
     Raises:

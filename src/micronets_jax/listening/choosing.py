@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -59,7 +58,7 @@ class Choice:
         """Of the chosen threshold on the streams by which it was chosen."""
         return next(p.score for p in self.curve if p.threshold == self.settings.threshold)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Numbers for people: of the choice, and of the curve ``[threshold, alarms per hour,
         misses]``."""
         chosen = self.score

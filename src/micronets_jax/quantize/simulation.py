@@ -168,11 +168,15 @@ def _nudged(low: Array, high: Array, bits: int) -> tuple[Array, Array, Array]:
     return -zero_point * scale, (levels - zero_point) * scale, scale
 
 
-def _to_levels_forward(x: Array, low: Array, high: Array, bits: int) -> tuple[Array, Any]:
+def _to_levels_forward(
+    x: Array, low: Array, high: Array, bits: int
+) -> tuple[Array, tuple[Array, Array, Array]]:
     return _to_levels(x, low, high, bits), (x, low, high)
 
 
-def _to_levels_backward(bits: int, kept: tuple[Array, Array, Array], g: Array) -> Any:
+def _to_levels_backward(
+    bits: int, kept: tuple[Array, Array, Array], g: Array
+) -> tuple[Array, Array, Array]:
     # By hand for speed: JAX's own derivative reduces the whole tensor once for each term.
     x, low, high = kept
     lowest, highest, scale = _nudged(low, high, bits)

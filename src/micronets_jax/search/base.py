@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice
 from micronets_jax.losses import CROSS_ENTROPY, Loss
 from micronets_jax.spaces import Space
-from micronets_jax.training import Examples, Inputs, Progress, computed_ahead
+from micronets_jax.training import Examples, Inputs, Progress, Variables, computed_ahead
 
 Metrics = dict[str, Array]
 """Whatever a search has to say of a step, by name; ``loss`` and ``accuracy`` are drawn if there,
@@ -128,7 +128,7 @@ class Search(Protocol[S]):
         not all need fit."""
         ...
 
-    def variables(self, state: S) -> dict[str, Any]:
+    def variables(self, state: S) -> Variables:
         """Weights ``{"params", "batch_stats"}`` of the supernet, empty where there is none."""
         ...
 

@@ -126,7 +126,7 @@ class DNAS:
         turns = itertools.zip_longest(learned(space, logits), proposals.unlearned(space, budget))
         return proposals.fitting(space, budget, [x for pair in turns for x in pair if x])
 
-    def variables(self, state: State) -> dict[str, Any]:
+    def variables(self, state: State) -> Variables:
         """Weights and batch-norm moments of the supernet."""
         return {"params": state.params, "batch_stats": state.batch_stats}
 

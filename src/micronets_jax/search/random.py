@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from micronets_jax.budgets import Budget
 from micronets_jax.decisions import Choice
 from micronets_jax.search.base import Batch, Metrics, Problem, Proposal
 from micronets_jax.spaces import Space
+from micronets_jax.training import Variables
 
 TIGHT = 0.8
 """Least share of its tightest limit that a drawn member uses; far smaller ones are no competitors
@@ -58,7 +59,7 @@ class Random:
             for i, choice in zip(range(1, self.settings.trials + 1), members, strict=False)
         ]
 
-    def variables(self, state: State) -> dict[str, Any]:
+    def variables(self, state: State) -> Variables:
         """There is no supernet."""
         return {}
 

@@ -115,7 +115,7 @@ class TinyNAS:
             Proposal(f"evolved {i}", member.choice, member.loss) for i, member in enumerate(last, 1)
         ]
 
-    def variables(self, state: State) -> dict[str, Any]:
+    def variables(self, state: State) -> Variables:
         """Weights and batch-norm moments of the supernet."""
         return {"params": state.params, "batch_stats": state.batch_stats}
 

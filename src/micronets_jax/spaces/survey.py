@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from micronets_jax import accelerators, cost, decisions, recipes
+from micronets_jax.counts import Condition
 from micronets_jax.decisions import Choice
 from micronets_jax.network import Network
 from micronets_jax.spaces.mcunet import MCUNet
@@ -92,7 +92,7 @@ def family(settings: recipes.Family, channels: int, num_classes: int) -> list[MC
 
 def survey(
     spaces: Sequence[MCUNet],
-    fits: Callable[[Network], Any],
+    fits: Callable[[Network], Condition],
     count: int = SAMPLES,
     seed: int = 0,
 ) -> list[Survey]:
@@ -155,7 +155,7 @@ def best(surveys: Sequence[Survey], fewest: int = FEWEST) -> Survey:
     return max(enough, key=lambda one: one.mean)
 
 
-def records(surveys: Sequence[Survey]) -> list[dict[str, Any]]:
+def records(surveys: Sequence[Survey]) -> list[dict[str, object]]:
     """What a report shows of each space, most operations first: its name, whether it was chosen,
     the share of members that fit, their mean operations, and their operations at each twentieth of
     their distribution.

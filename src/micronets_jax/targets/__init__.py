@@ -8,7 +8,8 @@ by name: ``engine``, the program, without JAX, and ``layout``, its memory over t
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from micronets_jax.memory import Step
@@ -36,7 +37,7 @@ def target(name: str) -> Target:
     return references[name]
 
 
-def engine(name: str) -> Any:
+def engine(name: str) -> ModuleType:
     """The module that makes a runtime's program, see ``firmware.engine.Maker``.
 
     Raises:
@@ -53,5 +54,5 @@ def timeline(network: Network, name: str) -> tuple[Step, ...]:
     return _half(name if name in TARGETS else "tflm", "layout").timeline(network)
 
 
-def _half(name: str, half: str) -> Any:
+def _half(name: str, half: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}.{half}")

@@ -20,14 +20,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from micronets_jax import kernels, memory
-from micronets_jax.counts import align, is_soft, rounded, stacked, straight
+from micronets_jax.counts import Condition, Counts, align, is_soft, rounded, stacked, straight
 from micronets_jax.kernels import ALIGNMENT
 from micronets_jax.memory import Operator
 from micronets_jax.network import INPUT, Count, Layer, Network, output_sizes, window
@@ -289,23 +290,23 @@ class Begins(NamedTuple):
         short_size, short_row, short_level, short_looked, short_last: likewise, of the sum.
     """
 
-    rings: Any
-    alive: Any
-    dies: Any
-    reader: Any
-    size: Any
-    row: Any
-    level: Any
-    pad: Any
-    looked: Any
-    last: Any
-    holder: Any
-    holds: Any
-    short_size: Any
-    short_row: Any
-    short_level: Any
-    short_looked: Any
-    short_last: Any
+    rings: Counts
+    alive: Counts
+    dies: Counts
+    reader: Counts
+    size: Counts
+    row: Counts
+    level: Counts
+    pad: Counts
+    looked: Counts
+    last: Counts
+    holder: Counts
+    holds: Counts
+    short_size: Counts
+    short_row: Counts
+    short_level: Counts
+    short_looked: Counts
+    short_last: Counts
 
 
 class Ends(NamedTuple):
@@ -327,24 +328,24 @@ class Ends(NamedTuple):
         whole: bytes of the step on whole tensors.
     """
 
-    unit: Any
-    writer: Any
-    previous: Any
-    rings: Any
-    made: Any
-    row: Any
-    rows: Any
-    level: Any
-    looked: Any
-    zeros: Any
-    plain: Any
-    block: Any
-    block_looked: Any
-    more: Any
-    more_before: Any
-    first: Any
-    scratch: Any
-    whole: Any
+    unit: Counts
+    writer: Counts
+    previous: Counts
+    rings: Counts
+    made: Counts
+    row: Counts
+    rows: Counts
+    level: Counts
+    looked: Counts
+    zeros: Counts
+    plain: Counts
+    block: Counts
+    block_looked: Counts
+    more: Counts
+    more_before: Counts
+    first: Counts
+    scratch: Counts
+    whole: Counts
 
 
 def _known(listed: Sequence[Unit]) -> bool:
@@ -355,10 +356,10 @@ def _known(listed: Sequence[Unit]) -> bool:
 def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
     """Both ends of all steps; counts are ints, int32 inside ``jit``, or floats."""
     count, at = len(listed), np.arange(len(listed))
-    xp: Any = np if _known(listed) else jnp
+    xp: ModuleType = np if _known(listed) else jnp
     column = np.asarray if xp is np else stacked
 
-    def field(name: str) -> Any:
+    def field(name: str) -> Counts:
         return column([getattr(unit, name) for unit in listed])
 
     present, made = field("presence"), field("made")
@@ -370,13 +371,13 @@ def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
         reader = jnp.min(jnp.where(behind.T & some[None], at[None], count - 1), axis=1)
         writer = jnp.max(jnp.where(behind & some[None], at[None], 0), axis=1)
 
-    def begun(values: Any) -> Any:
+    def begun(values: Counts) -> Counts:
         return values if decided else jnp.asarray(values)[reader]
 
-    def ended(values: Any) -> Any:
+    def ended(values: Counts) -> Counts:
         return values if decided else jnp.asarray(values)[writer]
 
-    def summed(values: Any) -> Any:
+    def summed(values: Counts) -> Counts:
         # A running sum compiles several times longer.
         rows = xp.where(behind, values[None], xp.zeros((), values.dtype))
         upto = rows.sum(axis=1, dtype=values.dtype)
@@ -430,9 +431,9 @@ def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
 
 
 def _gain(
-    end: Ends, own: Any, reader: Any, size: Any, row: Any, level: Any, pad: Any, looked: Any,
-    last: Any, xp: Any,
-) -> Any:  # fmt: skip
+    end: Ends, own: Condition, reader: Counts, size: Counts, row: Counts, level: Counts,
+    pad: Counts, looked: Counts, last: Counts, xp: ModuleType,
+) -> Counts:  # fmt: skip
     """Bytes of a dying input over which a stretch's output may lie.
 
     Whatever is unread when row n of the output is written must lie above that row. Both grow
@@ -458,10 +459,10 @@ def _gain(
     most = xp.minimum(((last - ahead) >> end.level) + delta, end.rows)
     latest = xp.maximum(most, 1)
 
-    def lead(rows: Any, position: Any) -> Any:
+    def lead(rows: Counts, position: Counts) -> Counts:
         return rows * end.row - (xp.maximum(0, position - pad) >> level) * row
 
-    def later(rows: Any) -> Any:
+    def later(rows: Counts) -> Counts:
         return lead(rows, ((rows - delta) << end.level) + ahead)
 
     leads = xp.maximum(lead(1, first), later(latest))
@@ -475,7 +476,7 @@ def _gain(
     return xp.maximum(0, size + end.made - joint)
 
 
-def _streaming(begin: Begins, end: Ends, scratch: Any, sums: bool, xp: Any) -> Any:
+def _streaming(begin: Begins, end: Ends, scratch: Counts, sums: bool, xp: ModuleType) -> Counts:
     """Bytes of the stretches with one end, by their beginning; much where there is none."""
     at = np.arange(len(begin.alive))
     own = (begin.reader == end.writer) | ((end.plain > 0) & (begin.reader == end.previous))
@@ -505,9 +506,9 @@ def least(listed: Sequence[Unit]) -> tuple[Count, Count]:
     begins, ends = _tables(listed)
     count, at = len(listed), np.arange(len(listed))
     sums = any(unit.block >= 0 for unit in listed)
-    xp: Any = np if _known(listed) else jnp
+    xp: ModuleType = np if _known(listed) else jnp
 
-    def turn(state: tuple[Any, Any, Any], end: Ends) -> tuple[Any, Any, Any]:
+    def turn(state: tuple[Counts, Counts, Counts], end: Ends) -> tuple[Counts, Counts, Counts]:
         reached, places, scratch = state
         scratch = xp.where(at <= end.unit, xp.maximum(scratch, end.scratch), 0)
         streaming = _streaming(begins, end, scratch, sums, xp)

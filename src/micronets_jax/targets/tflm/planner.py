@@ -6,13 +6,13 @@ Invariant: the peak is to the byte that of TFLM's own planner.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from micronets_jax.counts import is_soft, maximum, minimum, rounded, where
+from micronets_jax.counts import Condition, Counts, is_soft, maximum, minimum, rounded, where
 from micronets_jax.memory import (
     Buffer,
     Operator,
@@ -94,11 +94,11 @@ def place(listed: list[Buffer]) -> list[Count]:
     return [int(x) for x in start] if isinstance(start, np.ndarray) else list(start)
 
 
-def _planned(listed: list[Buffer]) -> tuple[Any, Any]:
+def _planned(listed: list[Buffer]) -> tuple[Counts, Counts]:
     """Start and padded size of each buffer, 0 of absent ones; floats are rounded."""
     xp, column = columns(all(isinstance(v, int) for b in listed for v in b[1:]))
 
-    def whole(counts: list[Count]) -> Any:
+    def whole(counts: list[Count]) -> Counts:
         array = column(counts)
         return array if xp is np else jax.lax.stop_gradient(jnp.round(array)).astype(jnp.int32)
 
@@ -211,9 +211,9 @@ def _lowest(size: Count, a: _Placed, b: _Placed | None = None) -> _Placed:
     return _Placed(start, start + size)
 
 
-def _if(condition: Any, placed: _Placed) -> _Placed:
+def _if(condition: Condition, placed: _Placed) -> _Placed:
     return _select(condition, placed, _NOWHERE)
 
 
-def _select(condition: Any, a: _Placed, b: _Placed) -> _Placed:
+def _select(condition: Condition, a: _Placed, b: _Placed) -> _Placed:
     return _Placed(*(where(condition, x, y) for x, y in zip(a, b, strict=True)))

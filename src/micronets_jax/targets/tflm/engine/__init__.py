@@ -13,14 +13,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 
 from micronets_jax import reserves, sizes, tflite
 from micronets_jax.devices import Device
 from micronets_jax.firmware.boards import CORE_FLAGS, FirmwareError
-from micronets_jax.firmware.engine import Engine, Options, source
+from micronets_jax.firmware.engine import Engine, Interface, Options, source
 from micronets_jax.targets.tflm import interpreter
 from micronets_jax.targets.tflm.engine import files, linked
 
@@ -279,7 +278,7 @@ def _macs(model: tflite.Model, operator: tflite.Operator) -> int:
     return out.size * kernel.size // kernel.shape[0]
 
 
-def _interface(model: tflite.Model) -> list[dict[str, Any]]:
+def _interface(model: tflite.Model) -> Interface:
     entries = []
     for way, tensors in (("input", model.inputs), ("output", model.outputs)):
         for index, number in enumerate(tensors):
