@@ -182,9 +182,14 @@ def _residual(rng: np.random.Generator, name: str, source: Layer, branch: Layer)
 
 
 def _layer(
-    rng: np.random.Generator, name: str, kind: str, source: str, channels: int, width: int,
+    rng: np.random.Generator,
+    name: str,
+    kind: str,
+    source: str,
+    channels: int,
+    width: int,
     kernel: tuple[int, int],
-) -> Layer:  # fmt: skip
+) -> Layer:
     stride = _square(rng, 1, 1, 2)
     padding: Padding = "SAME" if rng.random() < 0.7 else "VALID"
     assert kind in ("conv", "depthwise")

@@ -313,9 +313,14 @@ class Steps:
         return [self._step(begin, end, False, held + scratch, operation.output, dict(orders))]
 
     def _step(
-        self, begin: int, end: int, streams: bool, total: int, output: int,
+        self,
+        begin: int,
+        end: int,
+        streams: bool,
+        total: int,
+        output: int,
         orders: dict[int, kernels.Order] | dict[int, int],
-    ) -> Step:  # fmt: skip
+    ) -> Step:
         """``orders``: input -> order of reads beside the output's writes, or its lead in bytes."""
         target, gains = self._padded.get(output, 0), {}
         for tensor, order in orders.items():

@@ -255,9 +255,14 @@ fastest plan."""
 
 
 def compile_model(
-    source: str | pathlib.Path | bytes, title: str = "model", flash_budget: int = 0, *,
-    plan: str = "whole", ram: int | None = None, rows: bool = False,
-) -> Compiled:  # fmt: skip
+    source: str | pathlib.Path | bytes,
+    title: str = "model",
+    flash_budget: int = 0,
+    *,
+    plan: str = "whole",
+    ram: int | None = None,
+    rows: bool = False,
+) -> Compiled:
     """Reads, rewrites, lowers and plans a model.
 
     Args:

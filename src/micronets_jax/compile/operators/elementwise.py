@@ -192,9 +192,13 @@ def folded(b: Builder, operator: Operator, function: Callable[..., np.ndarray]) 
 
 
 def pair(
-    b: Builder, operator: Operator, kind: str, function: Callable[[int, int], int],
-    operands: tuple[Value, Value, Value], **options: Any,
-) -> None:  # fmt: skip
+    b: Builder,
+    operator: Operator,
+    kind: str,
+    function: Callable[[int, int], int],
+    operands: tuple[Value, Value, Value],
+    **options: Any,
+) -> None:
     """Adds a function of two bytes: a table where one is the same constant everywhere, or both are
     the same tensor; a constant where both are known.
 

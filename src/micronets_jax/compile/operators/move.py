@@ -33,9 +33,16 @@ def value_of(b: Builder, operator: Operator, position: int) -> Value:
 
 
 def move(
-    b: Builder, operator: Operator, positions: Sequence[int], function: Move, kind: str,
-    shape: Sequence[int] | None = None, fill: int | None = None, output: int = 0, **options: Any,
-) -> None:  # fmt: skip
+    b: Builder,
+    operator: Operator,
+    positions: Sequence[int],
+    function: Move,
+    kind: str,
+    shape: Sequence[int] | None = None,
+    fill: int | None = None,
+    output: int = 0,
+    **options: Any,
+) -> None:
     """Adds a move, or what is left of it: a constant, another name of its input, or copies.
 
     Args:

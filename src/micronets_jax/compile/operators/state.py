@@ -117,9 +117,13 @@ def _variable_tensor(b: Builder, operator: Operator, position: int, what: str, d
 
 
 def _matrix(
-    b: Builder, operator: Operator, position: int, what: str, shape: tuple[int, ...],
+    b: Builder,
+    operator: Operator,
+    position: int,
+    what: str,
+    shape: tuple[int, ...],
     dtypes: tuple[str, ...] = ("int8",),
-) -> tuple[Tensor, np.ndarray]:  # fmt: skip
+) -> tuple[Tensor, np.ndarray]:
     tensor, data = b.constant(operator, position, what, dtypes)
     q = tensor.quantization
     if data.shape != shape or q is None or len(q.scales) != 1 or q.zero_points.any():

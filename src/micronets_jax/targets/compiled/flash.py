@@ -166,9 +166,11 @@ def _row_kernels(network: Network) -> _Kernels:
         elif layer.kind != "dense":
             point = walked.out == (1, 1) and walked.kernel == walked.size
             name = {
-                "conv": "mn_conv_row", "add": "mn_add_row", "pad": "mn_move_row",
+                "conv": "mn_conv_row",
+                "add": "mn_add_row",
+                "pad": "mn_move_row",
                 "avg_pool": "mn_sum_row" if point else "mn_average_pool_row",
-            }[layer.kind]  # fmt: skip
+            }[layer.kind]
             found.append((name, name, layer.presence))
     return found
 

@@ -82,9 +82,12 @@ def _turns(network: Network) -> list[Turn]:
             turn = turn._replace(shared=minimum(shared, made))
             if len(sources) == 1:
                 turn = turn._replace(
-                    source=sources[0], target=made, offset=order.offset, over=dying[0],
+                    source=sources[0],
+                    target=made,
+                    offset=order.offset,
+                    over=dying[0],
                     follows=int(layer.name in following),
-                )  # fmt: skip
+                )
         turns.append(turn)
         if isinstance(layer.presence, int):
             following = set()

@@ -431,9 +431,17 @@ def _tables(listed: Sequence[Unit]) -> tuple[Begins, Ends]:
 
 
 def _gain(
-    end: Ends, own: Condition, reader: Counts, size: Counts, row: Counts, level: Counts,
-    pad: Counts, looked: Counts, last: Counts, xp: ModuleType,
-) -> Counts:  # fmt: skip
+    end: Ends,
+    own: Condition,
+    reader: Counts,
+    size: Counts,
+    row: Counts,
+    level: Counts,
+    pad: Counts,
+    looked: Counts,
+    last: Counts,
+    xp: ModuleType,
+) -> Counts:
     """Bytes of a dying input over which a stretch's output may lie.
 
     Whatever is unread when row n of the output is written must lie above that row. Both grow

@@ -93,9 +93,10 @@ def _conv(layer: Layer, window: Window, channels: Count) -> Iterator[Term]:
     yield Term(channels, {"conv_byte": window.pixels * taps})
     pairs, odd = quotient(layer.out_channels, 2), remainder(layer.out_channels, 2)
     for rows, count, what in (
-        (pairs, twos, "conv_two"), (odd, twos, "conv_odd"),
+        (pairs, twos, "conv_two"),
+        (odd, twos, "conv_odd"),
         (layer.out_channels, single, "conv_one"),
-    ):  # fmt: skip
+    ):
         yield Term(rows, {what: count})
         yield Term(rows * quotient(depth, 4), {f"{what}_four": count})
         yield Term(rows * remainder(depth, 4), {f"{what}_rest": count})

@@ -53,8 +53,10 @@ def find(include: Sequence[str] = (), library: str | None = None) -> Library:
     """
     folders = list(include) or [p for p in os.environ.get("TFLM_INCLUDE", "").split(":") if p]
     archive = library or os.environ.get("TFLM_LIBRARY")
-    for what, given in (("--tflm-library (or TFLM_LIBRARY)", archive),
-                        ("--tflm-include (or TFLM_INCLUDE)", folders)):  # fmt: skip
+    for what, given in (
+        ("--tflm-library (or TFLM_LIBRARY)", archive),
+        ("--tflm-include (or TFLM_INCLUDE)", folders),
+    ):
         if not given:
             raise FirmwareError(
                 f"the runtime tflm needs {what}, from TFLM's target cortex_m_generic: see "
@@ -91,9 +93,11 @@ def check_library(
     facts = _run("arm-none-eabi-readelf", "-A", str(library.archive))
     architectures = set(re.findall(r"Tag_CPU_arch: (\S+)", facts))
     others = {
-        "cortex-m33": "v8-M.mainline", "cortex-m55": "v8.1-M.mainline", "cortex-m3": "v7",
+        "cortex-m33": "v8-M.mainline",
+        "cortex-m55": "v8.1-M.mainline",
+        "cortex-m3": "v7",
         "cortex-m0plus": "v6S-M",
-    }  # fmt: skip
+    }
     wanted = others.get(board.core, "v7E-M")
     hard = "hard" in CORE_FLAGS[board.core]
     fp = "+fp" if board.core in ("cortex-m4", "cortex-m7") else ""
@@ -218,7 +222,7 @@ def build(model: bytes, board: Device, options: Options) -> Engine:
         remembers=any(t.variable for t in parsed.tensors.values()),
         makefile=_makefile(library, silent=bool(symbols) and PRINTS not in symbols),
         facts={"arena_predicted": predicted._asdict()},
-    )  # fmt: skip
+    )
 
 
 def _makefile(library: Library, *, silent: bool) -> str:
