@@ -2,6 +2,8 @@
 
 Invariant: a file under its final name was written whole, and its length and checksums are verified
 before it is used; anything else is built again.
+
+A format of its own: NumPy's ``.npz`` cannot be memory-mapped, and safetensors has no checksums.
 """
 
 from __future__ import annotations

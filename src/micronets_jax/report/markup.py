@@ -1,6 +1,9 @@
 """HTML and SVG as values: elements, bars, tables, line charts.
 
 Invariant: text is escaped where it enters an element; only :class:`Html` is taken as markup.
+
+Charts are drawn here and not by a plotting library, as their lines and letters take the colours of
+the page's style, light or dark, and are text that a reader can search.
 """
 
 from __future__ import annotations
