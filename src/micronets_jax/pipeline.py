@@ -1059,18 +1059,24 @@ def _keep(
 def _validation(
     plan: Plan, logits: Callable[[training.State, Array], Array], state: training.State
 ) -> dict[str, float]:
-    features = data.split_features(plan.dataset, "validation", plan.frontend)
-    outputs = training.predict(logits, state, features)
+    features, outputs = _validated(plan, logits, state)
     return training.validation(plan.loss, outputs, plan.dataset.validation.labels, features)
 
 
 def _validation_loss(
     plan: Plan, logits: Callable[[training.State, Array], Array], state: training.State
 ) -> float:
-    features = data.split_features(plan.dataset, "validation", plan.frontend)
-    outputs = jnp.asarray(training.predict(logits, state, features))
+    features, outputs = map(jnp.asarray, _validated(plan, logits, state))
     labels = jnp.asarray(plan.dataset.validation.labels)
-    return float(plan.loss.value(outputs, labels, jnp.asarray(features)))
+    return float(plan.loss.value(outputs, labels, features))
+
+
+def _validated(
+    plan: Plan, logits: Callable[[training.State, Array], Array], state: training.State
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the validation examples, and the outputs for them."""
+    features = data.split_features(plan.dataset, "validation", plan.frontend)
+    return features, training.predict(logits, state, features)
 
 
 def _clean_batches(plan: Plan, split: data.Split, count: int) -> Iterator[tuple[Array, Array]]:
