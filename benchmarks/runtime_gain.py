@@ -188,7 +188,9 @@ def measure(
         return
     this, started = plan(options, cell, seed, runtime), time.process_time()
     found, _ = search_quality.search(this)
-    score = search_quality.train(this, found, examples()[0], ("validation", "test"))
+    scores = search_quality.train(this, found, examples()[0], ("validation", "test"))
+    sizes = [len(getattr(this.dataset, split)) for split in scores]
+    score = float(np.average(list(scores.values()), weights=sizes))
     used = {name: int(count) for name, count in this.budget.used(found).items()}
     row = {
         "ops": cost.ops(found),

@@ -1,76 +1,27 @@
-"""Does the search find better networks than simpler ways, at the same limits and training?
+"""Do the searches find better networks than simpler ways, at the same limits and training?
 
-    python -m benchmarks.search_quality                      # 3 budgets x 3 seeds
-    python -m benchmarks.search_quality --task kws --mops 1.2 --seeds 0
+    python -m benchmarks.search_quality --data SPEECH_COMMANDS --mops 1.2
+    python -m benchmarks.search_quality --task vww --data PERSON --seeds 0
+    python -m benchmarks.search_quality --data SPEECH_COMMANDS --table-only
 
-For each budget and seed, all trained from scratch by the same recipe on the same data:
+For each budget and seed, all trained from scratch by the preset's recipe on the same examples in
+the same order, from initial weights of that seed:
 
-* found: what the search returns;
-* scaled: the task's plain network (DS-CNN, for pictures MobileNetV2), as wide as fits;
+* dnas, and of pictures tinynas: what the search returns;
+* plain: the task's plain network (DS-CNN, for pictures MobileNetV2), as wide as fits;
 * balanced, rising, narrow, even: the search space's own layout, all its blocks, in proportions that
-  nobody learned (``search.proposals.unlearned``): what the layout is worth without a search;
-* random: five networks drawn from the space that fit and use at least 80 % of the tightest limit,
-  their mean, and the best of as many as search plus training pays for in time.
+  nobody learned (``search.proposals.unlearned``): what the layout is worth without a search.
 
-The augmented examples of a seed are computed once, and every network is trained on them in the
-same order; each network's seconds count as if it had computed them itself. Trained again from other
-initial weights, one network ends up to 2.8 points elsewhere, so all but the random ones are trained
-twice and scores are means; of pictures, where a training takes minutes, once. Every finished
-training is kept in ``runs/search_quality``, so an interrupted run goes on; two processes with
-different seeds may share the work. Scores are of the network in float.
+Beside these, once for each budget, random members of the space that fit and use at least 80 % of
+the tightest limit. A way is reported with the share of them that are better on the test part, which
+the noise of single trainings cannot hide; and the search beside the best of as many as its time
+pays for. Examples are computed once for a seed, and each network's seconds, of processor time,
+count as if it had computed them itself. The test part judges; the best of several is chosen by
+validation.
 
-All that follows is of the search before 2026-11-30, which drew its candidates, whose grid had ten
-widths and whose "even" networks had any width; nothing here has been measured again since.
-
-Of words, means of three seeds, one core per process: found and scaled of 2026-11-28; the rest of
-the day before, on a machine that rounds otherwise:
-
-====  ======  ======  ======  ======  =========
-Mops  found   scaled  even    random  best of n
-====  ======  ======  ======  ======  =========
-0.8   88.8 %  81.2 %  83.1 %  79.8 %  87.7 %
-1.2   88.9 %  85.8 %  86.4 %  83.2 %  88.3 %
-1.8   90.2 %  88.2 %  88.9 %  84.4 %  88.8 %
-====  ======  ======  ======  ======  =========
-
-Found less scaled: +4.2 points, standard error 0.9; in each of nine pairs above 0 (0.2 to 7.7). The
-search of the day before, which left out blocks in its warm-up and cut its trials at half, found
-87.4, 88.4 and 90.8 %; less even that was +2.73 (0.48), less the mean of random ones +6.41 (0.91),
-less the best of three to four random ones +0.62 (0.44): the latter are chosen by the scores that
-are compared.
-
-Of machines, mean AUC of the test split, means of three seeds (2026-11-28, one core per process):
-
-====  ======  ======  ======  ======  =========
-Mops  found   scaled  even    random  best of n
-====  ======  ======  ======  ======  =========
-0.5   93.4 %  88.1 %  91.4 %  85.8 %  91.5 %
-0.7   93.1 %  90.8 %  91.8 %  88.4 %  93.2 %
-1.0   93.8 %  91.5 %  93.6 %  85.0 %  92.6 %
-====  ======  ======  ======  ======  =========
-
-Found less scaled: +3.32 points, standard error 0.57, each of nine pairs above 0 (0.9 to 6.1); less
-even +1.16 (0.47), seven of nine above 0; less the mean of random ones +7.05 (1.21), each above 0
-(1.8 to 11.8), for six of these 45 hardly learn (61 to 73 %); less the best of four to five random
-ones +1.00 (0.57). The machines were made up so that widths matter, by plain networks and
-searches on seeds 10 and 11 (BUILD_NOTES.md); the seeds of this table were not looked at before.
-
-Of pictures, one training each (2026-11-28, one core per process, other work beside):
-
-====  ======  ======  ======
-Mops  found   scaled  random
-====  ======  ======  ======
-1.5   84.1 %  79.4 %  82.2 %
-2.0   85.5 %  81.6 %  83.6 %
-3.0   86.7 %  81.6 %  85.5 %
-====  ======  ======  ======
-
-Found less scaled: +4.56 points, standard error 0.49, each of nine pairs above 0 (1.8 to 7.2); less
-the mean of random ones +1.66 (0.51), eight of nine above 0 (-0.8 to 4.0); less the best of two to
-three random ones, about what the time pays for, +0.17 (0.48), so not shown to be better.
-Even ones were not trained on these seeds. On seed 10, by which the number of scenes and epochs was
-chosen, and on seed 11 they had 85.8 and 86.7 % at 1.5 Mops, found ones 83.7 and 85.4: the layout of
-the space at one width does as well as a search in it, or better.
+Trainings are kept in ``benchmarks/tables``, so an interrupted run goes on, and what is measured
+need not be measured again: a change to a search needs its own rows alone, found and trained anew
+after they are deleted. One process at a time writes a table.
 """
 
 from __future__ import annotations
@@ -81,20 +32,20 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+import scipy.special
 import tyro
 
-from experiments import ad, kws, vww
+from experiments import ad, images, kws, vww
 from micronets_jax import (
     accelerators,
     budgets,
     data,
     files,
-    network,
     pipeline,
     spaces,
     supernet,
@@ -105,12 +56,15 @@ from micronets_jax import search as searches
 from micronets_jax.budgets import Budget
 from micronets_jax.experiment_cli import Experiment
 from micronets_jax.network import Network
-from micronets_jax.recipes import Limits
 from micronets_jax.search import proposals
 from micronets_jax.search.random import draw
 
-NUM_RANDOM = 5
 LAYOUTS = ("balanced", "rising", "narrow", "even")
+TABLES = pathlib.Path(__file__).parent / "tables"
+
+Row = dict[str, Any]
+"""Of one network: what it ``used`` of the limits, ``seconds`` of search and training, the
+``layers``, and for each training the score by split."""
 
 
 class Subject(NamedTuple):
@@ -119,16 +73,16 @@ class Subject(NamedTuple):
     Attributes:
         experiment: its command line.
         mops: budgets by default.
-        splits: what scores are taken on; nothing here was chosen or trained by any of them.
         plain: networks of the task at growing widths.
-        trainings: of each network that is not random, from different initial weights.
+        methods: searches that its spaces have.
+        chosen_by: the split by which the best of several is chosen.
     """
 
     experiment: Experiment
     mops: tuple[float, ...]
-    splits: tuple[str, ...]
     plain: Callable[[pipeline.Plan], Iterator[Network]]
-    trainings: int = 2
+    methods: tuple[str, ...] = ("dnas",)
+    chosen_by: str = "validation"
 
 
 def plain_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
@@ -146,7 +100,7 @@ def plain_dscnn(plan: pipeline.Plan) -> Iterator[Network]:
         )
 
 
-def plain_vww(plan: pipeline.Plan) -> Iterator[Network]:
+def plain_pictures(plan: pipeline.Plan) -> Iterator[Network]:
     """MobileNetV2, all its widths times one multiplier, to whole channels."""
     for percent in range(1, 200):
         yield zoo.mobilenet_v2(
@@ -159,43 +113,68 @@ def plain_vww(plan: pipeline.Plan) -> Iterator[Network]:
 
 
 TASKS = {
-    "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), ("validation", "test"), plain_dscnn),
-    "ad": Subject(ad.AD, (0.5, 0.7, 1.0), ("test",), plain_dscnn),
-    "vww": Subject(
-        vww.VWW,
-        (1.5, 2.0, 3.0),
-        ("validation", "test"),
-        plain_vww,
-        trainings=1,
-    ),
+    "kws": Subject(kws.KWS, (0.8, 1.2, 1.8), plain_dscnn),
+    # No recording of a failing machine is in the validation part, so nothing can be chosen by it.
+    "ad": Subject(ad.AD, (0.5, 0.7, 1.0), plain_dscnn, chosen_by="test"),
+    "vww": Subject(vww.VWW, (1.5, 2.0, 3.0), plain_pictures, ("dnas", "tinynas")),
+    "images": Subject(images.IMAGES, (6.0, 12.0, 25.0), plain_pictures),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compare the search with simpler ways at the same limits."""
+    """Compare the searches with simpler ways at the same limits."""
 
-    task: Literal["kws", "ad", "vww"] = "kws"
+    task: Literal["kws", "ad", "vww", "images"] = "kws"
     """What is learned."""
     mops: tuple[float, ...] = ()
     """Budgets: millions of operations; the board's memory limits hold besides."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of data order, initial weights, search and random networks."""
+    """Of data order, initial weights and search."""
+    members: int = 60
+    """Random members of the space that are trained, with seed 0."""
     data: str = "embedded"
     """As the experiment of the task has it."""
+    steps: int | None = None
+    """Of each training; the preset's if not given."""
     table_only: bool = False
     """Print the table of what has been measured so far."""
-    folder: pathlib.Path = pathlib.Path("runs/search_quality")
-    """Where finished measurements are kept."""
+    folder: pathlib.Path = TABLES
+    """Where finished trainings are kept, a file for each task, data and budget."""
+
+
+class Table:
+    """Rows of a task, some data and a budget, written after each training.
+
+    Attributes:
+        rows: by name and seed, such as ``dnas 0``; random members are ``member 0`` and so on.
+    """
+
+    def __init__(self, options: Options, mops: float) -> None:
+        parts = [options.task, pathlib.Path(options.data).name, f"{mops:g}"]
+        parts += [f"{options.steps}-steps"] * (options.steps is not None)
+        self.path = options.folder / f"{'-'.join(parts)}.json"
+        self.rows: dict[str, Row] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def keep(self, name: str, row: Row) -> None:
+        """Adds a row and writes the file, a line for each row."""
+        self.rows[name] = row
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in self.rows.items()]
+        files.write(self.path, "{\n" + ",\n".join(lines) + "\n}\n")
+        print(f"{self.path.stem}, {name}: {row['scores']}, {row['seconds']:.0f} s", flush=True)
+
+    def named(self, name: str) -> list[Row]:
+        """Rows of a name, one for each seed, or each member."""
+        return [row for key, row in self.rows.items() if key.rsplit(" ", 1)[0] == name]
 
 
 def main() -> None:
-    """Measure what is missing, then print the table."""
+    """Train what is missing, then print the tables."""
     options = tyro.cli(Options, description=__doc__)
     accelerators.keep_memory()
     if not options.mops:
         options = dataclasses.replace(options, mops=TASKS[options.task].mops)
-    options.folder.mkdir(parents=True, exist_ok=True)
     if not options.table_only:
         for seed in options.seeds:
             # One seed's examples serve all budgets, and are made only if something is missing.
@@ -204,28 +183,25 @@ def main() -> None:
             )
             for mops in options.mops:
                 measure(options, mops, seed, prepared)
-    table(options)
+    subject = TASKS[options.task]
+    compare(subject, [show(subject, Table(options, mops), mops) for mops in options.mops])
 
 
 def prepare(plan: pipeline.Plan) -> tuple[training.Prepared, float]:
     """The augmented examples of every epoch, in the order of the plan's seed; and its seconds."""
-    start = time.monotonic()
+    start = time.process_time()
     inputs = pipeline.inputs(plan)
     prepared = training.prepare(plan.dataset.train, inputs, plan.train, seed=plan.seed)
-    return prepared, time.monotonic() - start
+    return prepared, time.process_time() - start
 
 
-def plan(options: Options, mops: float, seed: int) -> pipeline.Plan:
+def plan(options: Options, mops: float, seed: int, method: str = "dnas") -> pipeline.Plan:
     """What the task's preset quick does under this budget."""
     experiment = TASKS[options.task].experiment
-    settings = dataclasses.replace(
-        experiment.presets["quick"],
-        data=options.data,
-        seed=seed,
-        budget=Limits(mops=mops),
-        workdir=options.folder / "none",
-    )
-    return experiment.prepare(settings)
+    words = ["--data", options.data, "--seed", f"{seed}", "--budget.mops", f"{mops}"]
+    words += ["--method", method, "--workdir", str(options.folder / "none")]
+    words += [] if options.steps is None else ["--train.steps", f"{options.steps}"]
+    return experiment.prepare(experiment.parse(words))
 
 
 def measure(
@@ -235,47 +211,44 @@ def measure(
     prepared: Callable[[], tuple[training.Prepared, float]],
 ) -> None:
     """All networks of one budget and seed, each kept as soon as it is known."""
-    this = plan(options, mops, seed)
-    rng = np.random.default_rng(seed)
+    subject, table, this = TASKS[options.task], Table(options, mops), plan(options, mops, seed)
 
-    def keep(name: str, trainings: int, make: Callable[[], tuple[Network, float]]) -> None:
-        path = options.folder / f"{prefix(options)}-{mops}-{seed}-{name}.json"
-        if path.exists():
-            row = json.loads(path.read_text())
-            subject = network.from_json(json.dumps(row["network"]))
-        else:
-            subject, seconds = make()
-            row = {
-                "scores": [],
-                "seconds": seconds,
-                "usage": {k: float(v) for k, v in this.budget.usage(subject).items()},
-                "network": json.loads(network.to_json(subject)),
-            }
-        while len(row["scores"]) < trainings:
-            examples, preparation = prepared()
-            start = time.monotonic()
-            score = train(this, subject, examples, splits, len(row["scores"]))
-            if not row["scores"]:
-                row["seconds"] += preparation + time.monotonic() - start
-            row["scores"].append(score)
-            files.write(path, json.dumps(row))
-            print(
-                f"{mops} Mops, seed {seed}, {name}: {score:.1%}, {row['seconds']:.0f} s", flush=True
-            )
+    def keep(name: str, make: Callable[[], tuple[Network, float]]) -> None:
+        if name in table.rows:
+            return
+        found, seconds = make()
+        examples, preparation = prepared()
+        start = time.process_time()
+        scores = train(this, found, examples, sorted({subject.chosen_by, "test"}))
+        used = {key: round(float(count), 3) for key, count in this.budget.used(found).items()}
+        row = {
+            "scores": {split: round(score, 5) for split, score in scores.items()},
+            "seconds": round(seconds + preparation + time.process_time() - start, 1),
+            "used": used,
+            "layers": layers(found),
+        }
+        table.keep(name, row)
 
-    _, _, splits, plain, trainings = TASKS[options.task]
-    keep("found", trainings, lambda: search(this))
-    keep("scaled", trainings, lambda: (widest(plain(this), this.budget), 0.0))
+    for method in subject.methods:
+        keep(f"{method} {seed}", lambda method=method: search(plan(options, mops, seed, method)))
+    keep(f"plain {seed}", lambda: (widest(subject.plain(this), this.budget), 0.0))
     for name, layout in layouts(this).items():
-        keep(name, trainings, lambda layout=layout: (layout, 0.0))
-    for i, choice in zip(range(NUM_RANDOM), draw(rng, this.space, this.budget), strict=False):
-        drawn = this.space.decode(choice)
-        keep(f"random{i}", 1, lambda drawn=drawn: (drawn, 0.0))
+        keep(f"{name} {seed}", lambda layout=layout: (layout, 0.0))
+    if seed:
+        return
+    drawn = draw(np.random.default_rng(seed), this.space, this.budget)
+    for i, choice in zip(range(options.members), drawn, strict=False):
+        keep(f"member {i}", lambda choice=choice: (this.space.decode(choice), 0.0))
 
 
-def prefix(options: Options) -> str:
-    """What the files of a task on some data begin with."""
-    return f"{options.task}-{pathlib.Path(options.data).name}"
+def layers(found: Network) -> str:
+    """The channels of every convolution that has weights, its kernel where that is no 1 x 1."""
+    return " ".join(
+        f"{layer.out_channels}"
+        + (f"/{'x'.join(map(str, layer.kernel))}" * (layer.kernel != (1, 1)))
+        for layer in found
+        if layer.kind in ("conv", "depthwise")
+    )
 
 
 def train(
@@ -283,15 +256,10 @@ def train(
     subject: Network,
     examples: training.Prepared,
     splits: Sequence[str],
-    again: int = 0,
-) -> float:
-    """The task's headline number on these splits after the recipe, from scratch.
-
-    Args:
-        again: 0, 1 and so on, for other initial weights each.
-    """
+) -> dict[str, float]:
+    """The task's headline number by split, after the recipe from scratch."""
     recipe = plan.train
-    fresh = supernet.init(jax.random.key(plan.seed + 1000 * again), subject)
+    fresh = supernet.init(jax.random.key(plan.seed), subject)
     total = recipe.num_steps(examples.num_batches(recipe.batch_size))
     state = training.init(fresh["params"], fresh["batch_stats"], recipe, total)
     epochs = training.fit(
@@ -305,25 +273,25 @@ def train(
     *_, (state, _) = epochs
     variables = {"params": state.trainable, "batch_stats": state.stats}
     apply: Any = supernet.Supernet(subject).apply
-    scores, sizes = [], []
+    scores = {}
     for split in splits:
         features = data.split_features(plan.dataset, split, plan.frontend)
         outputs = training.predict(apply, variables, features)
-        numbers = plan.metric(outputs, getattr(plan.dataset, split))
-        scores.append(next(iter(numbers.values())))
-        sizes.append(len(outputs))
-    return float(np.average(scores, weights=sizes))
+        scores[split] = float(
+            next(iter(plan.metric(outputs, getattr(plan.dataset, split)).values()))
+        )
+    return scores
 
 
 def search(plan: pipeline.Plan) -> tuple[Network, float]:
     """What the search finds, and its seconds."""
-    start = time.monotonic()
+    start = time.process_time()
     made, problem = pipeline.searching(plan), pipeline.problem(plan)
     first = made.init(jax.random.key(plan.seed))
     *_, (state, _) = [(first, {}), *searches.run(made, first, plan.search, problem)]
     witness = budgets.feasible(plan.space, plan.budget)
     choice, _ = searches.decide(made.proposals(state), plan.search, problem, witness)
-    return plan.space.decode(choice), time.monotonic() - start
+    return plan.space.decode(choice), time.process_time() - start
 
 
 def layouts(plan: pipeline.Plan) -> dict[str, Network]:
@@ -338,45 +306,74 @@ def widest(family: Iterator[Network], budget: Budget) -> Network:
     return list(itertools.takewhile(budget.fits, family))[-1]
 
 
-def table(options: Options) -> None:
-    """Scores by budget, mean over seeds, and the differences with their standard errors."""
-    plain = ["scaled", *LAYOUTS]
-    cells: list[dict[str, float]] = []
-    columns = ["found", *plain, "random", "best of n"]
-    print(f"{'Mops':>6} {'seeds':>5} " + " ".join(f"{name:>9}" for name in columns))
-    for mops in options.mops:
-        here = []
-        for seed in options.seeds:
-            paths = {
-                p.stem.rsplit("-", 1)[1]: p
-                for p in options.folder.glob(f"{prefix(options)}-{mops}-{seed}-*")
-            }
-            if len(paths) < NUM_RANDOM + 1 + len(plain):
-                continue
-            rows = {key: json.loads(path.read_text()) for key, path in paths.items()}
-            randoms = [rows[f"random{i}"] for i in range(NUM_RANDOM)]
-            cost = np.mean([row["seconds"] for row in randoms])
-            count = int(min(max(rows["found"]["seconds"] // cost, 1), NUM_RANDOM))
-            scores = [row["scores"][0] for row in randoms]
-            here.append(
-                {name: float(np.mean(rows[name]["scores"])) for name in ("found", *plain)}
-                | {"random": float(np.mean(scores)), "best of n": max(scores[:count]), "n": count}
-            )
-        if here:
-            mean = {key: np.mean([cell[key] for cell in here]) for key in here[0]}
+def best_of(count: int, members: Sequence[Row], chosen_by: str) -> float:
+    """The test score to expect of the best of ``count`` random members, chosen by another split.
+
+    The mean over all sets of that size, without drawing any: of members in falling order, the i-th
+    is the best of a set with the probability that the others are among those after it.
+    """
+    ordered = sorted(members, key=lambda row: -row["scores"][chosen_by])
+    after = len(ordered) - 1 - np.arange(len(ordered))
+    odds = scipy.special.comb(after, count - 1) / scipy.special.comb(len(ordered), count)
+    return float(np.dot(odds, [row["scores"]["test"] for row in ordered]))
+
+
+def show(subject: Subject, table: Table, mops: float) -> dict[str, np.ndarray]:
+    """Prints means over seeds, and the share of random members that are better.
+
+    Returns:
+        For each way the test scores of its seeds, or one score where there are none.
+    """
+    members = table.named("member")
+    scores: dict[str, np.ndarray] = {}
+    print(f"\n{mops:g} million operations")
+    print(
+        f"{'':18}{'seeds':>6}{subject.chosen_by:>12}{'test':>8}{'error':>7}{'  better members':>17}"
+    )
+
+    def line(name: str, seeds: int, chosen: float, found: np.ndarray, error: float) -> None:
+        scores[name] = found
+        rank = np.mean([row["scores"]["test"] > found.mean() for row in members or [{}]])
+        said = f"{rank:>16.0%}" if members else ""
+        print(f"{name:18}{seeds:>6}{chosen:>12.1%}{found.mean():>8.1%}{error:>7.1%}{said}")
+
+    for name in (*subject.methods, "plain", *LAYOUTS):
+        if rows := table.named(name):
+            test = np.array([row["scores"]["test"] for row in rows])
+            chosen = np.mean([row["scores"][subject.chosen_by] for row in rows])
+            error = test.std(ddof=1) / np.sqrt(len(test)) if len(test) > 1 else np.nan
+            line(name, len(test), float(chosen), test, float(error))
+    if members:
+        test = np.array([row["scores"]["test"] for row in members])
+        chosen = float(np.mean([row["scores"][subject.chosen_by] for row in members]))
+        line("random", len(test), chosen, test.mean(keepdims=True), test.std() / len(test) ** 0.5)
+        for method in subject.methods:
+            if rows := table.named(method):
+                seconds = np.mean([row["seconds"] for row in rows])
+                each = np.mean([row["seconds"] for row in members])
+                count = int(np.clip(seconds // each, 1, len(members)))
+                expected = best_of(count, members, subject.chosen_by)
+                print(f"best of {count}, which take as long as {method}: {expected:.1%}")
+                scores[f"best of {count}"] = np.array([expected])
+    return scores
+
+
+def compare(subject: Subject, tables: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Prints how much better each search is than everything else, over budgets and seeds."""
+    for method in subject.methods:
+        gaps: dict[str, list[float]] = {}
+        for scores in tables:
+            for other, theirs in scores.items():
+                if method not in scores or other in subject.methods:
+                    continue
+                ours = scores[method]
+                paired = theirs if len(theirs) == len(ours) else theirs.mean()
+                gaps.setdefault(other.split(" ")[0], []).extend(100 * (ours - paired))
+        for other, values in gaps.items():
+            error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
             print(
-                f"{mops:6} {len(here):5} "
-                + " ".join(f"{mean[name]:9.1%}" for name in columns)
-                + f" ({mean['n']:.1f})"
-            )
-        cells += here
-    if len(cells) > 1:
-        for other in columns[1:]:
-            gaps = np.array([100 * (cell["found"] - cell[other]) for cell in cells])
-            error = gaps.std(ddof=1) / np.sqrt(len(gaps))
-            print(
-                f"found - {other:9} {gaps.mean():+5.2f} points, standard error {error:.2f}, "
-                f"{len(gaps)} pairs"
+                f"{method} less {other:9}{np.mean(values):+6.2f} points, standard error "
+                f"{error:.2f}, {len(values)} pairs"
             )
 
 
