@@ -23,6 +23,7 @@ from micronets_jax import (
     supernet,
 )
 from micronets_jax import compile as compiler
+from micronets_jax.network import prune
 from micronets_jax.spaces import DSCNN, Dense
 from micronets_jax.targets.compiled.rows import least_arena_bytes
 
@@ -168,6 +169,18 @@ def test_a_network_of_dense_layers_is_the_same_in_every_arithmetic():
     assert np.max(np.abs(quantize.run(integers, inputs) - np.round(levels))) <= 1
     built = compiler.compile_model(export.assemble(network, folded, ranges), plan="balanced")
     assert built.arena_bytes == least_arena_bytes(network)
+
+
+def test_where_time_is_limited_the_fastest_plan_is_delivered():
+    free = plan()
+    board = free.device
+    timed = dataclasses.replace(
+        free, budget=budgets.Budget.of(board, recipes.Limits(latency_ms=50.0))
+    )
+    found = prune(free.space.supernetwork())
+    one, other = (pipeline._delivered(p, found) for p in (free, timed))
+    assert (one["plan"], other["plan"]) == ("balanced", "speed")
+    assert one["ram"] == other["ram"] > 100_000
 
 
 # ---------------------------------------------------------------- the whole path

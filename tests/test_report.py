@@ -465,6 +465,20 @@ def test_the_plan_of_the_program_is_drawn_and_said():
     assert said not in report.render({"runtime": "tflm", "firmware": {"plan": plan}}, NET)
 
 
+def test_a_program_that_takes_longer_than_allowed_is_told():
+    """A search times whole tensors; of little memory the program goes by rows and takes longer."""
+    from micronets_jax import console
+
+    summary = {
+        "limits": {"sram_bytes": {"limit": 1}, "latency_ms": {"limit": 40.0}},
+        "latency": {"predicted_ms": 41.234, "predicted_mj": None},
+    }
+    (line,) = console._late(summary)
+    assert line.startswith("warning: 41.23 ms is more than the 40 allowed")
+    summary["latency"]["predicted_ms"] = 40.0
+    assert not list(console._late(summary))
+
+
 # ---------------------------------------------------------------- fronts
 
 

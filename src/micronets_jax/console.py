@@ -124,6 +124,7 @@ def show(summary: Mapping[str, Any], folder: object) -> None:
     )
     if "latency" in summary:
         terminal.print(_times(summary["latency"], summary["device"]["name"]))
+        terminal.print(*_late(summary), end="")
     made = summary.get("firmware")
     if made and "error" not in made:
         size = {name: made[name]["linked"] or made[name]["predicted"] for name in _MEMORIES}
@@ -232,6 +233,18 @@ def _times(latency: Mapping[str, Any], board: str) -> str:
     if latency["emulated_ms"] is not None:
         line += f"; {latency['emulated_ms']:.1f} ms by an emulated run"
     return line
+
+
+def _late(summary: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each limit on time that the delivered program exceeds: a search times whole
+    tensors, and where memory is short layers go by rows."""
+    for name, key in (("latency_ms", "predicted_ms"), ("energy_mj", "predicted_mj")):
+        limit, found = summary["limits"].get(name), summary["latency"][key]
+        if limit and found > limit["limit"]:
+            yield (
+                f"warning: {found:.2f} {UNITS[name]} is more than the {limit['limit']:g} allowed, "
+                "for layers go by rows to fit the memory; allow more memory, or ask for less time\n"
+            )
 
 
 @contextlib.contextmanager

@@ -874,7 +874,7 @@ def _instructions(
         return {"predicted": known["predicted"], "measured": known["emulated"]}
     if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
         return {"predicted": latency.instructions(found, runtime, core), "measured": None}
-    delivered = {"plan": PLAN, "ram": _room(plan, found)}
+    delivered = _delivered(plan, found)
     counted = {"predicted": compiler.compile_model(model, **delivered).instructions}
     if not (firmware.has_compiler() and firmware.has_emulator()):
         return counted | {"measured": None}
@@ -922,10 +922,10 @@ def _firmware(
         "provenance": device.provenance,
         "instructions": {"predicted": round(float(predicted)), "emulated": None},
     }
-    room = _room(plan, found)
+    delivered = _delivered(plan, found)
     try:
         if runtime == "compiled":
-            built = compiler.compile_model(model, title, plan=PLAN, ram=room)
+            built = compiler.compile_model(model, title, **delivered)
             facts["plan"] = _planned(built)
             facts["instructions"]["predicted"] = built.instructions
             if device.startup is None:
@@ -938,8 +938,7 @@ def _firmware(
             folder,
             runtime=runtime,
             title=title,
-            plan=PLAN,
-            ram=room,
+            **delivered,
             frontend=text if firmware.can_hear(text) else None,
             listening=(workdir.path / LISTENING).read_text() if plan.listening else None,
         )
@@ -983,9 +982,14 @@ def _heard(plan: Plan, folder: pathlib.Path) -> dict[str, object]:
     }
 
 
-PLAN = "balanced"
-"""Which layers of a delivered program go by rows, as ``micronets compile`` has it by default; or
-where that needs more memory than the limits leave, the fastest plan that fits."""
+def _delivered(plan: Plan, found: Network) -> dict[str, Any]:
+    """Which layers of the delivered program go by rows, as arguments of the compiler.
+
+    As ``micronets compile`` has it by default; where time is limited the fastest plan, which is
+    what a budget times. Where that needs more memory than the limits leave, the fastest that fits.
+    """
+    timed = plan.budget.limits().keys() & {"latency_ms", "energy_mj"}
+    return {"plan": "speed" if timed else "balanced", "ram": _room(plan, found)}
 
 
 def _room(plan: Plan, found: Network) -> int:
