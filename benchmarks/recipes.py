@@ -32,6 +32,7 @@ import tyro
 from experiments import images, kws, vww
 from micronets_jax import (
     data,
+    derive,
     experiment_cli,
     files,
     losses,
@@ -199,7 +200,10 @@ def train(
         loss=loss,
     )
     *_, (state, record) = rounds
-    return {"params": state.trainable, "batch_stats": state.stats}, record["accuracy"]
+    variables = {"params": state.trainable, "batch_stats": state.stats}
+    inputs = pipeline.inputs(this)
+    settled = derive.settled(chosen, variables, examples, inputs, recipe, seed=seed + 2)
+    return settled, record["accuracy"]
 
 
 def table(options: Options, rows: tuple[str, ...]) -> None:

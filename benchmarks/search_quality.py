@@ -45,6 +45,7 @@ from micronets_jax import (
     accelerators,
     budgets,
     data,
+    derive,
     files,
     pipeline,
     spaces,
@@ -272,6 +273,9 @@ def train(
     )
     *_, (state, _) = epochs
     variables = {"params": state.trainable, "batch_stats": state.stats}
+    variables = derive.settled(
+        subject, variables, examples, training.as_prepared, recipe, seed=plan.seed
+    )
     apply: Any = supernet.Supernet(subject).apply
     scores = {}
     for split in splits:

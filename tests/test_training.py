@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import quantize, supernet, training
+from micronets_jax import derive, layers, quantize, supernet, training
 from micronets_jax.recipes import Training
 from micronets_jax.spaces import DSCNN
 from support.learning import DATA, jittered
@@ -39,6 +39,21 @@ def test_it_learns_and_its_running_moments_serve_evaluation(finished):
     logits = training.predict(supernet.Supernet(NETWORK).apply, variables, DATA.x, 40)
     assert logits.shape == (96, 3)
     assert training.accuracy(logits, DATA.labels) > 0.8
+
+
+def test_moments_of_a_trained_network_are_those_of_its_last_weights(finished, monkeypatch):
+    """Of as many examples as are asked for, drawn as in training, whatever moments it had."""
+    state, _ = finished[-1]
+    forgotten = jax.tree.map(jnp.zeros_like, state.stats)
+    variables = {"params": state.trainable, "batch_stats": forgotten}
+    monkeypatch.setattr(derive, "MOMENT_EXAMPLES", 40)  # three batches of 16
+    settled = derive.settled(NETWORK, variables, DATA, jittered, RECIPE, seed=5)
+    chex.assert_trees_all_equal(settled["params"], state.trainable)
+    prepared = training.prepare(DATA, jittered, RECIPE, seed=5)
+    x = jnp.concatenate([x for x, _ in prepared.steps[:3]])
+    first = layers.conv(x, state.trainable["stem"]["kernel"], (1, 1), "SAME")
+    mean = settled["batch_stats"]["stem"]["mean"]
+    np.testing.assert_allclose(mean, jnp.mean(first, axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_predictions_are_traced_once_for_all_variables():

@@ -1,11 +1,14 @@
 """From a supernet to a stand-alone network: sliced weights, recalibrated batch-norm moments.
 
 Invariant: slices keep the first channels and the centre of a kernel, as the supernet's masks do.
+Moments are those of the weights as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,10 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from micronets_jax import supernet
+from micronets_jax import recipes, supernet, training
 from micronets_jax.network import Network, consumers
 from micronets_jax.spaces.mobilenet_v2 import without_kernel
 from micronets_jax.training import Variables
+
+MOMENT_EXAMPLES = 4096
+"""Training examples, augmented, of which a trained network's batch-norm moments are taken."""
 
 
 def weights(network: Network, variables: Variables) -> Variables:
@@ -102,6 +108,38 @@ def recalibrate(
         raise ValueError("batches is empty: give at least one batch to take moments from")
     mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *seen)
     return {"params": variables["params"], "batch_stats": mean}
+
+
+def settled(
+    network: Network,
+    variables: Variables,
+    examples: training.Examples,
+    inputs: training.Inputs,
+    recipe: recipes.Training,
+    *,
+    seed: int,
+) -> Variables:
+    """Trained weights with batch-norm moments of many batches of training inputs.
+
+    Running moments remember the last ten batches or so, while the weights still moved (Wu and
+    Johnson, 2021, "Rethinking 'Batch' in BatchNorm", section 3). The inputs are augmented, as those
+    are that the weights were trained with: moments of plain examples are worse (docs/recipes.md).
+
+    Args:
+        network: concrete.
+        variables: as trained.
+        examples: raw training examples.
+        inputs: front end and augmentation.
+        recipe: of the training; batches are of its size.
+        seed: of the order of examples and of augmentation.
+
+    Returns:
+        The same weights, and moments of :data:`MOMENT_EXAMPLES` examples, or of all that the recipe
+        sees.
+    """
+    count = -(-MOMENT_EXAMPLES // recipe.batch_size)
+    with contextlib.closing(training.batches(examples, inputs, recipe, seed)) as drawn:
+        return recalibrate(network, variables, (x for x, _ in itertools.islice(drawn, count)))
 
 
 def moments(

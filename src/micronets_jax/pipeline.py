@@ -673,7 +673,10 @@ def _fit_float(
         logits,
         seed=plan.seed,
     )
-    return {"params": state.trainable, "batch_stats": state.stats}
+    variables = {"params": state.trainable, "batch_stats": state.stats}
+    return derive.settled(
+        subject, variables, plan.dataset.train, inputs(plan), recipe, seed=plan.seed + 2
+    )
 
 
 def _quantize(

@@ -122,12 +122,12 @@ def prepare(examples: Examples, inputs: Inputs, recipe: recipes.Training, *, see
     Returns:
         Inputs and targets of every step, in memory.
     """
-    seen = _batches(examples, inputs, recipe, seed)
+    seen = batches(examples, inputs, recipe, seed)
     steps = [(np.asarray(x), np.asarray(targets)) for x, targets in seen]
     return Prepared(steps, examples.num_batches(recipe.batch_size))
 
 
-def _batches(
+def batches(
     examples: Examples,
     inputs: Inputs,
     recipe: recipes.Training,
@@ -135,7 +135,19 @@ def _batches(
     mesh: jax.sharding.Mesh | None = None,
     first: int = 0,
 ) -> Generator[tuple[Array, Array], None, None]:
-    """What a network sees from step ``first`` to the last: ``inputs`` as a step would compute."""
+    """What a network sees from step ``first`` to the last: ``inputs`` as a step would compute.
+
+    Args:
+        examples: raw training examples.
+        inputs: front end and augmentation.
+        recipe: batch size and steps.
+        seed: of the order of examples and of augmentation.
+        mesh: over which examples are laid; None computes all of them here.
+        first: step to begin with.
+
+    Yields:
+        Inputs [batch, ...] and targets [batch, ...] of each step.
+    """
     compute, key = jax.jit(inputs), jax.random.key(seed)
     per_epoch = examples.num_batches(recipe.batch_size)
     rows = accelerators.share(mesh, recipe.batch_size)
@@ -351,10 +363,10 @@ def fit(
     )
     state = accelerators.place(state, mesh)
     done = int(state.step)
-    with contextlib.closing(_batches(examples, inputs, recipe, seed, mesh, first=done)) as batches:
+    with contextlib.closing(batches(examples, inputs, recipe, seed, mesh, first=done)) as ready:
         for end in rounds(recipe, per_epoch):
             seen = []
-            for batch in itertools.islice(batches, max(end - done, 0)):
+            for batch in itertools.islice(ready, max(end - done, 0)):
                 state, metrics = step(state, *batch)
                 seen.append(metrics)
                 done += 1
