@@ -74,7 +74,7 @@ class Steps:
         written = np.maximum.accumulate(self.spans.write_high)[:-1]
         corners: list[tuple[int, int]] = []
         for w, r in sorted(zip(written.tolist(), unread.tolist(), strict=True)):
-            if r >= NOWHERE:
+            if w <= 0 or r >= NOWHERE:  # nothing is written yet, or all is read
                 continue
             while corners and r <= corners[-1][1]:
                 corners.pop()
@@ -373,6 +373,8 @@ class Turn(NamedTuple):
         offset: of their order.
         over: whether there is such an input; where wiring is decided later, 1 or 0.
         follows: whether the output is the ``source`` of the next call that runs.
+        same: whether the output may lie over the input at the input's own address alone;
+            :func:`least_arena` takes such a call for one that writes as it reads.
     """
 
     total: Count
@@ -383,6 +385,7 @@ class Turn(NamedTuple):
     offset: Count = 0
     over: Count = 0
     follows: int = 0
+    same: bool = False
 
 
 def most_alive(turns: Sequence[Turn]) -> Count:

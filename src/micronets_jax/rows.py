@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from micronets_jax import kernels
+from micronets_jax import kernels, overlays
 from micronets_jax.counts import align
 from micronets_jax.kernels import ALIGNMENT, Turn
+from micronets_jax.overlays import Addresses
 
 MAX_TAPS = 16
 """Most rows that one call may read: its pointers to them lie on the stack."""
@@ -335,7 +336,9 @@ class Steps:
         if len(gains) != 1:
             return Step(begin, end, streams, Turn(total, shared), -1, output)
         ((source, (offset, _)),) = gains.items()
-        turn = Turn(total, shared, 1, self._padded[source], target, offset, 1)
+        order = orders[source]
+        same = isinstance(order, kernels.Order) and order.steps is None
+        turn = Turn(total, shared, 1, self._padded[source], target, offset, 1, same=same)
         return Step(begin, end, streams, turn, source, output)
 
     def _stretches(self, end: int) -> list[Step]:
@@ -377,16 +380,10 @@ class Steps:
         """The smallest arena of any choice of steps, and such a choice, one of fewest steps.
 
         Dynamic programming over cuts, from the last to the first, for an arena of given size: the
-        state is the lowest address that is left for the input of the next step. Addresses rise
-        monotonically with later ones, so the lowest one at each cut is optimal (see
-        ``kernels.least_arena``).
+        state is where the input of the next step may lie (``overlays``).
         """
-        arena = self._bound()
-        while True:
-            plan, larger = self._fitting(arena)
-            if plan is not None:
-                return arena, plan
-            arena = larger
+        arena = overlays.smallest(self._bound(), lambda arena: bool(self._places(arena, False)[0]))
+        return arena, self._fewest(arena)
 
     def _bound(self) -> int:
         """The largest step of the choice whose largest step is smallest."""
@@ -396,51 +393,68 @@ class Steps:
             reached.append(min(steps, default=_NEVER))  # no step ends where rows are pushed
         return reached[-1]
 
-    def _fitting(self, arena: int) -> tuple[list[Step] | None, int]:
-        """A choice of steps that fits, or None and the next larger arena in which more may."""
-        count, larger = len(self.operations), _NEVER
-        # by cut and what the next step reads there: floor, number of steps, the next step
-        floors: list[dict[int, tuple[int, int, Step | None]]] = [{} for _ in range(count + 1)]
-        floors[count] = {-1: (0, 0, None)}
-        for end in range(count, 0, -1):
-            for step in self.ending[end] if floors[end] else ():
-                turn = step.turn
-                if step.bytes > arena:
-                    larger = min(larger, step.bytes)
-                    continue
-                low, steps = min(
-                    (floor if source == step.output else 0, steps)
-                    for source, (floor, steps, _) in floors[end].items()
-                )
-                high = 0
-                if step.source >= 0 and turn.total > arena:
-                    rest = turn.total - turn.source - turn.target
-                    high = max(0, low + turn.offset)
-                    outer = max(low + turn.target, high + turn.source) + rest
-                    larger = min(larger, turn.total)
-                    if outer > arena:
-                        larger = min(larger, outer)
-                        low, high = max(low, rest), max(rest, low + turn.offset)
-                    top = max(low + turn.target, high + turn.source)
-                    if top > arena:
-                        larger = min(larger, top)
-                        continue
-                before = floors[step.begin].get(step.source)
-                if before is None or (high, steps + 1) < before[:2]:
-                    floors[step.begin][step.source] = high, steps + 1, step
-        if not floors[0]:
-            return None, larger
-        plan: list[Step] = []
-        at = min(floors[0].values(), key=lambda state: state[:2])
-        while at[2] is not None:
-            plan.append(at[2])
-            following = floors[at[2].end]
-            output = at[2].output
-            at = min(
-                following.items(),
-                key=lambda item: (item[1][0] if item[0] == output else 0, item[1][1]),
-            )[1]
-        return plan, arena
+    def _places(self, arena: int, counted: bool) -> list[dict[tuple[int, int], Addresses]]:
+        """By cut where the tensor may lie that the next step writes over, so that all later steps
+        fit. Keys are the number of steps to the end, 0 unless ``counted``, and the tensor, -1 where
+        there is none."""
+        last = len(self.operations)
+        places: list[dict[tuple[int, int], Addresses]] = [{} for _ in range(last + 1)]
+        places[last][0, -1] = [(0, arena)]
+        for cut in range(last, -1, -1):
+            here = {key: overlays.union(found) for key, found in places[cut].items()}
+            places[cut] = here
+            for step in self.ending.get(cut, ()):
+                for number, targets in _targets(step, arena, here).items():
+                    if found := _sources(step, arena, targets):
+                        key = number + counted, step.source
+                        places[step.begin].setdefault(key, []).extend(found)
+        return places
+
+    def _fewest(self, arena: int) -> list[Step]:
+        """A choice of fewest steps that fits the arena."""
+        places, cut, chosen = self._places(arena, True), 0, []
+        (number, source), found = min(places[0].items(), key=lambda item: item[0])
+        at = found[0][0]
+        while number:
+            number -= 1
+            step, targets = next(
+                (step, targets)
+                for steps in self.ending.values()
+                for step in steps
+                if (step.begin, step.source) == (cut, source)
+                and (targets := _targets(step, arena, places[step.end]).get(number))
+                and overlays.holds(_sources(step, arena, targets), at)
+            )
+            output = targets[0][0]
+            if step.source >= 0:
+                output = overlays.lowest(step.turn, arena, at, targets)
+            chosen.append(step)
+            cut = step.end
+            source, at = next(
+                (source, output if source == step.output else found[0][0])
+                for (left, source), found in places[cut].items()
+                if left == number and (source != step.output or overlays.holds(found, output))
+            )
+        return chosen
+
+
+def _targets(
+    step: Step, arena: int, places: Mapping[tuple[int, int], Addresses]
+) -> dict[int, Addresses]:
+    """By number of later steps where a step's output may lie, of ``places`` at its end: anywhere
+    where the next step does not write over it."""
+    found: dict[int, Addresses] = {}
+    for (number, source), stretches in places.items():
+        anywhere = [(0, arena)]
+        found.setdefault(number, []).extend(stretches if source == step.output else anywhere)
+    return {number: overlays.union(stretches) for number, stretches in found.items()}
+
+
+def _sources(step: Step, arena: int, targets: Addresses) -> Addresses:
+    """Where the input that a step writes over may lie; anywhere where there is none."""
+    if step.bytes > arena:
+        return []
+    return [(0, arena)] if step.source < 0 else overlays.sources(step.turn, arena, targets)
 
 
 _NEVER = 1 << 40

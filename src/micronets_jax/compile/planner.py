@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from micronets_jax import overlays
 from micronets_jax.counts import align
 from micronets_jax.kernels import ALIGNMENT, Order, Turn, least_arena, most_alive
+from micronets_jax.overlays import Addresses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +86,12 @@ def plan(buffers: Iterable[Buffer], sharings: Iterable[Sharing] = (), effort: in
     bound, goal = lower_bound(buffers, sharings), least_arena(_turns(buffers, sharings))
     pressure = task.pressure()
     indices = range(len(buffers))
-    peak, order = _improved(task, goal, 8 * min(effort, 100_000_000 // len(buffers) ** 2))
+    best, peak = _chained(task, sharings) or ([], sum(b.size for b in buffers) + 1)
+    if peak > goal:
+        top, order = _improved(task, goal, 8 * min(effort, 100_000_000 // len(buffers) ** 2))
+        if top < peak:
+            best, peak = task.first_fit(order)[0], top
     effort = min(effort, 40_000_000 // len(buffers) ** 2)  # each placement looks at all buffers
-    best = task.first_fit(order)[0]
     # from the bound upwards: the lower half of what is left to win first
     floor = goal
     while floor < peak and effort > 0:
@@ -130,10 +135,50 @@ def _turns(buffers: tuple[Buffer, ...], sharings: tuple[Sharing, ...]) -> list[T
         if len(here) == 1:
             (s,) = here
             sizes = buffers[s.source].size, buffers[s.target].size
-            turn = Turn(total, shared, 1, *sizes, s.order.offset, 1, int(following == s.target))
+            follows = int(following == s.target)
+            turn = Turn(total, shared, 1, *sizes, s.order.offset, 1, follows, s.same)
         following = here[0].source if len(here) == 1 else -1
         turns.append(turn)
     return turns[::-1]
+
+
+def _chained(task: _Task, sharings: tuple[Sharing, ...]) -> tuple[list[int], int] | None:
+    """Addresses and peak, exact where calls write over their inputs one after the other.
+
+    Of such calls inputs and outputs lie where all fit the smallest arena (``overlays``), all else
+    by first fit, the largest first. That arena is reached where nothing else outlives a step. None
+    where chains of such calls meet and do not agree.
+    """
+    buffers = task.buffers
+    turns = _turns(buffers, sharings)
+    begin = min(b.first for b in buffers)
+    by_step = {s.step: s for s in sharings if turns[s.step - begin].over}
+
+    def places(arena: int) -> dict[int, Addresses] | None:
+        """By step where its input may lie so that all later steps fit; None if one cannot."""
+        found: dict[int, Addresses] = {}
+        for step in sorted(by_step, reverse=True):
+            follows = turns[step - begin].follows
+            targets = found[step + 1] if follows else [(0, arena)]
+            found[step] = overlays.sources(turns[step - begin], arena, targets)
+            if not found[step]:
+                return None
+        return found
+
+    arena = overlays.smallest(most_alive(turns), lambda arena: places(arena) is not None)
+    found, addresses = places(arena) or {}, [-1] * len(buffers)
+    for step, s in sorted(by_step.items()):
+        turn = turns[step - begin]
+        if addresses[s.source] < 0:
+            addresses[s.source] = found[step][0][0]
+        if not overlays.holds(found[step], addresses[s.source]):
+            return None
+        targets = found[step + 1] if turn.follows else [(0, arena)]
+        addresses[s.target] = overlays.lowest(turn, arena, addresses[s.source], targets)
+    rest = [i for i, at in enumerate(addresses) if at < 0]
+    rest.sort(key=lambda i: (-buffers[i].size, buffers[i].first))
+    addresses, peak = task.first_fit(rest, addresses)
+    return (addresses, peak) if task.agrees(addresses) else None
 
 
 def _improved(task: _Task, goal: int, effort: int) -> tuple[int, list[int]]:
@@ -244,6 +289,14 @@ class _Task:
                 blocked[j].append((low, high))
         ends = (at + b.size for at, b in zip(addresses, self.buffers, strict=True))
         return addresses, max(ends)
+
+    def agrees(self, addresses: list[int]) -> bool:
+        """Whether no buffer lies where another forbids it."""
+        return not any(
+            low < addresses[j] < high
+            for i, at in enumerate(addresses)
+            for j, low, high in self.blocks(i, at)
+        )
 
     def blocks(self, i: int, at: int) -> Iterator[tuple[int, int, int]]:
         """Open intervals that other buffers must not start in, once buffer ``i`` lies at ``at``."""

@@ -25,9 +25,8 @@ def least_arena_bytes(network: Network, pushed: bool = False) -> Count:
     """Bytes of the arena of the plan that needs least.
 
     Ints give the exact int. Int32 inside ``jit`` and floats give what :func:`streams.arena_bytes`
-    says, which counts no chain of offsets: of 300 members of a space whose rows are a single pixel
-    ten need more, 14 % at most, of the other spaces none. Of traced networks that are no chain
-    whole tensors are counted, which is never less.
+    says, which counts no chain of offsets. Of traced networks that are no chain whole tensors are
+    counted, which is never less.
 
     Args:
         network: decided, traced or expected.
@@ -40,11 +39,9 @@ def least_arena_bytes(network: Network, pushed: bool = False) -> Count:
     if pushed and not decided:
         raise ValueError("pushed=True: the network is not decided; decode the choice")
     network = prune(network) if decided else network
-    found = None if pushed else streams.arena_bytes(network)
-    if decided and (found is None or not any(layer.kind == "add" for layer in network)):
+    found = None if decided else streams.arena_bytes(network)
+    if decided:
         return _exact(network, pushed)
-    # All steps of a network with sums take twenty times as long to list, and none has been seen
-    # whose chains of offsets matter.
     return arena_bytes(network) if found is None else found
 
 
