@@ -23,7 +23,8 @@ def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> I
         window: how its kernel walks.
         channels: that it reads.
         old: whether CMSIS-NN is that of October 2020, whose 1x1 kernel knew no groups of four
-            inputs and did not take channels that are no multiple of 4.
+            inputs and did not take channels that are no multiple of 4, and whose dense layers had
+            one scale.
 
     Yields:
         Steps by name, with how often each runs.
@@ -43,7 +44,7 @@ def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> I
         small = layer.kernel == (3, 3) and max(window.before) <= 1
         yield from (_depthwise_3x3 if small else _depthwise)(layer, window)
     elif layer.kind == "dense":
-        yield from _dense(layer, channels)
+        yield from _old_dense(layer, channels) if old else _dense(layer, channels)
     elif layer.kind == "avg_pool":
         yield from _pool(layer, window)
     elif layer.kind == "add":
@@ -148,6 +149,23 @@ def _depthwise(layer: Layer, window: Window) -> Iterator[Term]:
 
 
 def _dense(layer: Layer, channels: Count) -> Iterator[Term]:
+    """Two outputs at a time over four inputs at a time, then what is left of either one by one.
+
+    ``dense_scale`` is what an output takes to fetch a scale of its own, as those of ``export`` have
+    it; a file whose layer has one scale for all takes none of these.
+    """
+    pairs, odd = quotient(layer.out_channels, 2), remainder(layer.out_channels, 2)
+    fours, rest = quotient(channels, 4), remainder(channels, 4)
+    yield Term(1, {"dense": 1})
+    yield Term(layer.out_channels, {"dense_scale": 1})
+    for count, what in ((pairs, "dense_pair"), (odd, "dense_odd")):
+        yield Term(count, {what: 1})
+        yield Term(count * fours, {f"{what}_four": 1})
+        yield Term(count * rest, {f"{what}_rest": 1})
+
+
+def _old_dense(layer: Layer, channels: Count) -> Iterator[Term]:
+    """As above, fitted as if each output took the same."""
     yield Term(1, {"dense": 1})
     yield Term(layer.out_channels, {"dense_output": 1})
     yield Term(layer.out_channels * quotient(channels, 4), {"dense_four": 1})
