@@ -4,14 +4,19 @@
 
 Every network of a published build is predicted from the others of that build, by one factor (cycles
 per instruction, the median), then every board from other boards of its core, as ``devices`` does
-it for boards on which nobody measured.
+it for boards on which nobody measured. Last, whether instructions of one kind of layer take other
+cycles than the rest (a pace), learnt from all builds together: with the network that is predicted
+left out of its build; with it left out of all builds; and with all that its laboratory published
+left out.
 """
 
 from __future__ import annotations
 
+import collections
 import json
+import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +44,44 @@ FILES = {"kws": "kws_dscnn", "ic": "ic_resnet8", "vww": "vww", "ad": "ad"}
 """Models of MLPerf Tiny, by their columns."""
 
 
+PACES = np.arange(0.6, 1.425, 0.025)
+"""Cycles of an instruction of one kind of layer over those of any other: what is tried."""
+
+
+KINDS = "1x1 convolutions", "other convolutions", "depthwise layers", "dense layers"
+"""Which layers may have one."""
+
+
+class Row(NamedTuple):
+    """A network that a laboratory ran on a board.
+
+    Attributes:
+        device: the microcontroller.
+        laboratory: who published it.
+        network: its name.
+        cycles: of one inference, latency * clock.
+        instructions: predicted, of CMSIS-NN of October 2020.
+        paced: the same, each layer's times its pace.
+        shares: of the instructions, by kind of layer.
+    """
+
+    device: str
+    laboratory: str
+    network: str
+    cycles: float
+    instructions: float
+    paced: float
+    shares: Mapping[str, float]
+
+
+LEFT_OUT: Mapping[str, Callable[[Row, Row], bool]] = {
+    "the row": lambda other, row: other is row,
+    "the network": lambda other, row: other.network == row.network,
+    "the laboratory": lambda other, row: other.laboratory == row.laboratory,
+}
+"""Which rows a pace is not learnt from, for a row that is predicted."""
+
+
 class Errors(NamedTuple):
     """Predicted over published cycles, of networks.
 
@@ -51,11 +94,11 @@ class Errors(NamedTuple):
     core: np.ndarray
 
 
-def published(paper: Mapping, name: str, column: str) -> list[tuple[Network, float]]:
-    """Networks that MicroNets ran on a board, with what a column of its results says."""
+def published(paper: Mapping, name: str, column: str) -> list[tuple[str, Network, float]]:
+    """Networks that MicroNets ran on a board, by name, with what a column of its results says."""
     index = paper["results_columns"].index(column)
     return [
-        (zoo.network(row[1], 8 if row[0] == "ad" else None), row[index])
+        (row[1], zoo.network(row[1], 8 if row[0] == "ad" else None), row[index])
         for row in paper["results"]
         if row[1] in zoo.names() and row[index] is not None and (name, row[1]) not in ESTIMATED
     ]
@@ -95,30 +138,102 @@ def of_file(path: pathlib.Path) -> Network:
     return Network((height, width, channels), tuple(layers))
 
 
-def ratios(reference: pathlib.Path) -> dict[tuple[str, str], np.ndarray]:
-    """Cycles per predicted instruction of each network, by microcontroller and laboratory."""
+def rows(reference: pathlib.Path) -> list[Row]:
+    """Every published build with CMSIS-NN's kernels whose networks are known, build by build."""
 
-    def counted(network: Network, core: str) -> float:
-        return float(latency.instructions(network, "tflm_2020", core))
+    def row(device: str, by: str, name: str, network: Network, core: str, cycles: float) -> Row:
+        whole = float(latency.instructions(network, "tflm_2020", core))
+        shares: dict[str, float] = collections.defaultdict(float)
+        for layer, count in latency.layer_instructions(network, "tflm_2020", core).items():
+            shares[kind_of(network[layer])] += float(count) / whole
+        paced = float(latency.paced_instructions(network, "tflm_2020", core))
+        return Row(device, by, name, cycles, whole, paced, shares)
 
     paper = json.loads((reference / "reference/micronets.json").read_text())
-    result = {}
-    for name, column in COLUMNS.items():
-        on = devices.device(name)
-        result[name, "MicroNets"] = np.array(
-            [s * on.clock_hz / counted(net, on.core) for net, s in published(paper, name, column)]
-        )
+    found = []
+    for device, column in COLUMNS.items():
+        on = devices.device(device)
+        found += [
+            row(device, "MicroNets", name, network, on.core, seconds * on.clock_hz)
+            for name, network, seconds in published(paper, device, column)
+        ]
     networks = {k: of_file(reference / f"models/mlperf_{f}.tflite") for k, f in FILES.items()}
     boards = json.loads((reference / "reference/boards_measured.json").read_text())
     for values in boards["rows"]:
-        row = dict(zip(boards["columns"], values, strict=True))
-        if "CMSIS" not in row["runtime"] and row["submitter"] != "Renesas":
+        of = dict(zip(boards["columns"], values, strict=True))
+        if "CMSIS" not in of["runtime"] and of["submitter"] != "Renesas":
             continue
         # From 1.1 on constant channels of vww were probably folded, says the source.
-        known = [k for k in FILES if row[k] and not (k == "vww" and row["round"] >= "v1.1")]
-        found = [row[k] * row["mhz"] * 1e3 / counted(networks[k], "cortex-m4") for k in known]
-        result[CARRIES[row["board"]], row["submitter"]] = np.array(found)
-    return result
+        known = [k for k in FILES if of[k] and not (k == "vww" and of["round"] >= "v1.1")]
+        found += [
+            row(
+                CARRIES[of["board"]], of["submitter"], k, networks[k], "cortex-m4",
+                of[k] * of["mhz"] * 1e3,
+            )
+            for k in known
+        ]  # fmt: skip
+    return found
+
+
+def kind_of(layer: Layer) -> str:
+    """Kinds of layers that may have a pace of their own."""
+    if layer.kind == "conv":
+        return "1x1 convolutions" if layer.kernel == (1, 1) else "other convolutions"
+    return {"depthwise": "depthwise layers", "dense": "dense layers"}.get(layer.kind, "the rest")
+
+
+def ratios(reference: pathlib.Path) -> dict[tuple[str, str], np.ndarray]:
+    """Cycles per predicted instruction of each network, by microcontroller and laboratory."""
+    found: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for row in rows(reference):
+        found[row.device, row.laboratory].append(row.cycles / row.paced)
+    return {build: np.array(values) for build, values in found.items()}
+
+
+def logarithms(known: Iterable[Row], kind: str, pace: float) -> dict[tuple[str, str], np.ndarray]:
+    """Of cycles per instruction by build, instructions of one kind taking ``pace`` times as many
+    as others."""
+    found: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for row in known:
+        work = row.instructions * (1 + (pace - 1) * row.shares.get(kind, 0.0))
+        found[row.device, row.laboratory].append(math.log(row.cycles / work))
+    return {build: np.array(values) for build, values in found.items()}
+
+
+def learnt(known: Iterable[Row], kind: str) -> float:
+    """The pace of a kind of layers with which networks of one build differ least, all builds
+    together: by absolute differences of logarithms from the build's median."""
+    known = list(known)
+
+    def spread(pace: float) -> float:
+        return sum(
+            np.abs(values - np.median(values)).sum()
+            for values in logarithms(known, kind, pace).values()
+        )
+
+    return float(min(PACES, key=spread))
+
+
+def with_pace(
+    known: list[Row], kind: str | None, left_out: Callable[[Row, Row], bool]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Predicted over published cycles of each network, by build: by the factor of the others of
+    its build, and by a pace that is learnt from rows that are not left out.
+
+    Args:
+        known: published networks.
+        kind: of the layers that have a pace; None for one factor alone.
+        left_out: whether the pace of a row (the second) is learnt without another (the first).
+    """
+    found: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for row in known:
+        pace = learnt((o for o in known if not left_out(o, row)), kind) if kind else 1.0
+        build = row.device, row.laboratory
+        others = (o for o in known if o is not row and (o.device, o.laboratory) == build)
+        factor = np.median(np.exp(logarithms(others, kind or "", pace)[build]))
+        own = np.exp(logarithms([row], kind or "", pace)[build][0])
+        found[build].append(float(factor / own))
+    return {build: np.array(values) for build, values in found.items()}
 
 
 def laboratory(row: speeds.Measured) -> str:
@@ -157,6 +272,20 @@ def main() -> None:
     ):
         mean, share = summary(ratio, spread)
         print(f"{name}: {mean:.1%} in the mean, {share:.0%} within a factor of {spread}")
+    known = rows(reference_folder())
+    print(
+        "\nown networks, a pace for one kind of layers, learnt without what is left out; by build"
+    )
+    one = with_pace(known, None, LEFT_OUT["the row"])
+    print(f"{'none':18} {'':14} {_line(one)}")
+    for left, out in LEFT_OUT.items():
+        for kind in KINDS:
+            print(f"{kind:18} {left:14} {_line(with_pace(known, kind, out))}")
+
+
+def _line(ratio: Mapping[tuple[str, str], np.ndarray]) -> str:
+    each = " ".join(f"{np.abs(values - 1).mean():6.1%}" for values in ratio.values())
+    return f"{summary(ratio.values(), speeds.SAME_BUILD)[0]:.1%}  {each}"
 
 
 if __name__ == "__main__":

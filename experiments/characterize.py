@@ -254,7 +254,7 @@ def fitted(options: Options, on: Device, samples: list[Sample]) -> dict[str, Any
     line = latency_fit.line(ops, ms)
     extra = {}
     if options.calibrate:
-        factor, errors = latency_fit.sampled_factor(networks, samples, options.runtime, on.core)
+        factor, errors = latency_fit.sampled_factor(networks, samples, options.runtime, on)
         extra = {"cycles_per_instruction": round(factor, 4)}
         print(f"{factor:.4f} cycles per instruction; the library has {on.cycles_per_instruction}")
     else:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from micronets_jax import decisions, devices, latency, network, zoo
+from benchmarks import boards
+from micronets_jax import decisions, devices, latency, network, tflite, zoo
 from micronets_jax.devices.instructions import STEPS
 from micronets_jax.network import INPUT, Layer, Network
 from micronets_jax.spaces import DSCNN
@@ -91,6 +92,13 @@ CONV = Layer("", "conv", (), 4, 2, (3, 3))
                 "pointwise_one_4": 2, "pointwise_odd": 9, "pointwise_odd_4": 9 * 2,
             },
         ),
+        (  # three pairs of outputs and one; two fours of inputs and two
+            Layer("", "dense", (), 10, 7), (1, 1, 10), "tflm",
+            {
+                "dense": 1, "dense_scale": 7, "dense_pair": 3, "dense_pair_four": 3 * 2,
+                "dense_pair_rest": 3 * 2, "dense_odd": 1, "dense_odd_four": 2, "dense_odd_rest": 2,
+            },
+        ),
         (  # before there were groups of four, all eight inputs were taken one by one
             POINTWISE, (3, 3, 8), "tflm_2020",
             {
@@ -160,14 +168,23 @@ def test_instructions_are_steps_times_what_they_take():
 
 def test_times_and_energies_are_instructions_in_proportion():
     net = zoo.network("DSCNN-S")
-    count = latency.instructions(net, "tflm", BOARD.core)
+    # Of TFLM's, 1x1 convolutions take 0.95 of the board's cycles an instruction, all else 1.05.
+    by_layer = latency.layer_instructions(net, "tflm", BOARD.core)
+    fast = sum(n for name, n in by_layer.items() if name.endswith("pointwise"))
+    assert 0.3 * sum(by_layer.values()) < fast < 0.6 * sum(by_layer.values())
+    count = 0.95 * fast + 1.05 * (sum(by_layer.values()) - fast)
     ms = latency.latency_ms(net, BOARD)
-    assert ms == pytest.approx(count * BOARD.cycles_per_instruction / 180e6 * 1000)
+    assert ms == pytest.approx(count * BOARD.cycles_per_instruction / 180e6 * 1000, rel=1e-3)
     assert latency.energy_mj(net, BOARD) == pytest.approx(ms * 163 / 1000)
-    # An emulated board takes a cycle for each instruction: 25 million a second.
-    emulated = latency.latency_ms(net, devices.device("mps2-an386"), "compiled")
+    # Compiled C has one number for all; an emulated board takes a cycle for each instruction of
+    # any runtime: 25 million a second.
     count = latency.instructions(net, "compiled", "cortex-m4")
-    assert emulated == pytest.approx(count / 25_000)
+    ms = latency.latency_ms(net, BOARD, "compiled")
+    assert ms == pytest.approx(count * BOARD.cycles_per_instruction / 180e3)
+    for runtime in ("compiled", "tflm"):
+        emulated = latency.latency_ms(net, devices.device("mps2-an386"), runtime)
+        count = latency.instructions(net, runtime, "cortex-m4")
+        assert emulated == pytest.approx(count / 25_000)
 
 
 # ---------------------------------------------------------------- numbers from outside
@@ -198,6 +215,29 @@ def test_tflm_on_published_networks(core, reference):
         assert predicted == pytest.approx(row[column], rel=0.03), row[0]
 
 
+def single_scales(path):
+    """Outputs of the dense layers of a file that have one scale for all of their weights."""
+    model = tflite.read(path)
+    layers = [op for op in model.operators if op.kind == "FULLY_CONNECTED"]
+    weights = [model.tensors[op.inputs[1]] for op in layers]
+    return sum(w.shape[0] for w in weights if len(w.quantization.scales) == 1)
+
+
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7"])
+def test_tflm_on_published_files(core, reference):
+    """Dense layers of up to 640 inputs and outputs (``mlperf_ad``) as well as convolutions."""
+    data = json.loads((reference / "reference/tflm_cmsisnn.json").read_text())
+    column = data["columns"].index(f"instructions_{core.removeprefix('cortex-')}")
+    scale = round(latency.fitted("tflm", core)["dense_scale"])
+    rows = [row for row in data["rows"] if row[0] != "mcunet_10fps_vww"]  # what is no layer here
+    assert len(rows) == 5
+    for row in rows:
+        path = reference / f"models/{row[0]}.tflite"
+        predicted = latency.instructions(boards.of_file(path), "tflm", core)
+        predicted -= scale * single_scales(path)
+        assert predicted == pytest.approx(row[column], rel=0.008), row[0]
+
+
 # ---------------------------------------------------------------- one formula
 
 
@@ -205,26 +245,32 @@ def random_choices(count, seed=0):
     return decisions.uniform(np.random.default_rng(seed), SPACE.decisions(), count)
 
 
+def counts(net, runtime, core):
+    """Instructions, plain and by the pace of their layers."""
+    return (
+        latency.instructions(net, runtime, core),
+        latency.paced_instructions(net, runtime, core),
+    )
+
+
 @pytest.mark.parametrize(("runtime", "core"), CASES)
 def test_ints_arrays_and_one_hot_floats_agree(runtime, core):
     chex.clear_trace_counter()
     choices = random_choices(24)
     traces = chex.assert_max_traces(
-        lambda choice: latency.instructions(SPACE.network(choice), runtime, core), n=1
+        lambda choice: counts(SPACE.network(choice), runtime, core), n=1
     )
     compute = jax.jit(jax.vmap(traces))
     exact = compute(choices)
-    assert exact.dtype == jnp.int32
+    assert all(each.dtype == jnp.int32 for each in exact)
     compute(random_choices(24, seed=1))
     floats = jax.tree.map(lambda leaf: leaf.astype(np.float32), choices)
-    soft = jax.jit(
-        jax.vmap(lambda choice: latency.instructions(SPACE.network(choice), runtime, core))
-    )(floats)
+    soft = jax.jit(jax.vmap(lambda choice: counts(SPACE.network(choice), runtime, core)))(floats)
     for i in range(24):
         net = SPACE.decode(jax.tree.map(lambda leaf, i=i: leaf[i], choices))
-        count = latency.instructions(net, runtime, core)
-        assert isinstance(count, int) and count == int(exact[i])
-        assert float(soft[i]) == pytest.approx(count, rel=1e-6)
+        for count, array, expected in zip(counts(net, runtime, core), exact, soft, strict=True):
+            assert isinstance(count, int) and count == int(array[i])
+            assert float(expected[i]) == pytest.approx(count, rel=1e-6)
 
 
 @pytest.mark.parametrize("runtime", STEPS)

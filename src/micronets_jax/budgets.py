@@ -154,7 +154,7 @@ class Budget(Limits):
 
     def _instructions(self, network: Network) -> Count:
         assert self.device is not None  # __post_init__ saw to it
-        return latency.instructions(network, self.runtime, self.device.core)
+        return latency.timed_instructions(network, self.device, self.runtime)
 
     def _per_instruction(self, name: str) -> float:
         """Milliseconds or millijoules that an instruction takes."""

@@ -6,7 +6,8 @@ to runs on emulated cores. Ints give ints, int32 exact int32 inside ``jit``, flo
 with gradients. Absent layers take nothing.
 
 Instructions are counted in an emulator; times are estimates, instructions times a board's cycles
-per instruction (see ``devices``), and so are energies, times at the board's power.
+per instruction (see ``devices``) and a layer's share of these, its pace (see ``targets``), and so
+are energies, times at the board's power.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from micronets_jax import devices, targets
-from micronets_jax.counts import total
+from micronets_jax.counts import quotient, total
 from micronets_jax.devices import Device
 from micronets_jax.devices.instructions import fitted
 from micronets_jax.network import INPUT, Count, Network, output_sizes, window
@@ -35,8 +36,24 @@ def instructions(network: Network, runtime: str, core: str) -> Count:
     Raises:
         ValueError: no such runtime, or nobody has characterised it on this core.
     """
-    once = round(fitted(targets.target(runtime).steps, core)[INFERENCE])
-    return once + total(layer_instructions(network, runtime, core).values())
+    return _once(runtime, core) + total(layer_instructions(network, runtime, core).values())
+
+
+def paced_instructions(network: Network, runtime: str, core: str) -> Count:
+    """:func:`instructions`, each layer's times its pace: what a board's time is in proportion to.
+
+    Whole numbers, so that a limit on milliseconds is met or not whatever the order of the sum.
+
+    Raises:
+        ValueError: as :func:`instructions`.
+    """
+    pace = targets.target(runtime).pace
+    paced = [
+        count + (share.numerator - share.denominator) * quotient(count, share.denominator)
+        for name, count in layer_instructions(network, runtime, core).items()
+        for share in (pace(network[name]),)
+    ]
+    return _once(runtime, core) + total(paced)
 
 
 def layer_instructions(network: Network, runtime: str, core: str) -> dict[str, Count]:
@@ -52,6 +69,10 @@ def layer_instructions(network: Network, runtime: str, core: str) -> dict[str, C
         ]
         result[name] = network[name].presence * total(counts)
     return result
+
+
+def _once(runtime: str, core: str) -> int:
+    return round(fitted(targets.target(runtime).steps, core)[INFERENCE])
 
 
 def layer_terms(network: Network, runtime: str) -> Iterator[tuple[str, list[Term]]]:
@@ -71,12 +92,19 @@ def layer_terms(network: Network, runtime: str) -> Iterator[tuple[str, list[Term
         yield layer.name, list(target.terms(layer, walked, channels))
 
 
+def timed_instructions(network: Network, on: Device, runtime: str) -> Count:
+    """What a device's time is in proportion to: :func:`paced_instructions` on a board, plain
+    :func:`instructions` on an emulated one, where each takes a cycle."""
+    count = instructions if on.emulated else paced_instructions
+    return count(network, runtime, on.core)
+
+
 def latency_ms(network: Network, on: Device, runtime: str = "tflm") -> Count:
     """Estimated milliseconds of one inference on a board; differentiable."""
     # The latencies of that time's runtime were published of that paper's build.
     paper = devices.measured(on.name, "paper") if runtime == "tflm_2020" else None
     factor = paper.factor if paper else on.cycles_per_instruction
-    cycles = instructions(network, runtime, on.core) * factor
+    cycles = timed_instructions(network, on, runtime) * factor
     return cycles * on.ms_per_cycle
 
 

@@ -30,6 +30,7 @@ from micronets_jax import (
     protocol,
     quantize,
 )
+from micronets_jax.devices import Device
 from micronets_jax.network import INPUT, Activation, Layer, Network, Padding, output_sizes
 from micronets_jax.quantize import Folded, Ranges
 from micronets_jax.spaces import DSCNN, MobileNetV2, Space
@@ -336,7 +337,7 @@ def speed(
         )
     samples = [calibrate(space, 0, i, on.name, port, folder, flash) for space, i in PROBES]
     networks = [draw(space, 0, i) for space, i in PROBES]
-    factor, errors = sampled_factor(networks, samples, "compiled", on.core)
+    factor, errors = sampled_factor(networks, samples, "compiled", on)
     row = devices.Measured(
         on.name, on.core, "own", f"compiled C, {firmware.versions()[-1]}", "measured here",
         len(samples), round(factor, 4), round(float(np.abs(errors).mean()), 4),
@@ -498,7 +499,7 @@ def step_errors(
 
 
 def sampled_factor(
-    networks: Sequence[Network], samples: Sequence[Sample], runtime: str, core: str
+    networks: Sequence[Network], samples: Sequence[Sample], runtime: str, on: Device
 ) -> tuple[float, Float[np.ndarray, " n"]]:
     """:func:`board_factor` of samples in cycles, over the instructions predicted.
 
@@ -506,12 +507,12 @@ def sampled_factor(
         networks: that were run.
         samples: what the board said of each.
         runtime: that they ran in.
-        core: of the board.
+        on: the board.
 
     Returns:
         As :func:`board_factor`: cycles per instruction, and relative errors [n].
     """
-    predicted = [latency.instructions(network, runtime, core) for network in networks]
+    predicted = [latency.timed_instructions(network, on, runtime) for network in networks]
     return board_factor(np.array(predicted), np.array([s.instructions for s in samples]))
 
 

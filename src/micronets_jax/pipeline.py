@@ -918,6 +918,7 @@ def _firmware(
         runtime = "compiled"
     title = str(plan.facts.get("experiment", "model"))
     predicted = latency.instructions(found, runtime, device.core)
+    ms_per_instruction = latency.latency_ms(found, device, runtime) / predicted
     facts: dict[str, Any] = {
         "folder": FIRMWARE,
         "device": device.name,
@@ -962,7 +963,7 @@ def _firmware(
                 if plan.listening:
                     facts["listening"] = _heard(plan, folder)
         facts["latency_ms"] = {
-            kind: None if n is None else n * device.ms_per_instruction
+            kind: None if n is None else n * ms_per_instruction
             for kind, n in facts["instructions"].items()
         }
         differing = facts.get("listening", {}).get("differing", 0)

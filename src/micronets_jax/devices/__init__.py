@@ -264,8 +264,9 @@ PROVENANCE = {
     "core, clock, SRAM, flash": "the maker's data sheet: the highest clock, and the largest memory"
     " that one array can fill. Emulated boards: Arm's AN385, AN386, AN500, AN505, AN547.",
     "cycles per instruction": "an estimate for our build, -O2, on which nobody has published a"
-    " latency: the median of latency * clock / instructions over the networks of the nearest"
-    " published build; nine of ten networks lie in the range. Emulated boards: 1 by definition.",
+    " latency: the median of latency * clock / instructions, each layer's times its pace, over the"
+    " networks of the nearest published build; nine of ten networks lie in the range. Emulated"
+    " boards: 1 by definition.",
     "power": "an estimate: published energy over published latency (Banbury et al., MLSys 2021).",
 }
 """Where each figure of a device comes from."""

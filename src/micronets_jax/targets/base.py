@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 from micronets_jax import reserves, sizes
 from micronets_jax.devices import Device
@@ -43,6 +44,8 @@ class Target:
         sram: memory that the network takes: arena and stack.
         flash: storage that it takes, model and kernels.
         reserve: of a firmware for a device, which may depend on the network's operators.
+        pace: cycles that an instruction of a layer takes on a board, as a share of the board's
+            cycles per instruction; a fraction of small numbers.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Target:
     sram: Callable[[Network], Count]
     flash: Callable[[Network], Count]
     reserve: Callable[[Network, Device], Reserve]
+    pace: Callable[[Layer], Fraction] = lambda layer: Fraction(1)
 
 
 def everywhere(on: Device) -> Reserve:

@@ -16,7 +16,7 @@ from micronets_jax.network import Count, Network
 from micronets_jax.targets.base import Reserve, Target, everywhere
 from micronets_jax.targets.tflm import interpreter
 from micronets_jax.targets.tflm.arena import HOST, arena_bytes, published
-from micronets_jax.targets.tflm.terms import terms
+from micronets_jax.targets.tflm.terms import pace, terms
 
 
 def _sram(network: Network) -> Count:
@@ -49,7 +49,9 @@ def _reserve(network: Network, on: Device) -> Reserve:
     )
 
 
-TARGET = Target("tflm", "TensorFlow Lite Micro", "tflm", terms, _sram, cost.flash_bytes, _reserve)
+TARGET = Target(
+    "tflm", "TensorFlow Lite Micro", "tflm", terms, _sram, cost.flash_bytes, _reserve, pace
+)
 
 
 # ---------------------------------------------------------------- references
@@ -69,16 +71,16 @@ REFERENCES: Mapping[str, Target] = {
     for each in (
         Target(
             "tflm_host", "the wheel's interpreter", "tflm", terms, lambda n: arena_bytes(n, HOST),
-            cost.flash_bytes, _paper_reserve,
+            cost.flash_bytes, _paper_reserve, pace,
         ),
         Target(
             "tflm_paper", "the rule of MicroNets' tables", "tflm", terms,
-            lambda n: published(n).total, cost.flash_bytes, _paper_reserve,
+            lambda n: published(n).total, cost.flash_bytes, _paper_reserve, pace,
         ),
         Target(
             "tflm_2020", "TFLM and CMSIS-NN of October 2020", "tflm_2020",
             functools.partial(terms, old=True), lambda n: published(n).total,
-            cost.flash_bytes, _paper_reserve,
+            cost.flash_bytes, _paper_reserve, pace,
         ),
     )
 }  # fmt: skip

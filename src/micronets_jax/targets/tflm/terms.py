@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 from micronets_jax.counts import quotient, ragged, remainder, where
 from micronets_jax.network import Count, Layer
@@ -57,6 +58,17 @@ def terms(layer: Layer, window: Window, channels: Count, old: bool = False) -> I
     elif layer.kind == "reshape":
         yield Term(1, {"reshape": 1})
         yield Term(layer.out_channels, {"reshape_element": 1})
+
+
+def pace(layer: Layer) -> Fraction:
+    """Cycles of an instruction of a layer, as a share of a board's cycles per instruction.
+
+    An instruction of a 1x1 convolution, hardly more than products of what lies in registers, takes
+    0.9 of the cycles of any other: fitted to published latencies of eight boards and builds
+    (benchmarks/boards.py). Shares about 1 leave a board's number that of a network which spends
+    half of its instructions there, as published networks do.
+    """
+    return Fraction(19 if layer.kind == "conv" and layer.kernel == (1, 1) else 21, 20)
 
 
 def _pointwise(
