@@ -185,3 +185,17 @@ def test_senseless_budgets_are_refused(arguments, reason):
 def test_a_core_that_nobody_has_characterised_is_refused():
     with pytest.raises(ValueError, match="of networks on a cortex-m55 are predicted, for nobody"):
         Budget.of(devices.device("mps3-an547"), Limits(latency_ms=40.0))
+    with pytest.raises(
+        ValueError, match=r"runtime='tflm': nobody .* cortex-m0plus, the core of RP2"
+    ):
+        Budget.of(devices.device("RP2040"), runtime="tflm")
+
+
+def test_a_board_without_the_dsp_extension():
+    """Times go by its steps and its manual's cycles; its stack counts what it takes more."""
+    on, other = devices.device("RP2040"), devices.device("RP2350")
+    used, elsewhere = (Budget.of(d, Limits(latency_ms=1e6)).used(NETWORK) for d in (on, other))
+    count = latency.instructions(NETWORK, "compiled", "cortex-m0plus")
+    assert used["latency_ms"] == pytest.approx(count * on.cycles_per_instruction / 133e3)
+    assert count > 6 * latency.instructions(NETWORK, "compiled", "cortex-m33")
+    assert used["sram_bytes"] - elsewhere["sram_bytes"] == sizes.more_stack_bytes(on.core) > 0

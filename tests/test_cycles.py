@@ -45,6 +45,29 @@ def test_the_manual(lines, expected):
     assert cycles_of(*lines) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "taken", "expected"),
+    [
+        ("adds r0, r1, r2", False, 1),
+        ("muls r0, r1", False, 1),
+        ("ldr r0, [r1, r2]", False, 2),
+        ("strb r0, [r1, #1]", False, 2),
+        ("ldmia r1!, {r0, r2-r3}", False, 4),
+        ("push {r4, r5, lr}", False, 4),
+        ("pop {r4, pc}", True, 5),
+        ("bne.n 12 <f+0xc>", False, 1),
+        ("bne.n 12 <f+0xc>", True, 2),
+        ("bl 12 <f>", True, 3),
+        ("bx lr", True, 2),
+    ],
+)
+def test_the_manual_of_the_cortex_m0plus(line, taken, expected):
+    """Technical Reference Manual, table 3-1."""
+    name, _, operands = line.partition(" ")
+    one = cycles.Instruction(0, 2, name, operands, "f")
+    assert cycles.m0plus_cycles_of(one, None, taken) == expected
+
+
 def test_control_goes_elsewhere():
     assert cycles_of("b.n 12 <f>", taken=True) == 1 + cycles.REFILL
     assert cycles_of("pop {r4, pc}", taken=True) == 3 + cycles.REFILL

@@ -107,8 +107,24 @@ def test_the_nearest_build_is_taken():
     both = estimate("STM32H743ZI", "cortex-m7")
     assert both.factor == pytest.approx((1.053 * 1.018) ** 0.5, abs=1e-3)
     assert both.high / both.factor == pytest.approx(speeds.OTHER, abs=1e-3)
-    with pytest.raises(ValueError, match="for core 'cortex-m0plus'; known are cortex-m33"):
-        estimate("RP2040", "cortex-m0plus")
+    with pytest.raises(ValueError, match="for core 'cortex-m55'; known are cortex-m33"):
+        estimate("SSE-300", "cortex-m55")
+
+
+def test_a_core_that_nobody_timed_goes_by_its_manual():
+    """Until its user measures a board."""
+    on = devices.device("Raspberry Pi Pico")
+    assert (on.name, on.core, on.clock_mhz, on.sram_bytes) == (
+        "RP2040",
+        "cortex-m0plus",
+        133,
+        270336,
+    )
+    speed = speeds.estimate("RP2040", "cortex-m0plus")
+    assert speed == on.speed == speeds.MANUAL["cortex-m0plus"]
+    assert speed.high / speed.factor == pytest.approx(2) and "no silicon" in speed.basis
+    mine = devices.Measured("RP2040", "cortex-m0plus", "own", "compiled C", "me", 4, 1.5, 0.0, 0.0)
+    assert speeds.estimate("RP2040", "cortex-m0plus", [mine]).factor == 1.5
 
 
 @pytest.mark.parametrize("name", ENERGIES)

@@ -238,6 +238,18 @@ def test_tflm_on_published_files(core, reference):
         assert predicted == pytest.approx(row[column], rel=0.008), row[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [("mlperf_kws_dscnn", 23278680), ("mlperf_ic_resnet8", 97259440), ("mlperf_ad", 1175760)],
+)
+def test_compiled_c_on_a_cortex_m0plus(name, counted, reference):
+    """As ``micronets run --core cortex-m0plus`` counts it: kernels without the DSP extension."""
+    net = boards.of_file(reference / f"models/{name}.tflite")
+    predicted = latency.instructions(net, "compiled", "cortex-m0plus")
+    assert predicted == pytest.approx(counted, rel=0.015)
+    assert counted > 3.5 * latency.instructions(net, "compiled", "cortex-m4")
+
+
 # ---------------------------------------------------------------- one formula
 
 

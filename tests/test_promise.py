@@ -12,8 +12,8 @@ import pytest
 
 from micronets_jax import decisions, devices, export, latency_fit, targets
 from micronets_jax.budgets import Budget, Limits
+from micronets_jax.devices.instructions import characterised
 from micronets_jax.firmware import link, project
-from micronets_jax.firmware.boards import OTHER_CORES
 from micronets_jax.firmware.engine import Options
 from micronets_jax.network import Network
 from micronets_jax.spaces import DSCNN, MobileNetV2
@@ -29,7 +29,13 @@ SPACES = (
     MobileNetV2((20, 17, 1), 3, 0.5, (Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)), 32, 64),
 )
 NETWORKS = 30
-CORES = sorted({on.core for on in devices.DEVICES.values() if on.startup} - {*OTHER_CORES})
+CORES = sorted(
+    {
+        on.core
+        for on in devices.DEVICES.values()
+        if on.startup and characterised("compiled", on.core)
+    }
+)
 
 
 @functools.cache
@@ -62,7 +68,7 @@ STARTED = {
 
 
 CASES = [("compiled", core) for core in CORES] + [
-    ("tflm", core) for core in tflm_library.cores() if core in CORES
+    ("tflm", core) for core in tflm_library.cores() if characterised("tflm", core)
 ]
 
 

@@ -49,6 +49,11 @@ class Budget(Limits):
             if getattr(self, name) is not None and self.device is None:
                 raise ValueError(f"{name} is given without a device; name one")
         if self.device and not characterised(self.target.steps, self.device.core):
+            if characterised("compiled", self.device.core):
+                raise ValueError(
+                    f"runtime={self.runtime!r}: nobody has characterised it on a "
+                    f"{self.device.core}, the core of {self.device.name}; use compiled"
+                )
             raise ValueError(
                 f"device {self.device.name}: neither times nor memory of networks on a "
                 f"{self.device.core} are predicted, for nobody has characterised it; search for "

@@ -878,7 +878,8 @@ def _instructions(
     if runtime != "compiled":  # TensorFlow Lite Micro is nobody's part of this repository
         return {"predicted": latency.instructions(found, runtime, core), "measured": None}
     delivered = _delivered(plan, found)
-    counted = {"predicted": compiler.compile_model(model, **delivered).instructions}
+    built = compiler.compile_model(model, **delivered)
+    counted = {"predicted": _on_core(built.instructions, found, core)}
     if not (firmware.has_compiler() and firmware.has_emulator()):
         return counted | {"measured": None}
     with tempfile.TemporaryDirectory() as temporary:
@@ -886,6 +887,13 @@ def _instructions(
         firmware.write(model, devices.emulated(core).name, folder, **delivered)
         ran = firmware.run(folder, compare=False)
     return counted | {"measured": ran.instructions}
+
+
+def _on_core(instructions: int, found: Network, core: str) -> int:
+    """What the compiler predicts of a program, for a Cortex-M4, on another core: in proportion to
+    what the layers take on either as whole tensors."""
+    whole = [float(latency.instructions(found, "compiled", c)) for c in (core, "cortex-m4")]
+    return round(instructions * whole[0] / whole[1])
 
 
 def _latency(
@@ -931,7 +939,7 @@ def _firmware(
         if runtime == "compiled":
             built = compiler.compile_model(model, title, **delivered)
             facts["plan"] = _planned(built)
-            facts["instructions"]["predicted"] = built.instructions
+            facts["instructions"]["predicted"] = _on_core(built.instructions, found, device.core)
             if device.startup is None:
                 alone = _model_c(built, device.core, folder)
                 facts["instructions"]["emulated"] = alone.pop("emulated")

@@ -233,6 +233,10 @@ DEVICES = {
             Memory(0x10000000, 4096 * KIB), None, ("Raspberry Pi Pico 2",),
         ),
         Device(
+            "RP2040", "cortex-m0plus", 133, Memory(0x20000000, 264 * KIB),
+            Memory(0x10000000, 2048 * KIB), None, ("Raspberry Pi Pico",),
+        ),
+        Device(
             "mps2-an386", "cortex-m4", 25, Memory(0x20000000, 4096 * KIB),
             Memory(0x00000000, 4096 * KIB), emulation("mps2-an386"),
         ),

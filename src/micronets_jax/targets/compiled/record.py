@@ -27,7 +27,9 @@ def _reserve(network: Network, on: Device) -> Reserve:
     both = everywhere(on)
     # Sections are multiples of 8 bytes.
     more = {
-        "firmware's stack": sizes.thread_stack_bytes(model) - model,
+        "firmware's stack": sizes.thread_stack_bytes(model)
+        - model
+        + sizes.more_stack_bytes(on.core),
         "layer times, alignment": reserves.LAYER_BYTES * (1 + calls) + 7,
     }
     code = {"engine": sizes.engine_bytes(), "alignment": 64}
