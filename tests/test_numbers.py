@@ -183,6 +183,18 @@ def test_where_time_is_limited_the_fastest_plan_is_delivered():
     assert one["ram"] == other["ram"] > 100_000
 
 
+def test_what_the_compiler_predicts_is_brought_to_the_core():
+    """By the steps of either core: the Cortex-M33 has the M4's kernels, the M0+ some in C."""
+    found = prune(plan().space.supernetwork())
+    brought = {
+        core: pipeline._on_core(1_000_000, found, core)
+        for core in ("cortex-m4", "cortex-m33", "cortex-m0plus")
+    }
+    assert brought["cortex-m4"] == 1_000_000
+    assert brought["cortex-m33"] == pytest.approx(1_000_000, rel=0.01)
+    assert 5_000_000 < brought["cortex-m0plus"] < 9_000_000
+
+
 # ---------------------------------------------------------------- the whole path
 
 

@@ -526,7 +526,7 @@ def _devices(arguments: argparse.Namespace) -> tuple[Result, str]:
         "provenance": devices.PROVENANCE,
     }
     lines = [
-        f"{'device':<12} {'core':<11} {'clock':>8} {'SRAM':>9} {'flash':>9} "
+        f"{'device':<12} {'core':<13} {'clock':>8} {'SRAM':>9} {'flash':>9} "
         f"{'cycles per instruction':<23} {'power':>8}  boards"
     ]
     for on in boards:
@@ -536,7 +536,7 @@ def _devices(arguments: argparse.Namespace) -> tuple[Result, str]:
             cycles += f" ({speed.low:.2f} to {speed.high:.2f})"
         power = f"{on.power_mw:g} mW" if on.power_mw is not None else "unknown"
         lines.append(
-            f"{on.name:<12} {on.core:<11} {on.clock_mhz:>4} MHz {on.sram_bytes // 1024:>5} KiB "
+            f"{on.name:<12} {on.core:<13} {on.clock_mhz:>4} MHz {on.sram_bytes // 1024:>5} KiB "
             f"{on.flash_bytes // 1024:>5} KiB {cycles:<23} {power:>8}  {', '.join(on.boards)}"
         )
     lines += [f"{what}: {source}" for what, source in devices.PROVENANCE.items()]
