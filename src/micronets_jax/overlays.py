@@ -60,6 +60,9 @@ def lowest(turn: Turn, arena: int, source: int, targets: Addresses) -> int:
         arena: bytes.
         source: where its input lies.
         targets: where its output may lie.
+
+    Returns:
+        An address of ``targets``, in bytes.
     """
     found = []
     for way in _ways(turn, arena):
