@@ -38,10 +38,9 @@ def least_arena_bytes(network: Network, pushed: bool = False) -> Count:
     decided = all(isinstance(leaf, int) for leaf in jax.tree.leaves(network))
     if pushed and not decided:
         raise ValueError("pushed=True: the network is not decided; decode the choice")
-    network = prune(network) if decided else network
-    found = None if decided else streams.arena_bytes(network)
     if decided:
-        return _exact(network, pushed)
+        return _exact(prune(network), pushed)
+    found = streams.arena_bytes(network)
     return arena_bytes(network) if found is None else found
 
 
