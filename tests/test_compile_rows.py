@@ -8,12 +8,13 @@ import pytest
 
 from micronets_jax import compile as compiler
 from micronets_jax import firmware, tflite
-from micronets_jax.compile import check, operators, plans, stream, verify
+from micronets_jax.compile import check, instructions, kernels, operators, plans, stream, verify
 from micronets_jax.compile import compiler as inner
 from micronets_jax.compile.rows import by_rows
+from micronets_jax.firmware.inputs import noise
 from micronets_jax.rows import Order
 from support import flatbuffer_models as fm
-from support.row_models import LINEAR, Net, mixed
+from support.row_models import LINEAR, Net, digits, ended, mixed, speech
 
 
 def graph_of(model: bytes):
@@ -94,6 +95,53 @@ def test_pooling_accumulates():
     assert pool and stream.sum_bytes(pool) == 24
 
 
+def test_a_dense_layer_over_a_map_accumulates():
+    """It sees its input flat, and takes it in the rows in which it was made: one of them is kept,
+    and four bytes for each output, in pairs."""
+    net = Net((1, 8, 5, 4))
+    graph = graph_of(net.build(net.flat_dense(net.conv(net.input, 6), 7)))
+    order, dense = order_of(graph), by_rows(graph, graph.nodes[1])
+    assert graph.nodes[1].in_shapes == [(1, 240)]
+    assert dense and (dense.calls, dense.rows, stream.sum_bytes(dense)) == (8, 1, 32)
+    assert order.depth([graph.nodes[0].output]) == 1
+
+
+def test_a_convolution_as_large_as_its_input_accumulates():
+    """Of more rows than a call may read, too."""
+    net = Net((1, 20, 5, 4))
+    x = net.conv(net.input, 6)
+    graph = graph_of(net.build(net.conv(x, 8, (20, 5), padding=1), net.conv(x, 8, (15, 5), 9)))
+    nodes = [by_rows(graph, node) for node in graph.nodes]
+    assert [n and (n.accumulates, n.calls) for n in nodes] == [(False, 20), (True, 20), (False, 3)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "flat"),
+    [
+        ((1, 1, 6, 4), (1, 24)),  # a single row
+        ((1, 4, 6, 4), (2, 48)),  # a batch
+        ((4, 24), (1, 96)),  # no rows of a picture
+    ],
+)
+def test_dense_layers_that_see_their_input_whole(shape, flat):
+    net = Net(shape)
+    x = net.reshape(net.input, flat)
+    y = net.dense(x, 3) if flat[0] == 1 else net.dense((x[0], flat[1:]), 3, batch=flat[0])
+    graph = graph_of(net.build(y))
+    assert by_rows(graph, graph.nodes[-1]) is None
+
+
+def test_weights_of_a_row_are_a_layer_of_their_own():
+    net = Net((1, 3, 5, 1))
+    graph = graph_of(net.build(net.flat_dense(net.input, 6)))
+    (node,) = graph.nodes
+    call = kernels.dense_rows(graph, node, 3)
+    weights = node.options["weights"].reshape(6, 3, 5)
+    rows = [kernels.pack_dense(np.ascontiguousarray(weights[:, row]))[0] for row in range(3)]
+    assert call.fields["weights"].tolist() == [w for row in rows for w in row]
+    assert (call.fields["inputs"], call.fields["pixels"]) == (5, 3)
+
+
 def test_loops_unroll_to_the_sequence():
     rng = np.random.default_rng(0)
     for seed in range(30):
@@ -120,6 +168,24 @@ def test_front_of_a_network_by_hand():
     x = net.conv(net.input, 8, 1)
     compiled = streamed(net.build(net.conv(x, 2, 1)))
     assert compiled.arena_bytes == 128 + 64 + 64  # input and output, the row, patches of 4 pixels
+
+
+@pytest.mark.parametrize(
+    ("model", "arenas"),
+    [
+        # 1960 bytes of input, patches of 720, the sums; whole a map of 4000 in their place
+        (speech, {"whole": 4860, "balanced": 2860, "memory": 2860, "pushed": 1312}),
+        # a map of 2028 bytes, or a row of 156
+        (digits, {"whole": 8236, "balanced": 2760, "memory": 1712, "pushed": 1036}),
+    ],
+)
+def test_the_map_before_a_dense_layer_is_never_held(model, arenas):
+    for name, arena in arenas.items():
+        plan, pushed = ("memory", True) if name == "pushed" else (name, False)
+        compiled = compiler.compile_model(model(), plan=plan, rows=pushed)
+        assert compiled.arena_bytes == arena, name
+        functions = [call.function for call in compiled.calls]
+        assert ("mn_dense_row" in functions) == (arena != 2760 and name != "whole"), name
 
 
 def test_every_plan_of_the_front_is_worth_having(reference):
@@ -211,6 +277,19 @@ def test_bytes_of_mixed_networks(seed, pushed):
     verified(mixed(seed), pushed)
 
 
+@pytest.mark.parametrize("seed", [3, 6])
+def test_bytes_of_an_end_over_a_map(seed):
+    assert "mn_dense_row" in [call.function for call in verified(ended(seed)).calls]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize("seed", range(20, 44))
+def test_bytes_of_ends_over_a_map(seed, pushed):
+    compiled = verified(ended(seed), pushed)
+    assert "mn_dense_row" in [call.function for call in compiled.calls]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_ends_convert_row_by_row(dtype):
@@ -263,6 +342,66 @@ def test_row_kernels_of_the_dsp_extension(kind, kernel, stride, core, tmp_path):
         ran = firmware.run(folder, str(source), core=core)
         want = verify.Reference(model).run([[case]], compiled.interface())
         np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7", "cortex-m3", "cortex-m0plus"])
+@pytest.mark.parametrize("outs", [1, 2, 3, 8, 13])
+def test_dense_rows_on_a_core(outs, core, tmp_path):
+    """Rows of a few bytes and of more than are summed at once, every rounding, weights of -128
+    beside negative ones, the least inputs there are."""
+    rows = [(3, 1, 3), (5, 7, 4), (2, 21, 25), (4, 1, 1010)]
+    for seed, (height, width, depth) in enumerate(rows):
+        net = Net((1, height, width, depth), seed)
+        options = {"gain": (1.0, 60.0, 1e4, 1.0)[seed], "lowest": -127 - (outs + seed) % 2}
+        model = net.build(net.flat_dense(net.input, outs, relu=seed % 2, scales=outs, **options))
+        compiled = streamed(model)
+        assert [call.function for call in compiled.calls] == ["mn_dense_row"]
+        folder = tmp_path / str(seed)
+        compiler.write(compiled, folder)
+        shape = (1, height, width, depth)
+        some = np.random.default_rng(seed).integers(-128, 128, shape, np.int8)
+        for case in (some, np.full(shape, -128, np.int8)):
+            np.save(tmp_path / "x.npy", case)
+            ran = firmware.run(folder, str(tmp_path / "x.npy"), core=core)
+            want = verify.Reference(model).run([[case]], compiled.interface())
+            np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "outs", "lowest"),
+    [((25, 20, 8), 4, -127), ((10, 12, 16), 64, -127), ((7, 5, 9), 10, -127), ((9, 3, 7), 3, -127),
+     ((4, 126, 4), 2, -127), ((10, 12, 16), 5, -128)],
+)  # fmt: skip
+def test_instructions_of_dense_rows(shape, outs, lowest, tmp_path):
+    net = Net((1, *shape))
+    compiled = streamed(net.build(net.flat_dense(net.input, outs, lowest=lowest)))
+    (step,) = compiled.steps
+    assert isinstance(step, stream.Stretch)
+    (node,) = step.nodes
+    (whole,) = kernels.lower_node(compiled.graph, node.node)
+    compiler.write(compiled, tmp_path / "m")
+    ran = firmware.run(tmp_path / "m")
+    assert instructions.of_rows(node, whole) == pytest.approx(ran.instructions, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pushed", [False, True])
+@pytest.mark.parametrize("model", [speech, digits])
+def test_a_dense_end_on_a_core(model, pushed, tmp_path):
+    """Bytes of TensorFlow Lite Micro; instructions, code and weights as they were predicted."""
+    compiled = compiler.compile_model(model(), plan="memory", rows=pushed)
+    compiler.write(compiled, tmp_path / "m")
+    ran = firmware.run(tmp_path / "m", "lcg:5")
+    case = noise(compiled.graph.values[compiled.graph.inputs[0]].bytes, 5).view(np.int8)
+    case = case.reshape(compiled.interface()[0]["shape"])
+    want = verify.Reference(model()).run([[case]], compiled.interface())
+    np.testing.assert_array_equal(ran.outputs[0], want[0][0])
+    assert ran.arena_bytes == compiled.arena_bytes
+    assert ran.weights_bytes == sum(compiled.constant_bytes)
+    assert abs(ran.code_bytes - compiled.code_bytes) <= 0.1 * ran.code_bytes
+    assert ran.instructions == pytest.approx(compiled.instructions, rel=0.04)
 
 
 def emulated(model, folder, **options) -> firmware.Run:

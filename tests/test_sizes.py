@@ -11,6 +11,7 @@ from micronets_jax import export, firmware, latency_fit, sizes
 from micronets_jax.firmware import FirmwareError, stack
 from micronets_jax.spaces import MCUNet
 from micronets_jax.targets.compiled import flash
+from support.row_models import digits, speech
 
 EMULATED = ("mps2-an386", "mps2-an500")
 MODELS = [
@@ -153,6 +154,13 @@ def test_stack_and_flash_of_published_models(reference, name, plan, tmp_path):
 def test_stack_of_a_model_that_takes_rows(reference, name, tmp_path):
     model = reference / "models" / f"{name}.tflite"
     check(model.read_bytes(), "memory", tmp_path, rows=True)
+
+
+@slow
+@pytest.mark.parametrize("plan", ["memory", "rows"])
+@pytest.mark.parametrize("model", [speech, digits])
+def test_stack_and_flash_of_a_dense_end(model, plan, tmp_path):
+    check(model(), "memory", tmp_path, rows=plan == "rows")
 
 
 SPACES = {**latency_fit.SPACES, "mcunet": MCUNet((96, 96, 3), 2, 0.35)}

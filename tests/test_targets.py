@@ -170,6 +170,66 @@ def test_the_formula_for_rows_holds_for_published_networks(name):
     assert streams.arena_bytes(network) == steps(network).least()[0]
 
 
+def over_a_map(shape, stem, end, outputs, hidden=0):
+    """A convolution, or two, and a dense layer over the map or a convolution of its size."""
+    (rows, columns, channels), layers, source = shape, [], INPUT
+    for i, (width, kernel, stride) in enumerate(stem):
+        name = f"conv{i}"
+        layers.append(
+            Layer(name, "conv", (source,), channels, width, kernel, (stride,) * 2, "SAME", "relu")
+        )
+        source, channels = name, width
+        rows, columns = -(-rows // stride), -(-columns // stride)
+    if end == "conv":
+        layers.append(
+            Layer("all", "conv", (source,), channels, 9, (rows, columns), (1, 1), "VALID", "relu")
+        )
+        source, rows, columns, channels = "all", 1, 1, 9
+    count = rows * columns * channels
+    layers.append(Layer("flatten", "reshape", (source,), channels, count))
+    source = "flatten"
+    if hidden:
+        layers.append(Layer("hidden", "dense", (source,), count, hidden, activation="relu"))
+        source, count = "hidden", hidden
+    layers.append(Layer("logits", "dense", (source,), count, outputs))
+    return Network(shape, tuple(layers))
+
+
+MAPS = {
+    "speech": over_a_map((49, 40, 1), [(8, (10, 8), 2)], "dense", 4),
+    "odd rows": over_a_map((21, 13, 2), [(5, (3, 3), 1), (3, (3, 3), 2)], "dense", 11),
+    "hidden": over_a_map((12, 12, 3), [(6, (3, 3), 2)], "dense", 5, hidden=33),
+    "the input": over_a_map((9, 7, 3), [], "dense", 10),
+    "a convolution": over_a_map((40, 9, 2), [(5, (3, 3), 2)], "conv", 6),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_dense_layers_over_maps_are_known_to_the_byte(name):
+    """Decided and traced; what is stored and the stack, of all plans."""
+    network, rng = MAPS[name], np.random.default_rng(3)
+    least = steps(network).least()[0]
+    assert least == streams.arena_bytes(network) == least_arena_bytes(network)
+    assert least <= arena_bytes(network)
+    assert least == jax.jit(least_arena_bytes)(jax.tree.map(jnp.int32, network))
+    for pushed in (False, True):
+        built = compiled(network, rng, "memory", pushed)
+        assert least_arena_bytes(network, pushed) == built.arena_bytes
+        assert not pushed or "mn_dense_row" in [call.function for call in built.calls]
+    for plan in ("memory", "balanced", "speed"):
+        built = compiled(network, rng, plan)
+        stored = built.code_bytes + sum(built.constant_bytes)
+        assert stored <= most_flash_bytes(network) <= stored + 12_000, plan
+        assert built.stack_bytes <= most_stack_bytes(network), plan
+
+
+def test_expected_dense_layers_over_maps_have_slopes():
+    network = jax.tree.map(float, MAPS["odd rows"])
+    value, slopes = jax.value_and_grad(least_arena_bytes)(network)
+    assert value == least_arena_bytes(MAPS["odd rows"])
+    assert slopes["conv1"].out_channels > 0
+
+
 def test_networks_of_other_wiring_are_planned_or_counted_whole():
     """Two layers read the same tensor, and neither waits for a sum alone."""
     layers = (

@@ -5,7 +5,7 @@ import pytest
 
 from micronets_jax import firmware, sizes
 from support import flatbuffer_models as fm
-from support.row_models import Net, mixed
+from support.row_models import Net, ended, mixed
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +37,26 @@ def test_layers(shape, tmp_path):
 
 def test_rows(tmp_path):
     run(mixed(2), tmp_path, plan="memory", rows=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "outs", "options"),
+    [
+        ((4, 3, 5), 7, {}),
+        ((3, 8, 6), 10, {"lowest": -128}),
+        ((5, 1, 3), 1, {"gain": 1e4}),
+        ((2, 31, 33), 6, {"lowest": -128, "gain": 30.0, "relu": 3}),
+    ],
+)
+def test_dense_layers_by_rows(shape, outs, options, tmp_path):
+    """Rows that end within a vector and are shorter than one; groups of four and of two."""
+    net = Net((1, *shape), seed=outs)
+    model = net.build(net.flat_dense(net.input, outs, scales=outs, **options))
+    run(model, tmp_path, plan="memory", rows=True)
+
+
+def test_a_dense_end(tmp_path):
+    run(ended(21), tmp_path, plan="memory", rows=True)
 
 
 @pytest.mark.parametrize(

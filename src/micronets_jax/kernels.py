@@ -172,6 +172,18 @@ def is_direct(window: Window) -> bool:
     )
 
 
+def adds_up(window: Window) -> bool:
+    """Whether rows of the input may be added up as they come: all of them, and there are several,
+    make one pixel. A dense layer over a map is such a convolution."""
+    return window.size[0] > 1 and window.pixels == 1 and is_direct(window)
+
+
+def row_sum_bytes(channels: Count) -> Count:
+    """Bytes of what waits between rows of a convolution that adds them up: int32 for each channel,
+    which are computed in pairs."""
+    return 4 * align(channels, 2)
+
+
 def conv_quads(window: Window, in_channels: Count) -> Count:
     """Groups of four inputs in a patch, the last one padded."""
     return parts(window.taps * in_channels, 4)

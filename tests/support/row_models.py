@@ -93,6 +93,38 @@ class Net:
         self.m.operator("MEAN", [x[0], axes], [y], "ReducerOptions")
         return y, (1, x[1][3])
 
+    def reshape(self, x, shape):
+        """A view, of a tensor whose scale is that of linear layers."""
+        y = self.m.tensor(shape, **LINEAR)
+        s = self.m.tensor([len(shape)], "int32", data=np.array(shape, np.int32))
+        self.m.operator("RESHAPE", [x[0], s], [y], "ReshapeOptions", newShape=list(shape))
+        return y, tuple(shape)
+
+    def dense(self, x, outs, relu=0, gain=1.0, lowest=-127, scales=1, batch=1):
+        """A dense layer over all of ``x``, or of each of a batch; ``scales`` of its weights are 1
+        or ``outs``."""
+        depth = int(np.prod(x[1]))
+        w = self.rng.integers(lowest, 128, (outs, depth)).astype(np.int8)
+        scale = 0.02 * gain / np.sqrt(depth) * self.rng.uniform(0.5, 1, scales)
+        weights = self.m.tensor(w.shape, "int8", scale, 0, w)
+        bias = self.rng.integers(-999, 999, outs, np.int32)
+        bias = self.m.tensor([outs], "int32", 0.1 * scale, 0, bias)
+        y = self.m.tensor([batch, outs], **LINEAR)
+        self.m.operator(
+            "FULLY_CONNECTED", [x[0], weights, bias], [y], "FullyConnectedOptions",
+            fusedActivationFunction=relu,
+        )  # fmt: skip
+        return y, (batch, outs)
+
+    def flat_dense(self, x, outs, **options):
+        """Reshaped to a vector, then :meth:`dense`."""
+        return self.dense(self.reshape(x, (1, int(np.prod(x[1])))), outs, **options)
+
+    def softmax(self, x):
+        y = self.m.tensor(x[1], scale=1 / 256, zero_point=-128)
+        self.m.operator("SOFTMAX", [x[0]], [y], "SoftmaxOptions", beta=1.0)
+        return y, x[1]
+
     def logistic(self, x):
         y = self.m.tensor(x[1], scale=1 / 256, zero_point=-128)
         self.m.operator("LOGISTIC", [x[0]], [y])
@@ -124,3 +156,44 @@ def mixed(seed: int) -> bytes:
     x = net.logistic(net.depthwise(x, kernel=3, stride=pick(1, 2), dilation=1))
     x = net.conv(x, 6, 3, dilation=pick(1, 2))
     return net.build(net.mean(x) if seed % 2 else net.pool("MAX_POOL_2D", x, (x[1][1], x[1][2]), 1))
+
+
+def speech() -> bytes:
+    """A layer over time and frequency, a dense layer over its whole map, a softmax: the shapes of
+    micro_speech."""
+    net = Net((1, 49, 40, 1))
+    return net.build(net.softmax(net.flat_dense(net.conv(net.input, 8, (10, 8), 2), 4)))
+
+
+def digits() -> bytes:
+    """A convolution, pooling and a dense layer over the map: a first network for MNIST."""
+    net = Net((1, 28, 28, 1))
+    x = net.pool("MAX_POOL_2D", net.conv(net.input, 12, 3, padding=1))
+    return net.build(net.softmax(net.flat_dense(x, 10)))
+
+
+def ended(seed: int) -> bytes:
+    """A dense layer over a map, or a convolution as large as it, at the end of a random network:
+    rows of any length, any number of outputs, every rounding, weights that do not fit a pair."""
+    rng = np.random.default_rng(seed)
+    pick = lambda *options: options[rng.integers(len(options))]  # noqa: E731
+    shape = (1, int(rng.integers(4, 17)), int(rng.integers(3, 14)), int(rng.integers(1, 5)))
+    dtype = pick("int8", "int8", "uint8", "float32")
+    net = Net(shape, seed, dtype)
+    x = net.input if dtype == "int8" else net.quantize(net.input)
+    if seed % 5:
+        x = net.conv(x, int(rng.integers(1, 10)), pick(1, 3), pick(1, 2))
+    if min(x[1][1:3]) >= 4:
+        x = net.pool(pick("MAX_POOL_2D", "AVERAGE_POOL_2D"), x)
+    outs = int(pick(1, 2, 3, 4, 5, 7, 10, 64, 129, 130))
+    if seed % 4 == 3:
+        x = net.conv(x, outs, tuple(x[1][1:3]), padding=1)
+    else:
+        x = net.flat_dense(
+            x, outs, relu=pick(0, 1, 3), gain=pick(1.0, 30.0, 1e4), lowest=pick(-127, -128),
+            scales=pick(1, outs),
+        )  # fmt: skip
+    end = pick("none", "softmax", "uint8", "float32")
+    if end == "softmax":
+        x = net.softmax(x)
+    return net.build(x if end in ("none", "softmax") else net.quantize(x, end))

@@ -43,6 +43,8 @@ def of_rows(node: RowNode, call: Call | None) -> int:
     if call is None:
         return round(turns + node.calls * node.row_bytes / 2)
     f = call.fields
+    if node.accumulates and node.node.kind == "conv":
+        return round(turns + _dense_rows(node.calls, f))
     if node.accumulates and node.node.kind != "max_pool":
         columns, channels = node.node.in_shapes[0][2:]
         return round(turns + channels * (node.calls * (9 + 2.1 * columns) + 35))
@@ -107,6 +109,20 @@ def _conv_row(f: dict) -> float:
 def _dense(f: dict) -> float:
     wide = int(f["channels"]["wide"].sum()) * (12.0 * f["inputs"] + 60)
     return _of(steps.dense(f["pixels"], f["inputs"], f["out_channels"])) + f["pixels"] * wide
+
+
+def _dense_rows(rows: int, f: dict) -> float:
+    """Of dense.c by rows: four channels at a time and a pair that is left, whose sums come and go;
+    weights that do not fit their bytes, one by one."""
+    quads, tail = divmod(f["inputs"] // rows, 4)
+    outputs = f["out_channels"]
+    fours, pairs = (outputs + 1) // 4, int(outputs % 4 in (1, 2))
+    more = 3 * (tail > 0) + 21 * max(0, -(-quads // 125) - 1)
+    filled = quads + (tail > 0)
+    groups = fours * (33 + 17 * filled + more) + pairs * (43 + 11 * filled + more)
+    wide = int(f["channels"]["wide"][1::2].sum())
+    result = rows * (123 + 8.6 * tail + groups) + 46 * outputs + 80
+    return result + wide * (15.7 * f["inputs"] + 30 * rows)
 
 
 def _depthwise(f: dict) -> float:

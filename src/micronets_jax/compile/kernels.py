@@ -305,6 +305,18 @@ def _direct(graph: Graph, node: Node, window: Window) -> Call:
     return call
 
 
+def dense_rows(graph: Graph, node: Node, rows: int) -> Call:
+    """One pixel whose input comes in so many rows: the weights of each are a layer of their own."""
+    call = _direct(graph, node, _conv_window(node))
+    flat = node.options["weights"].reshape(len(node.options["weights"]), rows, -1)
+    weights = [pack_dense(np.ascontiguousarray(flat[:, row]))[0] for row in range(rows)]
+    call.fields |= {
+        "weights": np.concatenate(weights), "inputs": flat.shape[2], "pixels": rows,
+    }  # fmt: skip
+    call.function = "mn_dense_row"
+    return call
+
+
 def window_of(node: Node, size: tuple[int, ...]) -> Window:
     """How the node's kernel walks over a picture of these rows and columns."""
     o = node.options

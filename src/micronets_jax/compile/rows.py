@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 
 from micronets_jax.compile.graph import MOVES, Copy, Graph, Node
+from micronets_jax.compile.kernels import window_of
+from micronets_jax.kernels import adds_up
 from micronets_jax.rows import MAX_TAPS, ByRows, Reads
+from micronets_jax.windows import Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +26,17 @@ def by_rows(graph: Graph, node: Node) -> RowNode | None:
     shape, o = node.out_shape, node.options
     size = graph.values[node.output].bytes
     runtime = [i for i, t in enumerate(node.inputs) if graph.values[t].data is None]
+    if not runtime or node.states:
+        return None
+    rows = map_rows(graph, node)
     pictures = all(len(node.in_shapes[i]) == 4 and node.in_shapes[i][0] == 1 for i in runtime)
-    if not runtime or not pictures or node.states:
+    if not rows and not pictures:
         return None
     if not all(graph.values[t].in_arena for t in (*(node.inputs[i] for i in runtime), node.output)):
         return None
-    source, rows = node.inputs[runtime[0]], node.in_shapes[runtime[0]][1]
-    if _pools_to_a_point(node):
+    source, added = node.inputs[runtime[0]], rows > 0
+    rows = rows or node.in_shapes[runtime[0]][1]
+    if added or _pools_to_a_point(node):
         reads = Reads(source, runtime[0], rows)
         return RowNode(node.output, (reads,), rows, 1, size, accumulates=True, node=node)
     if len(shape) != 4 or shape[0] != 1:
@@ -107,6 +114,23 @@ def moved_rows(node: Node, copy: Copy) -> MovedRows | None:
     if not (inside and begins and ends):
         return None
     return MovedRows(copy.source, first - top, tuple(runs), in_at, out_at)
+
+
+def map_rows(graph: Graph, node: Node) -> int:
+    """Rows of the map that a dense layer or a convolution makes one pixel of, which it may add up
+    as they come; 0 of any other node."""
+    o, source = node.options, node.inputs[0] if node.inputs else -1
+    if node.kind != "conv" or o["size"] != (1, 1) or o.get("batch", 1) > 1:
+        return 0
+    if o.get("dense"):  # which sees its input flat: rows are those that were made
+        maker = next((n for n in graph.nodes if n.output == source), None)
+        shape = maker.out_shape if maker else graph.values[source].shape
+        if len(shape) != 4 or shape[0] != 1:
+            return 0
+        window = Window(shape[1:3], (1, 1), shape[1:3], (1, 1), (0, 0), (1, 1))
+    else:
+        window = window_of(node, node.in_shapes[0][1:3])
+    return window.size[0] if adds_up(window) else 0
 
 
 def _pools_to_a_point(node: Node) -> bool:

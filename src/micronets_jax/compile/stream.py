@@ -24,6 +24,7 @@ from micronets_jax.kernels import (
     conv_row_scratch,
     depthwise_row_pairs,
     depthwise_row_scratch,
+    row_sum_bytes,
     takes_threes,
 )
 from micronets_jax.kernels import Order as Access
@@ -235,14 +236,16 @@ def _spans(s: Stretch, tensor: int) -> Spans:
 
 def sum_bytes(node: RowNode) -> int:
     """Bytes of the accumulators that live between the calls of an operation by rows."""
-    return (
-        0 if not node.accumulates else node.row_bytes * (1 if node.node.kind == "max_pool" else 4)
-    )
+    if not node.accumulates:
+        return 0
+    if node.node.kind == "conv":
+        return row_sum_bytes(node.node.out_shape[-1])
+    return node.row_bytes * (1 if node.node.kind == "max_pool" else 4)
 
 
 def scratch_bytes(graph: Graph, node: RowNode) -> int:
     """Scratch bytes of one row call."""
-    if node.node.kind not in ("conv", "depthwise"):
+    if node.node.kind not in ("conv", "depthwise") or node.accumulates:
         return 0
     shape = node.node.in_shapes[0]
     window = kernels.window_of(node.node, shape[1:3])
@@ -270,6 +273,8 @@ def _call(
 
 
 def _conv(graph: Graph, node: RowNode) -> Call:
+    if node.accumulates:
+        return kernels.dense_rows(graph, node.node, node.calls)
     call = kernels.patches(graph, node.node)
     call.function = "mn_conv_row"
     return call

@@ -6,6 +6,12 @@
  * after a shift is the sum of b. */
 #include "kernels.h"
 
+/* The output of a channel with this sum, bias included; before the clamp. */
+MN_NOINLINE int8_t scaled(const struct mn_dense *d, uint32_t sum, int channel)
+{
+    return (int8_t)mn_requantize((int32_t)sum, &d->channels[channel], d->rounding);
+}
+
 /* An output from the definition, for any scale. */
 MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel)
 {
@@ -17,7 +23,7 @@ MN_NOINLINE int8_t plain(const struct mn_dense *d, const int8_t *in, int channel
         const int8_t *at = w + i / 4 * step + (i & 1) * 4 + (i & 2);
         acc += (uint32_t)(in[i] * (channel & 1 ? (int8_t)(at[1] + (at[0] < 0)) : at[0]));
     }
-    return (int8_t)mn_requantize((int32_t)acc, &d->channels[channel], d->rounding);
+    return scaled(d, acc, channel);
 }
 
 #if MN_MVE
@@ -28,7 +34,7 @@ struct row {
     const int8_t *weights, *in;
     int32_t steps, rest; /* of 16 inputs, and inputs that are left */
     const struct mn_channel *channels;
-    int8_t *out;
+    void *out; /* outputs, or sums */
     int32_t groups, min, max;
 };
 MN_AT(row, max, 32);
@@ -95,7 +101,30 @@ MN_AT(row, max, 32);
     "vmov.32 q5[3], lr\n\t" PARAMETER("q0") PARAMETER("q1") PARAMETER("q2") PARAMETER("q3")        \
     "adds r7, r7, #16\n\t"
 
-#define CHANNELS(name, N)                                                                          \
+/* Sums begin at 0 and become outputs; or they are int32 that lie at r5, and go back there. */
+#define FROM_0                                                                                     \
+    "movs r0, #0\n\t"                                                                              \
+    "movs r2, #0\n\t"                                                                              \
+    "movs r4, #0\n\t"                                                                              \
+    "movs r6, #0\n\t"
+#define TO_OUTPUTS(channels)                                                                       \
+    channels "vadd.i32 q4, q4, q0\n\t"                                                             \
+             "vqrdmulh.s32 q6, q4, q1\n\t"                                                         \
+             "vshr.s32 q4, q4, #31\n\t"                                                            \
+             "vadd.i32 q6, q6, q4\n\t"                                                             \
+             "vadd.i32 q6, q6, q2\n\t"                                                             \
+             "vneg.s8 q3, q3\n\t"                                                                  \
+             "vshl.s32 q6, q6, q3\n\t"                                                             \
+             "vdup.32 q5, r8\n\t"                                                                  \
+             "vmax.s32 q6, q6, q7\n\t"                                                             \
+             "vmin.s32 q6, q6, q5\n\t"                                                             \
+             "vstrb.32 q6, [r5], #4\n\t"
+#define FROM_SUMS_2 "ldrd r0, r2, [r5]\n\t"
+#define FROM_SUMS_4 FROM_SUMS_2 "ldrd r4, r6, [r5, #8]\n\t"
+#define TO_SUMS_2 "strd r0, r2, [r5], #8\n\t"
+#define TO_SUMS_4 TO_SUMS_2 "strd r4, r6, [r5], #8\n\t"
+
+#define CHANNELS(name, N, FROM, TO)                                                                \
     MN_NAKED name(MN_REGISTER const struct row *row)                                               \
     {                                                                                              \
         __asm__ volatile("push {r4-r11, lr}\n\t"                                                   \
@@ -108,34 +137,19 @@ MN_AT(row, max, 32);
                          "vdup.32 q7, r2\n\t"                                                      \
                          "vctp.8 r12\n"                                                            \
                          "1:\n\t"                                                                  \
-                         "mov r3, r10\n\t"                                                         \
-                         "movs r0, #0\n\t"                                                         \
-                         "movs r2, #0\n\t"                                                         \
-                         "movs r4, #0\n\t"                                                         \
-                         "movs r6, #0\n\t"                                                         \
-                         "wls lr, r9, 3f\n"                                                        \
+                         "mov r3, r10\n\t" FROM "wls lr, r9, 3f\n"                                 \
                          "2:\n\t" STEP_##N "le lr, 2b\n"                                          \
                          "3:\n\t"                                                                  \
                          "cmp r12, #0\n\t"                                                         \
-                         "beq 4f\n\t" REST_##N "4:\n\t" CHANNELS_##N                              \
-                         "vadd.i32 q4, q4, q0\n\t"                                                 \
-                         "vqrdmulh.s32 q6, q4, q1\n\t"                                             \
-                         "vshr.s32 q4, q4, #31\n\t"                                                \
-                         "vadd.i32 q6, q6, q4\n\t"                                                 \
-                         "vadd.i32 q6, q6, q2\n\t"                                                 \
-                         "vneg.s8 q3, q3\n\t"                                                      \
-                         "vshl.s32 q6, q6, q3\n\t"                                                 \
-                         "vdup.32 q5, r8\n\t"                                                      \
-                         "vmax.s32 q6, q6, q7\n\t"                                                 \
-                         "vmin.s32 q6, q6, q5\n\t"                                                 \
-                         "vstrb.32 q6, [r5], #4\n\t"                                               \
-                         "subs r11, r11, #1\n\t"                                                   \
+                         "beq 4f\n\t" REST_##N "4:\n\t" TO "subs r11, r11, #1\n\t"                 \
                          "bne 1b\n\t"                                                              \
                          "vpop {d8-d15}\n\t"                                                       \
                          "pop {r4-r11, pc}\n\t");                                                  \
     }
-CHANNELS(channels2, 2)
-CHANNELS(channels4, 4)
+CHANNELS(channels2, 2, FROM_0, TO_OUTPUTS(CHANNELS_2))
+CHANNELS(channels4, 4, FROM_0, TO_OUTPUTS(CHANNELS_4))
+CHANNELS(adding2, 2, FROM_SUMS_2, TO_SUMS_2)
+CHANNELS(adding4, 4, FROM_SUMS_4, TO_SUMS_4)
 
 MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
@@ -157,6 +171,22 @@ MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
         if (d->channels[i].wide)
             out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
 }
+
+/* Adds the products of one row of a map to sums. */
+MN_INLINE void add_up(const struct mn_dense *d, const int8_t *in, const int8_t *weights,
+                      uint32_t *sums)
+{
+    const int32_t fours = (d->out_channels + 1) / 4, grouped = 4 * fours;
+    struct row row = {weights, in, d->inputs / 16, d->inputs % 16, 0, sums, fours, 0, 0};
+    if (fours > 0)
+        adding4(&row);
+    if (d->out_channels > grouped) {
+        row.weights += grouped * 4 * ((d->inputs + 3) / 4);
+        row.out = sums + grouped;
+        row.groups = 1;
+        adding2(&row);
+    }
+}
 #elif MN_DSP
 /* So few bytes, with a quad behind them, that the sum of b stays below 2^23 and survives being
  * multiplied by 256; the sums of longer rows are set aside in between. */
@@ -166,12 +196,12 @@ struct row {
     const int8_t *in, *stop; /* of full quads, as many as are summed at once */
     const int8_t *end;       /* of all full quads */
     int32_t tail;            /* whether inputs are left */
-    int8_t *out;
+    void *out;               /* outputs, or sums */
     const struct mn_channel *channels;
     uint32_t min, max; /* four times the byte */
     int32_t high[2];   /* sums of b that were set aside */
-    const struct mn_channel *last;
-    int32_t rest; /* the inputs that are left, filled up with zeros */
+    const void *last;  /* the end of channels, or of sums */
+    int32_t rest;      /* the inputs that are left, filled up with zeros */
 };
 MN_AT(row, in, 0);
 MN_AT(row, end, 8);
@@ -216,8 +246,28 @@ MN_AT(row, rest, 44);
     "cmp r2, lr\n\t"                                                                               \
     "beq 9f\n\t"
 
+/* What becomes of the sums a, b in r5, r4 (and r7, r6): outputs; or they are added to int32 in the
+ * order of the channels. */
+#define TO_OUTPUTS(OUTPUTS, STORE)                                                                 \
+    "ldr lr, [r3, #40]\n\t"                                                                        \
+    "ldrd r0, r2, [r3, #16]\n\t" OUTPUTS "9:\n\t"                                                 \
+    "ldrd r8, r9, [r3, #24]\n\t"                                                                   \
+    "ssub8 r10, r12, r8\n\t"                                                                       \
+    "sel r12, r12, r8\n\t"                                                                         \
+    "ssub8 r10, r9, r12\n\t"                                                                       \
+    "sel r12, r12, r9\n\t" STORE "strd r0, r2, [r3, #16]\n\t"                                     \
+    "cmp r2, lr\n\t"
+#define TO_SUMS(registers, MORE)                                                                   \
+    "ldr lr, [r3, #40]\n\t"                                                                        \
+    "ldr r0, [r3, #16]\n\t"                                                                        \
+    "ldmia r0, " registers "\n\t"                                                                  \
+    "add r8, r8, r5\n\t"                                                                           \
+    "add r9, r9, r4\n\t" MORE "stmia r0!, " registers "\n\t"                                      \
+    "str r0, [r3, #16]\n\t"                                                                        \
+    "cmp r0, lr\n\t"
+
 /* Channels of a row up to the last; an odd number of quads enters in the middle. */
-#define CHANNELS(name, QUAD, OUTPUTS, STORE)                                                       \
+#define CHANNELS(name, QUAD, TO)                                                                   \
     MN_NAKED name(MN_REGISTER struct row *row, MN_REGISTER const int8_t *weights)                  \
     {                                                                                              \
         __asm__ volatile("push {r0, r4-r11, lr}\n"                                                 \
@@ -250,15 +300,7 @@ MN_AT(row, rest, 44);
                          "subs r4, r4, r5\n\t"                                                     \
                          "subs r6, r6, r7\n\t"                                                     \
                          "add r4, r8, r4, asr #8\n\t"                                              \
-                         "add r6, r9, r6, asr #8\n\t"                                              \
-                         "ldr lr, [r3, #40]\n\t"                                                   \
-                         "ldrd r0, r2, [r3, #16]\n\t" OUTPUTS "9:\n\t"                             \
-                         "ldrd r8, r9, [r3, #24]\n\t"                                              \
-                         "ssub8 r10, r12, r8\n\t"                                                  \
-                         "sel r12, r12, r8\n\t"                                                    \
-                         "ssub8 r10, r9, r12\n\t"                                                  \
-                         "sel r12, r12, r9\n\t" STORE "strd r0, r2, [r3, #16]\n\t"                 \
-                         "cmp r2, lr\n\t"                                                          \
+                         "add r6, r9, r6, asr #8\n\t" TO                                           \
                          "bne 1b\n\t"                                                              \
                          "pop {r0, r4-r11, pc}\n"                                                  \
                          "7:\n\t" /* the inputs that are left */                                   \
@@ -279,19 +321,28 @@ MN_AT(row, rest, 44);
                          "movhi r2, r8\n\t"                                                        \
                          "b 2b\n\t");                                                              \
     }
-CHANNELS(channels2, QUAD_2, OUTPUTS_2, "strh r12, [r0], #2\n\t")
-CHANNELS(channels4, QUAD_4, OUTPUTS_4, "str r12, [r0], #4\n\t")
+CHANNELS(channels2, QUAD_2, TO_OUTPUTS(OUTPUTS_2, "strh r12, [r0], #2\n\t"))
+CHANNELS(channels4, QUAD_4, TO_OUTPUTS(OUTPUTS_4, "str r12, [r0], #4\n\t"))
+CHANNELS(adding2, QUAD_2, TO_SUMS("{r8, r9}", ""))
+CHANNELS(adding4, QUAD_4,
+         TO_SUMS("{r8-r11}", "add r10, r10, r7\n\t"
+                             "add r11, r11, r6\n\t"))
+
+MN_INLINE void begin(struct row *row, int32_t full)
+{
+    row->stop = full < MOST_BYTES ? row->end : row->in + MOST_BYTES;
+    for (int i = 0; i < row->tail; i++)
+        row->rest |= mn_shl((uint8_t)row->end[i], 8 * i);
+}
 
 MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
     const int32_t full = d->inputs & ~3, grouped = d->out_channels & ~3;
     struct row row = {.in = in, .end = in + full, .tail = d->inputs - full, .out = out};
     const int8_t *weights = d->weights;
-    row.stop = full < MOST_BYTES ? row.end : in + MOST_BYTES;
+    begin(&row, full);
     row.min = (uint8_t)d->min * 0x01010101u;
     row.max = (uint8_t)d->max * 0x01010101u;
-    for (int i = 0; i < row.tail; i++)
-        row.rest |= mn_shl((uint8_t)row.end[i], 8 * i);
     row.channels = d->channels;
     row.last = d->channels + grouped;
     if (grouped > 0)
@@ -309,6 +360,22 @@ MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
     for (int i = 0; d->rounding == MN_MIXED && i < d->out_channels; i++)
         if (d->channels[i].wide)
             out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
+}
+
+/* Adds the products of one row of a map to sums. */
+MN_INLINE void add_up(const struct mn_dense *d, const int8_t *in, const int8_t *weights,
+                      uint32_t *sums)
+{
+    const int32_t full = d->inputs & ~3, grouped = (d->out_channels + 1) & ~3;
+    struct row row = {.in = in, .end = in + full, .tail = d->inputs - full, .out = sums};
+    begin(&row, full);
+    row.last = sums + grouped;
+    if (grouped > 0)
+        adding4(&row, weights);
+    if (d->out_channels > grouped) {
+        row.last = sums + grouped + 2;
+        adding2(&row, weights + grouped * 4 * ((d->inputs + 3) / 4));
+    }
 }
 #else
 /* Quads at once: what a + 256 b and a sum up to tells the sum of b as long as that has 24 bits. */
@@ -397,14 +464,12 @@ enum { MOST_QUADS = 124 };
     }
 #endif
 
-/* The output channels from `first` on: a group of two pairs, or of one. */
-MN_SPECIAL void group(const struct mn_dense *d, const int8_t *x, const int8_t *w, int first,
-                      int pairs, int8_t *out)
+/* The sums of a group of two pairs of output channels, or of one. */
+MN_SPECIAL void group_sums(const struct mn_dense *d, const int8_t *x, const int8_t *w, int pairs,
+                           uint32_t *sums)
 {
-    const int step = 8 * pairs, left_over = d->out_channels - first, rounding = d->rounding;
-    const int count = left_over < 2 * pairs ? left_over : 2 * pairs, min = d->min, max = d->max;
-    const struct mn_channel *channel = &d->channels[first];
-    uint32_t a0 = 0, a1 = 0, b0 = 0, b1 = 0, sums[4];
+    const int step = 8 * pairs;
+    uint32_t a0 = 0, a1 = 0, b0 = 0, b1 = 0;
     for (uint32_t left = (uint32_t)d->inputs / 4, few; left > 0; left -= few) {
         uint32_t both0 = a0, both1 = a1;
         few = left < MOST_QUADS ? left : MOST_QUADS;
@@ -429,6 +494,17 @@ MN_SPECIAL void group(const struct mn_dense *d, const int8_t *x, const int8_t *w
             sums[2 * i] += (uint32_t)(x[j] * two[0]);
             sums[2 * i + 1] += (uint32_t)(x[j] * ((mn_both(two) - two[0]) >> 8));
         }
+}
+
+/* The output channels from `first` on. */
+MN_SPECIAL void group(const struct mn_dense *d, const int8_t *x, const int8_t *w, int first,
+                      int pairs, int8_t *out)
+{
+    const int left_over = d->out_channels - first, rounding = d->rounding;
+    const int count = left_over < 2 * pairs ? left_over : 2 * pairs, min = d->min, max = d->max;
+    const struct mn_channel *channel = &d->channels[first];
+    uint32_t sums[4];
+    group_sums(d, x, w, pairs, sums);
     for (int i = 0; i < count; i++, channel++) {
         const int32_t sum = (int32_t)(sums[i] + (uint32_t)channel->bias);
         out[first + i] = mn_clamp(mn_scaled(sum, channel, rounding), min, max);
@@ -453,10 +529,70 @@ MN_INLINE void outputs(const struct mn_dense *d, const int8_t *in, int8_t *out)
         if (d->channels[i].wide)
             out[i] = mn_clamp(plain(d, in, i), d->min, d->max);
 }
+
+MN_NOINLINE void add_pair(const struct mn_dense *d, const int8_t *in, const int8_t *w, uint32_t *to)
+{
+    uint32_t sums[4];
+    group_sums(d, in, w, 1, sums);
+    to[0] += sums[0];
+    to[1] += sums[1];
+}
+
+/* Adds the products of one row of a map to sums. */
+MN_INLINE void add_up(const struct mn_dense *d, const int8_t *in, const int8_t *w, uint32_t *to)
+{
+    int left = d->out_channels;
+    for (; left > 2; left -= 4, to += 4, w += 16 * ((d->inputs + 3) / 4)) {
+        uint32_t sums[4];
+        group_sums(d, in, w, 2, sums);
+        for (int i = 0; i < 4; i++)
+            to[i] += sums[i];
+    }
+    if (left > 0)
+        add_pair(d, in, w, to);
+}
 #endif
 
 void mn_dense(const struct mn_dense *d, const int8_t *in, int8_t *out)
 {
     for (int32_t pixel = 0; pixel < d->pixels; pixel++, in += d->inputs, out += d->out_channels)
         outputs(d, in, out);
+}
+
+#if !MN_MVE /* which takes the two bytes of a pair apart, and so has -128 there */
+/* By how much the sum of b exceeds what it should be where a weight does not fit its byte: -128
+ * beside a negative one is 128. */
+MN_NOINLINE uint32_t excess(const struct mn_dense *d, const int8_t *in, const int8_t *w, int pair)
+{
+    const int step = (pair | 1) * 2 < d->out_channels ? 16 : 8;
+    uint32_t sum = 0;
+    w += pair / 2 * 16 * ((d->inputs + 3) / 4) + pair % 2 * 8;
+    for (int32_t i = 0; i < d->inputs; i++) {
+        const int8_t *at = w + i / 4 * step + (i & 1) * 4 + (i & 2);
+        if (at[0] < 0 && at[1] == 127)
+            sum += (uint32_t)(256 * in[i]);
+    }
+    return sum;
+}
+#endif
+
+/* A layer of one pixel whose input comes in rows, which `pixels` counts: products of each are added
+ * to sums, int32 in pairs as the channels, and those of the last row make the output. */
+void mn_dense_row(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,
+                  int32_t row)
+{
+    const struct mn_dense *d = parameters;
+    const int32_t pairs = (d->out_channels + 1) / 2;
+    const int8_t *const weights = d->weights + row * pairs * 8 * ((d->inputs + 3) / 4);
+    uint32_t *const sums = scratch;
+    for (int i = 0; row == 0 && i < 2 * pairs; i++)
+        sums[i] = (uint32_t)d->channels[i].bias;
+    add_up(d, in[0], weights, sums);
+#if !MN_MVE
+    for (int i = 1; d->rounding == MN_MIXED && i < d->out_channels; i += 2)
+        if (d->channels[i].wide)
+            sums[i] -= excess(d, in[0], weights, i / 2);
+#endif
+    for (int i = 0; row == d->pixels - 1 && i < d->out_channels; i++)
+        out[i] = mn_clamp(scaled(d, sums[i], i), d->min, d->max);
 }

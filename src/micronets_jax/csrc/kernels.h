@@ -103,7 +103,7 @@ struct mn_dense {
     const int8_t *weights; /* by groups of two pairs of output channels a, b, and in them by quads of
                               inputs 0..3, as in struct mn_conv. A pair alone at the end is a group */
     const struct mn_channel *channels;
-    int32_t inputs, pixels;
+    int32_t inputs, pixels; /* by rows: inputs of a row, and rows, whose weights lie one by one */
     uint16_t out_channels;
     int8_t min, max;
     uint8_t rounding;
@@ -393,6 +393,8 @@ void mn_dequantize_u8(float scale, int32_t zero_point, const uint8_t *in, float 
 
 void mn_conv_row(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,
                  int32_t row);
+void mn_dense_row(const void *parameters, const int8_t *const *in, int8_t *out, void *scratch,
+                  int32_t row);
 
 #if MN_DSP
 /* Instructions that a compiler does not find by itself. */

@@ -19,6 +19,7 @@ from micronets_jax.kernels import (
     takes_threes,
 )
 from micronets_jax.network import Count, Layer, Network, output_sizes, window
+from micronets_jax.targets.compiled.streams import input_row_bytes, map_rows
 from micronets_jax.windows import Window
 
 _STRUCTS = {
@@ -163,13 +164,13 @@ def _row_kernels(network: Network) -> _Kernels:
             found.append((name, f"{name} {linear}", fours))
             few = "mn_depthwise_any_row"
             found.append((few, few, where(layer.out_channels >= 4, 0, layer.presence)))
-        elif layer.kind != "dense":
-            point = walked.out == (1, 1) and walked.kernel == walked.size
+        elif (added := map_rows(network, operator, sizes_of) > 0) or layer.kind != "dense":
             name = {
-                "conv": "mn_conv_row",
+                "conv": "mn_dense_row" if added else "mn_conv_row",
+                "dense": "mn_dense_row",
                 "add": "mn_add_row",
                 "pad": "mn_move_row",
-                "avg_pool": "mn_sum_row" if point else "mn_average_pool_row",
+                "avg_pool": "mn_sum_row" if added else "mn_average_pool_row",
             }[layer.kind]
             found.append((name, name, layer.presence))
     return found
@@ -185,8 +186,14 @@ def _more_constants(network: Network) -> Count:
     sizes_of, rows = output_sizes(network), []
     for operator in memory.operators(network, reshapes=False):
         layer, walked = operator.layer, window(operator.layer, sizes_of)
+        added = map_rows(network, operator, sizes_of)
         if layer.kind == "avg_pool":
             rows.append(layer.presence * (struct("mn_sum_row") - struct("mn_pool")))
+        elif added:
+            # The weights of every row begin with a quad of their own.
+            inputs = input_row_bytes(network, operator, sizes_of)
+            more = added * align(inputs, 4) - align(operator.in_bytes[0], 4)
+            rows.append(layer.presence * align(layer.out_channels, 2) * more)
         elif layer.kind == "conv" and is_direct(walked):
             rows.append(layer.presence * (struct("mn_conv") - struct("mn_dense")))
         elif layer.kind == "depthwise":

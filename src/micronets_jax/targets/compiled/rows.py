@@ -73,11 +73,12 @@ def steps(network: Network, pushed: bool = False) -> Steps:
         scratch, order = access(operator, walked)
         call = Call(scratch, made, {} if order is None else dict.fromkeys(reads, order))
         count[made] = operator.out_bytes
-        by_rows = _by_rows(operator, walked, made, reads)
+        rows = streams.map_rows(network, operator, sizes)
+        by_rows = _by_rows(operator, walked, made, reads, rows)
         operations.append(
             Operation(
-                made, reads, (call,), by_rows, streams.row_scratch(operator, walked),
-                4 * operator.out_bytes if by_rows and by_rows.accumulates else 0,
+                made, reads, (call,), by_rows, 0 if rows else streams.row_scratch(operator, walked),
+                streams.sum_bytes(operator) if by_rows and by_rows.accumulates else 0,
             )
         )  # fmt: skip
     last = memory.makers_of(network, set(number))[network.layers[-1].name]
@@ -90,15 +91,16 @@ def _push(network: Network) -> Operation:
 
 
 def _by_rows(
-    operator: Operator, walked: Window, made: int, reads: tuple[int, ...]
+    operator: Operator, walked: Window, made: int, reads: tuple[int, ...], added: int
 ) -> ByRows | None:
+    """``added``: rows of the map that it adds up, see :func:`streams.map_rows`."""
     layer, rows = operator.layer, walked.size[0]
+    if added:
+        return ByRows(
+            made, (Reads(reads[0], 0, added),), added, 1, operator.out_bytes, accumulates=True
+        )
     if layer.kind == "dense":
         return None
-    if layer.kind == "avg_pool" and walked.out == (1, 1) and walked.kernel == walked.size:
-        return ByRows(
-            made, (Reads(reads[0], 0, rows),), rows, 1, operator.out_bytes, accumulates=True
-        )
     out_rows = walked.out[0]
     row = operator.out_bytes // out_rows
     if layer.kind == "add":

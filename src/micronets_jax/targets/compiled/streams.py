@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -170,24 +170,22 @@ class _Chain:
 
     def _unit(self, layer: Layer) -> Unit:
         operator, walked = self.operators[layer.name], window(layer, self.sizes)
-        source = operator.reads[0]
-        rows, level = walked.size[0], self.level[layer.inputs[0]]
+        level = self.level[layer.inputs[0]]
         scratch, order = access(operator, walked)
         size, made = padded(operator.in_bytes[0]), padded(operator.out_bytes)
-        row = walked.size[1] * layer.in_channels
-        if source == INPUT:
-            row = math.prod(self.network.input_shape[1:])
-        point = layer.kind == "avg_pool" and walked.out == (1, 1) and walked.kernel == walked.size
+        row = input_row_bytes(self.network, operator, self.sizes)
+        added = map_rows(self.network, operator, self.sizes)
+        point, rows = added > 0, added or walked.size[0]
         stride, calls = (1, rows) if point else (walked.stride[0], walked.out[0])
         taps, pad = (1, 0) if point else (walked.kernel[0], walked.before[0])
         if stride not in (1, 2) or stride * calls + taps - pad - stride < rows:
             raise _Otherwise
-        streams = layer.kind != "dense" and taps <= MAX_TAPS
+        streams = point or (layer.kind != "dense" and taps <= MAX_TAPS)
         depth = _depth(rows, taps, stride, pad, calls) if streams else 0
         return Unit(
             layer.presence, rows, row, size, padded(depth * row),
-            padded(4 * operator.out_bytes) if point else 0,
-            padded(row_scratch(operator, walked)), padded(scratch),
+            padded(sum_bytes(operator)) if point else 0,
+            0 if point else padded(row_scratch(operator, walked)), padded(scratch),
             0 if order is None or self.soft else order.overlap(size, made), made,
             operator.out_bytes if point else walked.out[1] * layer.out_channels,
             calls, 1 if point else calls, taps - pad - stride, pad, level,
@@ -225,6 +223,45 @@ class _Chain:
                 begin, (head.row, head.size), self.units[begin].ring, (zeros, more),
             )
         )  # fmt: skip
+
+
+def map_rows(network: Network, operator: Operator, sizes: Mapping[str, tuple[int, int]]) -> int:
+    """Rows of the map of which a layer makes one pixel by adding them up as they come: pooling, a
+    dense layer over a map, a convolution with a kernel of its size; 0 of any other.
+
+    Args:
+        network: which the operator belongs to.
+        operator: of its listing without reshapes.
+        sizes: rows and columns of every tensor, see :func:`network.output_sizes`.
+    """
+    layer = operator.layer
+    walked = window(layer, sizes)
+    if layer.kind == "dense":
+        size = sizes[operator.reads[0]]
+        walked = Window(size, (1, 1), size, (1, 1), (0, 0), (1, 1))
+    if layer.kind in ("conv", "dense"):
+        return walked.size[0] if kernels.adds_up(walked) else 0
+    pools = layer.kind == "avg_pool" and walked.out == (1, 1) and walked.kernel == walked.size
+    return walked.size[0] if pools else 0
+
+
+def input_row_bytes(
+    network: Network, operator: Operator, sizes: Mapping[str, tuple[int, int]]
+) -> Count:
+    """Bytes of a row of what an operator reads first; arguments as of :func:`map_rows`."""
+    source = operator.reads[0]
+    if source == INPUT:
+        return math.prod(network.input_shape[1:])
+    if operator.layer.kind == "dense":  # which counts all that it reads as channels
+        return sizes[source][1] * network[source].out_channels
+    return sizes[source][1] * operator.layer.in_channels
+
+
+def sum_bytes(operator: Operator) -> Count:
+    """Bytes of the sums of a layer that adds up rows."""
+    if operator.layer.kind == "avg_pool":
+        return 4 * operator.out_bytes
+    return kernels.row_sum_bytes(operator.layer.out_channels)
 
 
 def row_scratch(operator: Operator, walked: Window) -> Count:
