@@ -11,7 +11,7 @@ from micronets_jax import export, firmware, latency_fit, sizes
 from micronets_jax.firmware import FirmwareError, stack
 from micronets_jax.spaces import MCUNet
 from micronets_jax.targets.compiled import flash
-from support.row_models import digits, speech
+from support.row_models import Net
 
 EMULATED = ("mps2-an386", "mps2-an500")
 MODELS = [
@@ -157,10 +157,16 @@ def test_stack_of_a_model_that_takes_rows(reference, name, tmp_path):
 
 
 @slow
-@pytest.mark.parametrize("plan", ["memory", "rows"])
-@pytest.mark.parametrize("model", [speech, digits])
-def test_stack_and_flash_of_a_dense_end(model, plan, tmp_path):
-    check(model(), "memory", tmp_path, rows=plan == "rows")
+@pytest.mark.parametrize("lowest", [-127, -128])
+def test_stack_and_flash_of_a_dense_end(lowest, tmp_path):
+    """Of all its kernels a dense layer by rows goes deepest; with weights that do not fit a pair,
+    too."""
+    net = Net((1, 20, 12, 4))
+    x = net.pool("MAX_POOL_2D", net.input)
+    model = net.build(net.flat_dense(x, 7, scales=7, lowest=lowest))
+    functions = [c.function for c in compiler.compile_model(model, plan="memory", rows=True).calls]
+    assert functions == ["mn_max_pool_row", "mn_dense_row"]
+    check(model, "memory", tmp_path, rows=True)
 
 
 SPACES = {**latency_fit.SPACES, "mcunet": MCUNet((96, 96, 3), 2, 0.35)}
