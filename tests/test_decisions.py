@@ -154,19 +154,20 @@ def test_mutation_changes_about_as_many_decisions_as_it_is_told():
     rng = np.random.default_rng(0)
     choice = decisions.uniform(rng, TAKEN)
     assert indices(decisions.mutate(rng, choice, 0.0)) == indices(choice)
-    changed = [
-        np.any(decisions.mutate(rng, choice, 0.6)["width"] != choice["width"], axis=-1)
-        for _ in range(2000)
-    ]
-    assert np.mean(changed) == pytest.approx(0.6 * 2 / 3, abs=0.03)  # a third draws the same
+    many = {name: np.repeat(leaf[None], 2000, axis=0) for name, leaf in choice.items()}
+    changed = np.any(decisions.mutate(rng, many, 0.6)["width"] != choice["width"], axis=-1)
+    assert changed.shape == (2000, 2)
+    assert changed.mean() == pytest.approx(0.6 * 2 / 3, abs=0.03)  # a third draws the same
 
 
 def test_a_cross_takes_each_decision_from_either_parent():
     rng = np.random.default_rng(0)
     first = {name: np.eye(d.shape[1], dtype=int)[[0] * d.shape[0]] for name, d in TAKEN.items()}
     second = {name: np.eye(d.shape[1], dtype=int)[[1] * d.shape[0]] for name, d in TAKEN.items()}
-    seen = [indices(decisions.crossover(rng, first, second)) for _ in range(200)]
-    assert {tuple(one["width"]) for one in seen} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert {*indices(decisions.crossover(rng, first, second))["width"]} <= {0, 1}
+    many = [{name: np.repeat(x[None], 200, 0) for name, x in one.items()} for one in (first, second)]
+    crossed = np.argmax(decisions.crossover(rng, *many)["width"], axis=-1)
+    assert {*map(tuple, crossed.tolist())} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
 def test_neighbours_differ_in_one_decision_by_the_next_width_or_any_other_option():

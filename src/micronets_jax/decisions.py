@@ -80,11 +80,12 @@ def uniform(rng: np.random.Generator, decisions: Decisions, *count: int) -> Choi
 
 
 def mutate(rng: np.random.Generator, choice: Choice, rate: float) -> Choice:
-    """The one-hot choice with each decision redrawn uniformly with probability ``rate``."""
+    """The one-hot choices [..., decisions, options] with each decision redrawn uniformly with
+    probability ``rate``."""
     return {
         name: np.where(
-            rng.random((len(leaf), 1)) < rate,
-            _rows(rng.integers(0, leaf.shape[-1], len(leaf)), leaf.shape[-1]),
+            rng.random((*leaf.shape[:-1], 1)) < rate,
+            _rows(rng.integers(0, leaf.shape[-1], leaf.shape[:-1]), leaf.shape[-1]),
             np.asarray(leaf, np.int32),
         )
         for name, leaf in choice.items()
@@ -92,9 +93,10 @@ def mutate(rng: np.random.Generator, choice: Choice, rate: float) -> Choice:
 
 
 def crossover(rng: np.random.Generator, first: Choice, second: Choice) -> Choice:
-    """Uniform crossover: each decision from either parent with probability one half."""
+    """Uniform crossover of choices [..., decisions, options]: each decision from either parent with
+    probability one half."""
     return {
-        name: np.where(rng.random((len(leaf), 1)) < 0.5, leaf, second[name])
+        name: np.where(rng.random((*leaf.shape[:-1], 1)) < 0.5, leaf, second[name])
         for name, leaf in first.items()
     }
 

@@ -232,9 +232,9 @@ class TinyNAS:
         """
         settings, rng = self.settings, np.random.default_rng((self.problem.seed, 1))
         judge = self.judging(state)
-        first = list({_name(choice): choice for choice in _rows(self._members)}.values())
-        first = first[: settings.population]
-        known = {_name(choice) for choice in first}
+        members = dict(zip(_names(self._members), _rows(self._members), strict=True))
+        taken = list(members.items())[: settings.population]
+        known, first = {name for name, _ in taken}, [choice for _, choice in taken]
         population = _ranked(first, judge(first))
         yield population
         for _ in range(settings.rounds):
@@ -269,29 +269,38 @@ class TinyNAS:
         self, rng: np.random.Generator, parents: list[Choice], known: set[bytes]
     ) -> list[Choice]:
         """A new population of members that fit and are not in ``known``, which they join."""
-        half, rate = self.settings.population // 2, self.settings.mutation
+        half, rate, among = self.settings.population // 2, self.settings.mutation, _stacked(parents)
 
-        def mutant() -> Choice:
-            return decisions.mutate(rng, _one_of(rng, parents), rate)
+        def some() -> Choice:
+            taken = rng.integers(len(parents), size=DRAWS)
+            return jax.tree.map(lambda leaf: leaf[taken], among)
 
-        def crossing() -> Choice:
-            return decisions.crossover(rng, _one_of(rng, parents), _one_of(rng, parents))
+        def mutants() -> Choice:
+            return decisions.mutate(rng, some(), rate)
 
-        mutants = self._new(half, mutant, known)
-        return mutants + self._new(self.settings.population - half, crossing, known)
+        def crossings() -> Choice:
+            return decisions.crossover(rng, some(), some())
 
-    def _new(self, count: int, child: Callable[[], Choice], known: set[bytes]) -> list[Choice]:
-        """Up to ``count`` children that fit and are not in ``known``, which they join."""
+        children = self._new(half, mutants, known)
+        children += self._new(self.settings.population - half, crossings, known)
+        # Parents that are much alike have few crossovers.
+        return children + self._new(self.settings.population - len(children), mutants, known)
+
+    def _new(self, count: int, draw: Callable[[], Choice], known: set[bytes]) -> list[Choice]:
+        """Up to ``count`` children that fit and are not in ``known``, which they join.
+
+        ``draw`` makes :data:`DRAWS` of them at once, stacked.
+        """
         found: list[Choice] = []
         for _ in range(ROUNDS):
-            made = [child() for _ in range(DRAWS // 4)]
-            full = _stacked(made * 4)  # the size for which there is a program
-            for choice, fits in zip(made, np.asarray(self._fits(full)), strict=False):
-                if fits and len(found) < count and _name(choice) not in known:
-                    known.add(_name(choice))
-                    found.append(choice)
             if len(found) == count:
                 break
+            children = draw()
+            names = _names(children)
+            for i in np.flatnonzero(np.asarray(self._fits(children))):
+                if names[i] not in known and len(found) < count:
+                    known.add(names[i])
+                    found.append(jax.tree.map(lambda leaf, i=i: leaf[i], children))
         return found
 
     # ------------------------------------------------------------ what is fixed
@@ -402,15 +411,12 @@ def _rows(choices: Choice) -> list[Choice]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], choices) for i in range(count)]
 
 
-def _name(choice: Choice) -> bytes:
-    """A key that is equal for equal choices only."""
-    options = [np.argmax(leaf, axis=-1) for _, leaf in sorted(choice.items())]
-    return np.concatenate(options).astype(np.uint8).tobytes()
+def _names(choices: Choice) -> list[bytes]:
+    """Keys of stacked choices that are equal for equal ones only."""
+    options = [np.argmax(leaf, axis=-1) for _, leaf in sorted(choices.items())]
+    return [row.tobytes() for row in np.concatenate(options, axis=-1).astype(np.uint8)]
 
 
 def _ranked(choices: list[Choice], losses: list[float]) -> list[Member]:
     return sorted(map(Member, choices, losses), key=lambda member: member.loss)
 
-
-def _one_of(rng: np.random.Generator, parents: list[Choice]) -> Choice:
-    return parents[int(rng.integers(len(parents)))]
