@@ -21,6 +21,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import hypothesis
+import jaxtyping
 import pytest
 
 hypothesis.settings.register_profile(
@@ -29,6 +30,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("house")
 
 pytest.register_assert_rewrite("support")
+
+SOURCE = pathlib.Path(__file__).parents[1] / "src"
+
+
+def with_shapes() -> list[str]:
+    """Names of the modules whose arrays have their shapes and dtypes in the types."""
+    found = (path for path in SOURCE.rglob("*.py") if "jaxtyping" in path.read_text())
+    names = [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in found]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+# These are checked at run time. All other types are checked by make lint; checked here too, the
+# compiler's plans would take fifteen times as long.
+jaxtyping.install_import_hook(with_shapes(), "beartype.beartype")
 
 NO_SKIPS = "MICRONETS_NO_SKIPS"
 """Set, it turns every skip into a failure whose reason does not say "accelerator"."""
