@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from micronets_jax import compile as compiler
-from micronets_jax import tflite
-from micronets_jax.compile import arithmetic, emit, kernels, operators, planner
+from micronets_jax import planner, tflite
+from micronets_jax.compile import arithmetic, emit, kernels, operators
 from micronets_jax.compile import compiler as inner
 from micronets_jax.kernels import Order, Spans, Steps
 from support import flatbuffer_models as fm

@@ -165,7 +165,9 @@ def test_a_cross_takes_each_decision_from_either_parent():
     first = {name: np.eye(d.shape[1], dtype=int)[[0] * d.shape[0]] for name, d in TAKEN.items()}
     second = {name: np.eye(d.shape[1], dtype=int)[[1] * d.shape[0]] for name, d in TAKEN.items()}
     assert {*indices(decisions.crossover(rng, first, second))["width"]} <= {0, 1}
-    many = [{name: np.repeat(x[None], 200, 0) for name, x in one.items()} for one in (first, second)]
+    many = [
+        {name: np.repeat(x[None], 200, 0) for name, x in one.items()} for one in (first, second)
+    ]
     crossed = np.argmax(decisions.crossover(rng, *many)["width"], axis=-1)
     assert {*map(tuple, crossed.tolist())} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 

@@ -14,7 +14,7 @@ def pointwise(i, rows, ins, outs, kernel=1):
     reads = (Reads(i, 0, rows, kernel, 1, kernel // 2),)
     by_rows = ByRows(i + 1, reads, rows, rows, outs)
     order = kernels.Order(kernels.elementwise(rows).steps, ins, outs)
-    return Operation(i + 1, (i,), (Call(8, i + 1, {i: order}),), by_rows, 4)
+    return Operation(i + 1, (i,), (Call(8, (i,), i + 1, {i: order}),), by_rows, 4)
 
 
 def chain(rows, widths, kernels_of):

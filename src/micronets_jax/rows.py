@@ -12,15 +12,17 @@ with it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from micronets_jax import kernels, overlays
+from micronets_jax import kernels, overlays, planner
 from micronets_jax.counts import align
 from micronets_jax.kernels import ALIGNMENT, Turn
 from micronets_jax.overlays import Addresses
+from micronets_jax.planner import Buffer, Sharing
 
 MAX_TAPS = 16
 """Most rows that one call may read: its pointers to them lie on the stack."""
@@ -191,6 +193,34 @@ class Order:
         waiting = unread < len(last)
         return int((rows * node.row_bytes - unread * row_bytes)[waiting].max(initial=-(1 << 40)))
 
+    def access(self, begin: int, tensor: int, members: Sequence[int]) -> kernels.Order:
+        """The order in which a stretch reads ``tensor``, whole before it, and writes ``members``.
+
+        Args:
+            begin: the stretch's first node.
+            tensor: that it reads.
+            members: the tensor that is made last, and those that lie where it will before it.
+        """
+        last = self.nodes[-1]
+        spans = functools.partial(self._spans, begin, tensor, members)
+        return kernels.Order(kernels.Steps(spans), self.row_bytes[tensor], last.row_bytes)
+
+    def _spans(self, begin: int, tensor: int, members: Sequence[int]) -> kernels.Spans:
+        """Rows that are read and rows that are written. A call writes before it has read
+        everything, so its reads come as a step of their own."""
+        nowhere, steps = kernels.NOWHERE, []
+        for index, call in self.calls:
+            node = self.nodes[index]
+            if index < begin:
+                continue
+            row = 0 if node.accumulates else call
+            written = (row, row + 1) if node.output in members else (nowhere, -1)
+            spans = [r.span(call) for r in node.reads if r.tensor == tensor]
+            low = min((a for a, b in spans if a <= b), default=nowhere)
+            high = max((b + 1 for a, b in spans if a <= b), default=-1)
+            steps += [(nowhere, -1, *written), (low, high, nowhere, -1)]
+        return kernels.Spans(*np.array(steps).T)
+
     def taken_over(self, kept: set[int]) -> dict[int, int]:
         """Tensor -> the tensor that overwrites it row by row, made by its only reader."""
         readers: dict[int, list[int]] = {}
@@ -217,10 +247,11 @@ class Order:
 
 
 class Call(NamedTuple):
-    """Memory of a call on whole tensors: scratch bytes, the output, and the order of access by
-    input."""
+    """Memory of a call on whole tensors: scratch bytes, inputs in the arena, the output, and the
+    order of access by input."""
 
     scratch: int
+    inputs: tuple[int, ...]
     output: int
     orders: Mapping[int, kernels.Order]
 
@@ -245,6 +276,56 @@ class Operation:
     sum_bytes: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """Bytes that the tensors of a stretch need: ``depth`` slots of ``row_bytes``. Several tensors
+    share a ring where each is written over the one before, row on row."""
+
+    tensors: tuple[int, ...]
+    depth: int
+    row_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes."""
+        return self.depth * self.row_bytes
+
+
+class Lines(NamedTuple):
+    """What a stretch holds while it runs, and how it uses what is whole.
+
+    Attributes:
+        rings: what only the stretch needs.
+        local: name and bytes of what lives during the stretch alone: rings, sums, scratch.
+        inputs: tensors that were whole before it.
+        outputs: tensors that are whole after it, the one that is made last at the end.
+        written_through: output -> tensors that lie where it will, row on row, before it.
+        orders: input -> order of its reads and of writes to the last output.
+    """
+
+    rings: list[Ring]
+    local: list[tuple[str, int]]
+    inputs: list[int]
+    outputs: list[int]
+    written_through: dict[int, list[int]]
+    orders: dict[int, kernels.Order]
+
+
+class Arena(NamedTuple):
+    """What a choice of steps asks of the planner.
+
+    Attributes:
+        tensors: whose buffers come first, in this order; then come those of what is local to
+            steps, one step after the other, and the progress of rows that are pushed.
+        buffers: with the steps during which they live; a node of several calls takes several.
+        sharings: which of them may share bytes.
+    """
+
+    tensors: list[int]
+    buffers: list[Buffer]
+    sharings: list[Sharing]
+
+
 class Step(NamedTuple):
     """Operations ``begin`` to ``end`` - 1: one on whole tensors, or a stretch that ``streams``.
 
@@ -266,6 +347,10 @@ class Step(NamedTuple):
         return self.turn.total - self.turn.shared
 
 
+Cut = tuple[int, int, bool]
+"""A step by its operations: the first, the one behind the last, whether it streams."""
+
+
 class Steps:
     """All steps of a program's operations, by the cut at which they end.
 
@@ -276,11 +361,18 @@ class Steps:
     """
 
     def __init__(
-        self, operations: Sequence[Operation], sizes: Mapping[int, int], outputs: set[int]
+        self,
+        operations: Sequence[Operation],
+        sizes: Mapping[int, int],
+        outputs: set[int],
+        names: Mapping[int, str] | None = None,
     ) -> None:
-        """``sizes``: bytes of the tensors in the arena. ``outputs``: who lives to the end."""
+        """``sizes``: bytes of the tensors in the arena. ``outputs``: who lives to the end.
+        ``names``: of tensors."""
         self.operations = operations
         self.sizes = sizes
+        self.outputs = outputs
+        self.names = names or {tensor: f"tensor {tensor}" for tensor in sizes}
         self._padded = {tensor: _padded(size) for tensor, size in sizes.items()}
         made = {operation.output: i for i, operation in enumerate(operations)}
         self.born = {tensor: made.get(tensor, -1) for tensor in sizes}
@@ -292,6 +384,11 @@ class Steps:
         self.ending = {
             end: [*self._whole(end), *self._stretches(end)] for end in range(1, len(operations) + 1)
         }
+
+    @property
+    def pushed(self) -> bool:
+        """Whether the first operation is the input, which comes row by row."""
+        return not (self.operations[0].inputs or self.operations[0].calls)
 
     def kept(self, cut: int) -> set[int]:
         """Tensors that are read after a cut."""
@@ -376,6 +473,67 @@ class Steps:
             found.append(self._step(begin, end, True, total, nodes[-1].output, leads))
         return found
 
+    def lines(self, begin: int, end: int) -> Lines:
+        """Of the stretch of these operations."""
+        start, order = self.orders[end]
+        kept, part = self.kept(end), order.nodes[begin - start :]
+        rings, through = [], {}
+        for chain in _chains(part, order.taken_over(kept)):
+            if chain[-1] in kept:
+                through[chain[-1]] = chain[:-1]
+            else:
+                row_bytes = order.nodes[order.producer[chain[0]]].row_bytes
+                rings.append(Ring(tuple(chain), order.depth(chain), row_bytes))
+        last = part[-1].output
+        made = {node.output for node in part}
+        inputs = dict.fromkeys(r.tensor for n in part for r in n.reads if r.tensor not in made)
+        operations = self.operations[begin:end]
+        local = [(f"rows of {self.names[ring.tensors[0]]}", ring.bytes) for ring in rings]
+        local += [(f"sums of {self.names[o.output]}", o.sum_bytes) for o in operations]
+        local += [("scratch of a stretch", max(o.row_scratch for o in operations))]
+        members = [*through[last], last]
+        return Lines(
+            rings,
+            [(name, size) for name, size in local if size],
+            list(inputs),
+            sorted(through, key=lambda tensor: tensor == last),
+            through,
+            {tensor: order.access(begin - start, tensor, members) for tensor in inputs},
+        )
+
+    def arena(self, cuts: Sequence[Cut]) -> Arena:
+        """The buffers of a choice of steps, and what may share."""
+        running: list[tuple[Sequence[int], list[int], list[tuple[str, int]], Mapping]] = []
+        for begin, end, streams in cuts:
+            if streams:
+                lines = self.lines(begin, end)
+                running.append((lines.inputs, lines.outputs, lines.local, lines.orders))
+            else:
+                for call in self.operations[begin].calls:
+                    scratch = f"scratch of {self.names[call.output]}"
+                    local = [(scratch, call.scratch)] if call.scratch else []
+                    running.append((call.inputs, [call.output], local, call.orders))
+        first = {tensor: -1 for tensor, born in self.born.items() if born < 0}
+        last = dict(first)
+        for step, (inputs, outputs, _, _) in enumerate(running):
+            first |= {tensor: step for tensor in outputs if tensor not in first}
+            last |= dict.fromkeys((*inputs, *outputs), step)
+        last |= dict.fromkeys(self.outputs, len(running))
+        tensors = list(first)
+        buffers = [Buffer(self.names[t], self.sizes[t], first[t], last[t]) for t in tensors]
+        for step, (_, _, local, _) in enumerate(running):
+            buffers += [Buffer(name, size, step, step) for name, size in local]
+        if self.pushed:
+            buffers.append(Buffer("progress", kernels.PROGRESS_BYTES, 0, len(running)))
+        place = {tensor: i for i, tensor in enumerate(tensors)}
+        sharings = [
+            planner.share(place[tensor], place[outputs[-1]], step, order)
+            for step, (_, outputs, _, orders) in enumerate(running)
+            for tensor, order in orders.items()
+            if last.get(tensor) == step == first[outputs[-1]]
+        ]
+        return Arena(tensors, buffers, sharings)
+
     def least(self) -> tuple[int, list[Step]]:
         """The smallest arena of any choice of steps, and such a choice, one of fewest steps.
 
@@ -436,6 +594,21 @@ class Steps:
                 if left == number and (source != step.output or overlays.holds(found, output))
             )
         return chosen
+
+
+def _chains(part: Sequence[ByRows], over: Mapping[int, int]) -> list[list[int]]:
+    """Tensors of a stretch by the ring they share."""
+    made = [node.output for node in part]
+    followers = {over[tensor] for tensor in made if tensor in over}
+    found = []
+    for tensor in made:
+        if tensor in followers:
+            continue
+        chain = [tensor]
+        while over.get(chain[-1]) in made:
+            chain.append(over[chain[-1]])
+        found.append(chain)
+    return found
 
 
 def _targets(

@@ -13,19 +13,18 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from micronets_jax import tflite
+from micronets_jax import planner, tflite
 from micronets_jax.compile import (
     check,
     emit,
     graph,
     kernels,
     operators,
-    planner,
     plans,
     report,
     schedule,
@@ -68,7 +67,7 @@ class Compiled:
     @property
     def pushed(self) -> bool:
         """Whether the input is pushed row by row."""
-        return _is_pushed(self.steps)
+        return self.room.pushed
 
     @property
     def step_of_layer(self) -> list[int]:
@@ -338,11 +337,6 @@ def _point(c: Compiled) -> Point:
     return Point(c.arena_bytes, c.instructions, streams, len(stretches) - len(streams))
 
 
-def _is_pushed(steps: Sequence[plans.Step]) -> bool:
-    """Whether the first step, if there is one, takes the input row by row."""
-    return any(isinstance(step, stream.Stretch) and step.pushed for step in steps[:1])
-
-
 def _front(
     built: graph.Graph, title: str, rows: bool, streams: bool, found: list[Compiled]
 ) -> list[Compiled]:
@@ -378,7 +372,7 @@ def lay_out(
         The model by that plan, addresses in bytes from the arena's first.
     """
     steps, layers = room.build(candidate)
-    buffers, sharings, tensors = arena(room.graph, steps)
+    tensors, buffers, sharings = room.steps.arena(candidate.cuts)
     laid = planner.plan(buffers, sharings, effort)
     addresses = dict(zip(tensors, laid.addresses, strict=False))
     places, at = [], len(tensors)
@@ -386,40 +380,6 @@ def lay_out(
         places.append(list(laid.addresses[at : at + len(step.local)]))
         at += len(step.local)
     return Compiled(title, room.graph, layers, steps, laid, addresses, places, candidate, room)
-
-
-def arena(built: graph.Graph, steps: Sequence[plans.Step]):
-    """Buffers (tensors, then what is local to steps), what may share, and the tensors."""
-    pushed = _is_pushed(steps)
-    first: dict[int, int] = {} if pushed else dict.fromkeys(built.inputs, -1)
-    last = dict(first)
-    for step, call in enumerate(steps):
-        for tensor in call.inputs:
-            if built.values[tensor].in_arena:
-                last[tensor] = step
-        for tensor in call.outputs:
-            if built.values[tensor].in_arena:
-                first.setdefault(tensor, step)
-                last[tensor] = step
-    for tensor in built.outputs:
-        last[tensor] = len(steps)
-    tensors = list(first)
-    place = {tensor: i for i, tensor in enumerate(tensors)}
-    buffers = [
-        planner.Buffer(built.values[t].name, built.values[t].bytes, first[t], last[t])
-        for t in tensors
-    ]
-    for step, call in enumerate(steps):
-        buffers += [planner.Buffer(name, size, step, step) for name, size in call.local]
-    if pushed:
-        buffers.append(planner.Buffer("progress", PROGRESS_BYTES, 0, len(steps)))
-    sharings = [
-        planner.share(place[tensor], place[call.output], step, order)
-        for step, call in enumerate(steps)
-        for tensor, order in call.orders.items()
-        if last.get(tensor) == step == first.get(call.output)
-    ]
-    return buffers, sharings, tensors
 
 
 def write(compiled: Compiled, folder: str | pathlib.Path) -> None:

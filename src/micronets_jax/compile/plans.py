@@ -19,7 +19,7 @@ from micronets_jax.compile.graph import Graph, Node
 from micronets_jax.compile.kernels import Call
 from micronets_jax.compile.rows import RowNode, by_rows
 from micronets_jax.compile.stream import Stretch
-from micronets_jax.rows import Operation, Steps
+from micronets_jax.rows import Cut, Operation, Steps
 from micronets_jax.tflite import TFLiteError
 
 Step = Call | Stretch
@@ -33,7 +33,7 @@ class Candidate:
     """Cuts of a plan: (first node, node behind the last, whether it streams); with the largest
     bytes of any step and the predicted instructions of all."""
 
-    cuts: tuple[tuple[int, int, bool], ...]
+    cuts: tuple[Cut, ...]
     ram: int
     instructions: int
 
@@ -59,11 +59,15 @@ class Plans:
             self.rows.insert(0, source)
         self.pushed = pushed
         self.calls = [[] if n.kind == "push" else kernels.lower_node(graph, n) for n in self.nodes]
+
+        def in_arena(reader: Node | Call) -> tuple[int, ...]:
+            return tuple(t for t in reader.inputs if graph.values[t].in_arena)
+
         operations = [
             Operation(
                 n.output,
-                tuple(t for t in n.inputs if graph.values[t].in_arena),
-                tuple(rows.Call(c.scratch, c.output, c.orders) for c in calls),
+                in_arena(n),
+                tuple(rows.Call(c.scratch, in_arena(c), c.output, c.orders) for c in calls),
                 node,
                 stream.scratch_bytes(graph, node) if node else 0,
                 stream.sum_bytes(node) if node else 0,
@@ -71,8 +75,9 @@ class Plans:
             for n, calls, node in zip(self.nodes, self.calls, self.rows, strict=True)
         ]
         arena = {*graph.inputs, *(n.output for n in self.nodes)}
-        sizes = {t: graph.values[t].bytes for t in arena if graph.values[t].in_arena}
-        self.steps = Steps(operations, sizes, set(graph.outputs))
+        sizes = {t: graph.values[t].bytes for t in sorted(arena) if graph.values[t].in_arena}
+        names = {t: graph.values[t].name for t in sizes}
+        self.steps = Steps(operations, sizes, set(graph.outputs), names)
         self.stretches: dict[tuple[int, int], Stretch] = {}
 
     @functools.cached_property
@@ -114,7 +119,7 @@ class Plans:
     def tightest(self, candidate: Candidate) -> str:
         """The layers whose memory is the plan's, in words."""
 
-        def needed(cut: tuple[int, int, bool]) -> int:
+        def needed(cut: Cut) -> int:
             return next(s.bytes for s in self.steps.ending[cut[1]] if s[:3] == cut)
 
         begin, end, _ = max(candidate.cuts, key=needed)
@@ -138,11 +143,10 @@ class Plans:
 
     def _stretch(self, begin: int, end: int) -> Stretch:
         if (begin, end) not in self.stretches:
-            start, order = self.steps.orders[end]
-            kept = self.steps.kept(end)
-            nodes = [n for n in self.rows[start:end] if n]
-            found = stream.stretch(self.graph, nodes, order, begin - start, kept)
-            self.stretches[begin, end] = found
+            _, order = self.steps.orders[end]
+            nodes = [n for n in self.rows[begin:end] if n]
+            lines = self.steps.lines(begin, end)
+            self.stretches[begin, end] = stream.stretch(self.graph, nodes, order, lines)
         return self.stretches[begin, end]
 
 

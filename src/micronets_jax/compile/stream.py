@@ -17,35 +17,17 @@ from micronets_jax.compile import kernels
 from micronets_jax.compile.graph import MOVES, Graph
 from micronets_jax.compile.kernels import Call
 from micronets_jax.compile.rows import RowNode, moved_rows
+from micronets_jax.kernels import Order as Access
 from micronets_jax.kernels import (
-    NOWHERE,
-    Spans,
-    Steps,
     conv_row_scratch,
     depthwise_row_pairs,
     depthwise_row_scratch,
     row_sum_bytes,
     takes_threes,
 )
-from micronets_jax.kernels import Order as Access
-from micronets_jax.rows import Order, Reads
+from micronets_jax.rows import Lines, Order, Reads, Ring
 
 ALIGN = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Ring:
-    """Bytes that the tensors of a stretch need: ``depth`` slots of ``row_bytes``. Several tensors
-    share a ring where each is written over the one before, row on row."""
-
-    tensors: tuple[int, ...]
-    depth: int
-    row_bytes: int
-
-    @property
-    def bytes(self) -> int:
-        """Size in bytes."""
-        return self.depth * self.row_bytes
 
 
 @dataclasses.dataclass
@@ -56,25 +38,20 @@ class Stretch:
         nodes: in the order of the graph; the first may be rows that are pushed.
         layers: calls of the nodes (None for pushed rows), one each.
         sequence: row calls: (index of the node, call).
-        rings: what only the stretch needs.
-        inputs: tensors that were whole before it.
-        outputs: tensors that are whole after it.
-        local: name and bytes of every buffer of the stretch: rings, sums, scratch.
-        orders: input -> order of its reads and of writes to the last output.
         whole: bytes of inputs and outputs.
-        written_through: output -> tensors that lie where it will, row on row, before it.
+        rings, local, inputs, outputs, written_through, orders: see :class:`rows.Lines`.
     """
 
     nodes: Sequence[RowNode]
     layers: list[Call | None]
     sequence: list[tuple[int, int]]
+    whole: dict[int, int]
     rings: list[Ring]
+    local: list[tuple[str, int]]
     inputs: list[int]
     outputs: list[int]
-    local: list[tuple[str, int]]
-    orders: dict[int, Access]
-    whole: dict[int, int]
     written_through: dict[int, list[int]]
+    orders: dict[int, Access]
 
     @property
     def output(self) -> int:
@@ -153,82 +130,20 @@ def sources_of(node: RowNode) -> list[Source]:
     return found
 
 
-def stretch(
-    graph: Graph, nodes: Sequence[RowNode], order: Order, begin: int, kept: set[int]
-) -> Stretch:
-    """The stretch of an order's nodes from ``begin`` on.
+def stretch(graph: Graph, nodes: Sequence[RowNode], order: Order, lines: Lines) -> Stretch:
+    """A stretch with its row calls, without addresses.
 
     Args:
         graph: whose nodes they are.
-        nodes: all nodes of the order.
-        order: the order of their row calls.
-        begin: index of the stretch's first node.
-        kept: tensors that are read after the stretch.
-
-    Returns:
-        The stretch with its row calls, rings, sums and scratch, without addresses.
+        nodes: the last ones of the order.
+        order: of the row calls of these and of earlier nodes.
+        lines: what it holds.
     """
-    over = order.taken_over(kept)
-    part = nodes[begin:]
-    inside = {n.node.output for n in part}
-    rings, outputs, through = [], [], {}
-    for chain in chains(part, over):
-        if chain[-1] in kept:
-            outputs.append(chain[-1])
-            through[chain[-1]] = chain[:-1]
-        else:
-            first = part[[n.node.output for n in part].index(chain[0])]
-            rings.append(Ring(tuple(chain), order.depth(chain), first.row_bytes))
-    last = nodes[-1].node.output
-    outputs.sort(key=lambda t: t == last)
-    inputs = list(dict.fromkeys(r.tensor for n in part for r in n.reads if r.tensor not in inside))
-    layers = [None if n.node.kind == "push" else lower(graph, n) for n in part]
-    sequence = [(i - begin, c) for i, c in order.calls if i >= begin]
-    values = graph.values
-    local = [(f"rows of {values[r.tensors[0]].name}", r.bytes) for r in rings]
-    local += [(f"sums of {n.node.name}", sum_bytes(n)) for n in part if n.accumulates]
-    scratch = max(scratch_bytes(graph, n) for n in part)
-    if scratch:
-        local.append(("scratch of a stretch", scratch))
-    whole = {t: values[t].bytes for t in (*inputs, *outputs)}
-    made = Stretch(part, layers, sequence, rings, inputs, outputs, local, {}, whole, through)
-    write = whole[last] // nodes[-1].rows
-    for tensor in inputs:
-        read = order.row_bytes[tensor]
-        made.orders[tensor] = Access(Steps(functools.partial(_spans, made, tensor)), read, write)
-    return made
-
-
-def chains(part: Sequence[RowNode], over: dict[int, int]) -> list[list[int]]:
-    """Tensors of a stretch by the ring they share."""
-    made = [n.node.output for n in part]
-    inside = set(made)
-    followers = {over[t] for t in made if t in over}
-    found = []
-    for tensor in made:
-        if tensor in followers:
-            continue
-        chain = [tensor]
-        while chain[-1] in over and over[chain[-1]] in inside:
-            chain.append(over[chain[-1]])
-        found.append(chain)
-    return found
-
-
-def _spans(s: Stretch, tensor: int) -> Spans:
-    """Rows of ``tensor`` that are read and rows of the last output that are written. A call writes
-    before it has read everything, so its reads come as a step of their own."""
-    final = [*s.written_through[s.output], s.output]
-    steps = []
-    for index, call in s.sequence:
-        node = s.nodes[index]
-        row = 0 if node.accumulates else call
-        written = (row, row + 1) if node.node.output in final else (NOWHERE, -1)
-        spans = [r.span(call) for r in node.reads if r.tensor == tensor]
-        low = min((a for a, b in spans if a <= b), default=NOWHERE)
-        high = max((b + 1 for a, b in spans if a <= b), default=-1)
-        steps += [(NOWHERE, -1, *written), (low, high, NOWHERE, -1)]
-    return Spans(*np.array(steps).T)
+    before = len(order.nodes) - len(nodes)
+    layers = [None if n.node.kind == "push" else lower(graph, n) for n in nodes]
+    sequence = [(i - before, call) for i, call in order.calls if i >= before]
+    whole = {t: graph.values[t].bytes for t in (*lines.inputs, *lines.outputs)}
+    return Stretch(nodes, layers, sequence, whole, *lines)
 
 
 # Lowering ---------------------------------------------------------------------------------------

@@ -419,4 +419,3 @@ def _names(choices: Choice) -> list[bytes]:
 
 def _ranked(choices: list[Choice], losses: list[float]) -> list[Member]:
     return sorted(map(Member, choices, losses), key=lambda member: member.loss)
-

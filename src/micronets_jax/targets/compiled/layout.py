@@ -5,8 +5,7 @@ Invariant: calls are on whole tensors, and addresses those of the compiler's pla
 
 from __future__ import annotations
 
-from micronets_jax import memory
-from micronets_jax.compile import planner
+from micronets_jax import memory, planner
 from micronets_jax.memory import Block, Step
 from micronets_jax.network import Network, output_sizes, prune, window
 from micronets_jax.targets.compiled.memory import access
