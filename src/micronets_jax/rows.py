@@ -31,6 +31,10 @@ MAX_NODES = 96
 """Most operations of one stretch, which bounds the time of planning."""
 
 
+SKETCH = 4_000
+"""Placements that laying out a choice of steps may try where many are compared."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Reads:
     """Rows of one input that calls read: call c reads rows ``c * stride - pad + k * dilation`` for
@@ -534,14 +538,29 @@ class Steps:
         ]
         return Arena(tensors, buffers, sharings)
 
-    def least(self) -> tuple[int, list[Step]]:
-        """The smallest arena of any choice of steps, and such a choice, one of fewest steps.
+    def least(self) -> tuple[int, list[list[Step]]]:
+        """The smallest arena of any choice of steps, and two such choices: of most steps, of
+        fewest.
 
         Dynamic programming over cuts, from the last to the first, for an arena of given size: the
-        state is where the input of the next step may lie (``overlays``).
+        state is where the input of the next step may lie (``overlays``). All else of a step is
+        taken as one piece, and that what lives longer than two steps keeps its address is not
+        counted; :meth:`planned` counts both.
         """
         arena = overlays.smallest(self._bound(), lambda arena: bool(self._places(arena, False)[0]))
-        return arena, self._fewest(arena)
+        places = self._places(arena, True)
+        return arena, [self._choice(arena, places, most) for most in (True, False)]
+
+    def planned(self) -> int:
+        """The bytes of the arena in which the planner lays out one of :meth:`least`'s choices."""
+        arena, choices = self.least()
+        enough, peaks = arena + self.pushed * kernels.PROGRESS_BYTES, []
+        for choice in choices:
+            _, buffers, sharings = self.arena([step[:3] for step in choice])
+            peaks.append(planner.plan(buffers, sharings, SKETCH).peak)
+            if peaks[-1] <= enough:
+                break
+        return min(peaks)
 
     def _bound(self) -> int:
         """The largest step of the choice whose largest step is smallest."""
@@ -568,10 +587,12 @@ class Steps:
                         places[step.begin].setdefault(key, []).extend(found)
         return places
 
-    def _fewest(self, arena: int) -> list[Step]:
-        """A choice of fewest steps that fits the arena."""
-        places, cut, chosen = self._places(arena, True), 0, []
-        (number, source), found = min(places[0].items(), key=lambda item: item[0])
+    def _choice(
+        self, arena: int, places: list[dict[tuple[int, int], Addresses]], most: bool
+    ) -> list[Step]:
+        """A choice of most or of fewest steps that fits the arena; ``places`` are counted."""
+        cut, chosen = 0, []
+        (number, source), found = (max if most else min)(places[0].items(), key=lambda x: x[0])
         at = found[0][0]
         while number:
             number -= 1

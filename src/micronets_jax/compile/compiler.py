@@ -31,6 +31,7 @@ from micronets_jax.compile import (
     stream,
 )
 from micronets_jax.kernels import ALIGNMENT, PROGRESS_BYTES
+from micronets_jax.rows import SKETCH
 from micronets_jax.tflite import TFLiteError
 
 
@@ -343,18 +344,19 @@ def _front(
     """The Pareto front, laid out, appended to the plans found before. A candidate is left out if
     one of these takes at most its memory, whatever its layout, and at most its instructions."""
     room = plans.Plans(built, rows, streams)
-    candidates = [room.least(), *room.front()]
-    effort = SKETCH * MANY**2 // max(MANY, len(candidates)) ** 2
+    least, front = room.least(), room.front()
+    effort = SKETCH * MANY**2 // max(MANY, len(front)) ** 2
     laid = list(found)
-    for c in candidates:
+    # The least memory is what a search counts, which lays it out with as much effort.
+    tries = [*((c, SKETCH) for c in least), *((c, effort) for c in front)]
+    for c, tried in tries:
         if not any(f.arena_bytes <= c.ram and f.instructions <= c.instructions for f in found):
-            laid.append(lay_out(room, c, title, effort))
+            laid.append(lay_out(room, c, title, tried))
     return laid
 
 
-SKETCH, MANY = 4_000, 8
-"""Placements that laying out a plan may try before it is chosen, and the plans from which on these
-become fewer."""
+MANY = 8
+"""Plans of a front from which on fewer placements are tried for each."""
 
 
 def lay_out(

@@ -111,10 +111,13 @@ class Plans:
             fronts.append(_thin(_best(reached)))
         return fronts[-1]
 
-    def least(self) -> Candidate:
-        """The plan of least memory, including the offsets of outputs that overwrite inputs."""
-        ram, steps = self.steps.least()
-        return Candidate(tuple(s[:3] for s in steps), ram, sum(map(self._cost, steps)))
+    def least(self) -> list[Candidate]:
+        """Plans of least memory, including the offsets of outputs that overwrite inputs."""
+        ram, choices = self.steps.least()
+        return [
+            Candidate(tuple(s[:3] for s in steps), ram, sum(map(self._cost, steps)))
+            for steps in choices
+        ]
 
     def tightest(self, candidate: Candidate) -> str:
         """The layers whose memory is the plan's, in words."""

@@ -12,7 +12,7 @@ import math
 
 import jax
 
-from micronets_jax import kernels, memory
+from micronets_jax import memory
 from micronets_jax.memory import Operator
 from micronets_jax.network import INPUT, Count, Network, output_sizes, prune, window
 from micronets_jax.rows import MAX_TAPS, ByRows, Call, Operation, Reads, Steps
@@ -46,7 +46,7 @@ def least_arena_bytes(network: Network, pushed: bool = False) -> Count:
 
 @functools.lru_cache(maxsize=4096)
 def _exact(network: Network, pushed: bool) -> int:
-    return steps(network, pushed).least()[0] + kernels.PROGRESS_BYTES * pushed
+    return steps(network, pushed).planned()
 
 
 def steps(network: Network, pushed: bool = False) -> Steps:
