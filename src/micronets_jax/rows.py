@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -539,17 +540,17 @@ class Steps:
         return Arena(tensors, buffers, sharings)
 
     def least(self) -> tuple[int, list[list[Step]]]:
-        """The smallest arena of any choice of steps, and two such choices: of most steps, of
-        fewest.
+        """The smallest arena of any choice of steps, and two such choices: of the shortest steps
+        that there are at every cut, and of the longest.
 
         Dynamic programming over cuts, from the last to the first, for an arena of given size: the
         state is where the input of the next step may lie (``overlays``). All else of a step is
         taken as one piece, and that what lives longer than two steps keeps its address is not
         counted; :meth:`planned` counts both.
         """
-        arena = overlays.smallest(self._bound(), lambda arena: bool(self._places(arena, False)[0]))
-        places = self._places(arena, True)
-        return arena, [self._choice(arena, places, most) for most in (True, False)]
+        arena = overlays.smallest(self._bound(), lambda arena: bool(self._places(arena)[0]))
+        places = self._places(arena)
+        return arena, [self._choice(arena, places, way) for way in (1, -1)]
 
     def planned(self) -> int:
         """The bytes of the arena in which the planner lays out one of :meth:`least`'s choices."""
@@ -570,50 +571,43 @@ class Steps:
             reached.append(min(steps, default=_NEVER))  # no step ends where rows are pushed
         return reached[-1]
 
-    def _places(self, arena: int, counted: bool) -> list[dict[tuple[int, int], Addresses]]:
+    def _places(self, arena: int) -> list[dict[int, Addresses]]:
         """By cut where the tensor may lie that the next step writes over, so that all later steps
-        fit. Keys are the number of steps to the end, 0 unless ``counted``, and the tensor, -1 where
-        there is none."""
+        fit; -1 stands for none."""
         last = len(self.operations)
-        places: list[dict[tuple[int, int], Addresses]] = [{} for _ in range(last + 1)]
-        places[last][0, -1] = [(0, arena)]
+        places: list[dict[int, Addresses]] = [{} for _ in range(last + 1)]
+        places[last][-1] = [(0, arena)]
         for cut in range(last, -1, -1):
-            here = {key: overlays.union(found) for key, found in places[cut].items()}
+            here = {source: overlays.union(found) for source, found in places[cut].items()}
             places[cut] = here
-            for step in self.ending.get(cut, ()):
-                for number, targets in _targets(step, arena, here).items():
-                    if found := _sources(step, arena, targets):
-                        key = number + counted, step.source
-                        places[step.begin].setdefault(key, []).extend(found)
+            for step in self.ending.get(cut, ()) if here else ():
+                if found := _sources(step, arena, _targets(step, arena, here)):
+                    places[step.begin].setdefault(step.source, []).extend(found)
         return places
 
-    def _choice(
-        self, arena: int, places: list[dict[tuple[int, int], Addresses]], most: bool
-    ) -> list[Step]:
-        """A choice of most or of fewest steps that fits the arena; ``places`` are counted."""
-        cut, chosen = 0, []
-        (number, source), found = (max if most else min)(places[0].items(), key=lambda x: x[0])
-        at = found[0][0]
-        while number:
-            number -= 1
-            step, targets = next(
-                (step, targets)
-                for steps in self.ending.values()
-                for step in steps
-                if (step.begin, step.source) == (cut, source)
-                and (targets := _targets(step, arena, places[step.end]).get(number))
-                and overlays.holds(_sources(step, arena, targets), at)
-            )
-            output = targets[0][0]
+    def _choice(self, arena: int, places: list[dict[int, Addresses]], way: int) -> list[Step]:
+        """A choice that fits the arena: the shortest step at every cut, or with -1 the longest."""
+        beginning: dict[int, list[Step]] = {}
+        for step in sorted(itertools.chain(*self.ending.values()), key=lambda s: way * s.end):
+            beginning.setdefault(step.begin, []).append(step)
+
+        def fitting(cut: int, made: int | None, at: int) -> Iterator[tuple[Step, int, Addresses]]:
+            """Steps with the address of what they write over and those left for their output; the
+            tensor that the step before has made lies ``at``."""
+            for step in beginning[cut]:
+                targets = _targets(step, arena, places[step.end])
+                found = _sources(step, arena, targets) if targets else []
+                if found and (step.source != made or overlays.holds(found, at)):
+                    yield step, at if step.source == made else found[0][0], targets
+
+        cut, made, at, chosen = 0, None, 0, []
+        while cut < len(self.operations):
+            step, source, targets = next(fitting(cut, made, at))
+            at = targets[0][0]
             if step.source >= 0:
-                output = overlays.lowest(step.turn, arena, at, targets)
+                at = overlays.lowest(step.turn, arena, source, targets)
             chosen.append(step)
-            cut = step.end
-            source, at = next(
-                (source, output if source == step.output else found[0][0])
-                for (left, source), found in places[cut].items()
-                if left == number and (source != step.output or overlays.holds(found, output))
-            )
+            cut, made = step.end, step.output
         return chosen
 
 
@@ -632,16 +626,12 @@ def _chains(part: Sequence[ByRows], over: Mapping[int, int]) -> list[list[int]]:
     return found
 
 
-def _targets(
-    step: Step, arena: int, places: Mapping[tuple[int, int], Addresses]
-) -> dict[int, Addresses]:
-    """By number of later steps where a step's output may lie, of ``places`` at its end: anywhere
-    where the next step does not write over it."""
-    found: dict[int, Addresses] = {}
-    for (number, source), stretches in places.items():
-        anywhere = [(0, arena)]
-        found.setdefault(number, []).extend(stretches if source == step.output else anywhere)
-    return {number: overlays.union(stretches) for number, stretches in found.items()}
+def _targets(step: Step, arena: int, places: Mapping[int, Addresses]) -> Addresses:
+    """Where a step's output may lie, of ``places`` at its end: anywhere where the next step does
+    not write over it."""
+    anywhere = [(0, arena)]
+    found = (here if source == step.output else anywhere for source, here in places.items())
+    return overlays.union([stretch for stretches in found for stretch in stretches])
 
 
 def _sources(step: Step, arena: int, targets: Addresses) -> Addresses:
