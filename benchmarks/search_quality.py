@@ -2,6 +2,7 @@
 
     python -m benchmarks.search_quality --data SPEECH_COMMANDS --mops 1.2
     python -m benchmarks.search_quality --task vww --data PERSON --seeds 0
+    python -m benchmarks.search_quality --data SPEECH_COMMANDS --mops 1.2 --pit
     python -m benchmarks.search_quality --data SPEECH_COMMANDS --table-only
 
 For each budget and seed, all trained from scratch by the preset's recipe on the same examples in
@@ -10,7 +11,9 @@ the same order, from initial weights of that seed:
 * dnas, and of pictures tinynas: what the search returns;
 * plain: the task's plain network (DS-CNN, for pictures MobileNetV2), as wide as fits;
 * balanced, rising, narrow, even: the search space's own layout, all its blocks, in proportions that
-  nobody learned (``search.proposals.unlearned``): what the layout is worth without a search.
+  nobody learned (``search.proposals.unlearned``): what the layout is worth without a search;
+* pit, where asked for and of words and machines: the widths that another search learns
+  (``benchmarks.pit``), from as many examples as dnas sees.
 
 Beside these, once for each budget, random members of the space that fit and use at least 80 % of
 the tightest limit. A way is reported with the share of them that are better on the test part, which
@@ -138,6 +141,8 @@ class Options:
     """As the experiment of the task has it."""
     steps: int | None = None
     """Of each training; the preset's if not given."""
+    pit: bool = False
+    """Compare with PIT too, which needs PyTorch and PLiNIO."""
     table_only: bool = False
     """Print the table of what has been measured so far."""
     folder: pathlib.Path = TABLES
@@ -235,6 +240,8 @@ def measure(
     keep(f"plain {seed}", lambda: (widest(subject.plain(this), this.budget), 0.0))
     for name, layout in layouts(this).items():
         keep(f"{name} {seed}", lambda layout=layout: (layout, 0.0))
+    if options.pit:
+        keep(f"pit {seed}", lambda: pit(this, prepared()[0]))
     if seed:
         return
     drawn = draw(np.random.default_rng(seed), this.space, this.budget)
@@ -298,6 +305,19 @@ def search(plan: pipeline.Plan) -> tuple[Network, float]:
     return plan.space.decode(choice), time.process_time() - start
 
 
+def pit(plan: pipeline.Plan, examples: training.Prepared) -> tuple[Network, float]:
+    """What PIT finds, and its seconds."""
+    from benchmarks import pit  # PyTorch and PLiNIO are asked for by no one else
+
+    assert isinstance(plan.space, spaces.DSCNN)
+    start, recipe = time.process_time(), plan.search
+    steps = recipe.epochs * plan.dataset.train.num_batches(recipe.batch_size)
+    network = pit.found(
+        plan.space, plan.budget, examples.steps[:steps], recipe.learning_rate, plan.seed
+    )
+    return network, time.process_time() - start
+
+
 def layouts(plan: pipeline.Plan) -> dict[str, Network]:
     """Of all blocks, in proportions that were not learned."""
     unlearned = {one.name: one for one in proposals.unlearned(plan.space, plan.budget)}
@@ -341,7 +361,7 @@ def show(subject: Subject, table: Table, mops: float) -> dict[str, np.ndarray]:
         said = f"{rank:>16.0%}" if members else ""
         print(f"{name:18}{seeds:>6}{chosen:>12.1%}{found.mean():>8.1%}{error:>7.1%}{said}")
 
-    for name in (*subject.methods, "plain", *LAYOUTS):
+    for name in (*subject.methods, "plain", *LAYOUTS, "pit"):
         if rows := table.named(name):
             test = np.array([row["scores"]["test"] for row in rows])
             chosen = np.mean([row["scores"][subject.chosen_by] for row in rows])
