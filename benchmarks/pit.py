@@ -102,8 +102,8 @@ def widths(
         weights.step()
         if searching:
             masks.step()
-    exported = [m for m in model.export().modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
-    return [m.out_channels for m in exported]
+    stem, *pairs = [m for m in model.export().modules() if isinstance(m, nn.Conv2d)]
+    return [stem.out_channels, *(pointwise.out_channels for pointwise in pairs[1::2])]
 
 
 def _network(space: DSCNN) -> nn.Module:
