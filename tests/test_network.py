@@ -52,7 +52,7 @@ def test_json_round_trip(space, data):
     [
         ("{", "not a network"),
         ("{}", "layers"),
-        ('{"input_shape": [1, 1, 1], "layers": [{"nome": "a"}]}', "name"),
+        ('{"input_shape": [1, 1, 1], "layers": [{"nome": "a"}]}', "nome"),
     ],
 )
 def test_other_text_is_refused(text, reason):

@@ -393,7 +393,8 @@ class Steps:
     @property
     def pushed(self) -> bool:
         """Whether the first operation is the input, which comes row by row."""
-        return not (self.operations[0].inputs or self.operations[0].calls)
+        first = self.operations[0] if self.operations else None
+        return first is not None and not (first.inputs or first.calls)
 
     def kept(self, cut: int) -> set[int]:
         """Tensors that are read after a cut."""
@@ -515,9 +516,10 @@ class Steps:
                 running.append((lines.inputs, lines.outputs, lines.local, lines.orders))
             else:
                 for call in self.operations[begin].calls:
-                    scratch = f"scratch of {self.names[call.output]}"
+                    made = [call.output] if call.output in self.sizes else []
+                    scratch = f"scratch of {self.names.get(call.output, 'a call')}"
                     local = [(scratch, call.scratch)] if call.scratch else []
-                    running.append((call.inputs, [call.output], local, call.orders))
+                    running.append((call.inputs, made, local, call.orders))
         first = {tensor: -1 for tensor, born in self.born.items() if born < 0}
         last = dict(first)
         for step, (inputs, outputs, _, _) in enumerate(running):
@@ -535,7 +537,7 @@ class Steps:
             planner.share(place[tensor], place[outputs[-1]], step, order)
             for step, (_, outputs, _, orders) in enumerate(running)
             for tensor, order in orders.items()
-            if last.get(tensor) == step == first[outputs[-1]]
+            if outputs and last.get(tensor) == step == first[outputs[-1]]
         ]
         return Arena(tensors, buffers, sharings)
 

@@ -131,13 +131,16 @@ def sources_of(node: RowNode) -> list[Source]:
 
 
 def stretch(graph: Graph, nodes: Sequence[RowNode], order: Order, lines: Lines) -> Stretch:
-    """A stretch with its row calls, without addresses.
+    """A stretch of nodes.
 
     Args:
         graph: whose nodes they are.
         nodes: the last ones of the order.
         order: of the row calls of these and of earlier nodes.
         lines: what it holds.
+
+    Returns:
+        Its row calls, lowered, without addresses.
     """
     before = len(order.nodes) - len(nodes)
     layers = [None if n.node.kind == "push" else lower(graph, n) for n in nodes]
