@@ -86,7 +86,7 @@ def test_deciding_takes_at_most_as_long_as_searching(name):
 
 
 @pytest.mark.parametrize("name", HOMES)
-def test_a_method_brings_its_own_options_and_keeps_the_steps_of_the_preset(name):
+def test_a_method_brings_its_own_options_and_keeps_the_steps_of_the_preset(name, tmp_path):
     home = HOMES[name]
     options = home.parse(["--method", "random", "--preset", "quick"])
     learned, drawn = home.presets["quick"].search, options.search
@@ -94,7 +94,7 @@ def test_a_method_brings_its_own_options_and_keeps_the_steps_of_the_preset(name)
     assert drawn.trials == 2 * learned.trials and drawn.batch_size == learned.batch_size
     assert home.parse(["--method=random", "--search.trials", "3"]).search.trials == 3
     with pytest.raises(ValueError, match="method='magic' is not known; choose from dnas"):
-        home.prepare(dataclasses.replace(options, method="magic"))
+        home.prepare(dataclasses.replace(options, method="magic", workdir=tmp_path / "run"))
 
 
 @pytest.mark.parametrize("option", ["precision", "from-supernet"])
