@@ -386,6 +386,7 @@ class Steps:
             self.dies |= dict.fromkeys(operation.inputs, i)
         self.dies |= dict.fromkeys(outputs, len(operations))
         self.orders: dict[int, tuple[int, Order]] = {}
+        self._lines: dict[tuple[int, int], Lines] = {}
         self.ending = {
             end: [*self._whole(end), *self._stretches(end)] for end in range(1, len(operations) + 1)
         }
@@ -481,6 +482,8 @@ class Steps:
 
     def lines(self, begin: int, end: int) -> Lines:
         """Of the stretch of these operations."""
+        if (begin, end) in self._lines:  # of many choices
+            return self._lines[begin, end]
         start, order = self.orders[end]
         kept, part = self.kept(end), order.nodes[begin - start :]
         rings, through = [], {}
@@ -495,17 +498,21 @@ class Steps:
         inputs = dict.fromkeys(r.tensor for n in part for r in n.reads if r.tensor not in made)
         operations = self.operations[begin:end]
         local = [(f"rows of {self.names[ring.tensors[0]]}", ring.bytes) for ring in rings]
-        local += [(f"sums of {self.names[o.output]}", o.sum_bytes) for o in operations]
-        local += [("scratch of a stretch", max(o.row_scratch for o in operations))]
+        local += [
+            (f"sums of {self.names[o.output]}", o.sum_bytes) for o in operations if o.sum_bytes
+        ]
+        if scratch := max(o.row_scratch for o in operations):
+            local.append(("scratch of a stretch", scratch))
         members = [*through[last], last]
-        return Lines(
+        self._lines[begin, end] = Lines(
             rings,
-            [(name, size) for name, size in local if size],
+            local,
             list(inputs),
             sorted(through, key=lambda tensor: tensor == last),
             through,
             {tensor: order.access(begin - start, tensor, members) for tensor in inputs},
         )
+        return self._lines[begin, end]
 
     def arena(self, cuts: Sequence[Cut]) -> Arena:
         """The buffers of a choice of steps, and what may share."""

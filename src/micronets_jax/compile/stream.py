@@ -17,7 +17,6 @@ from micronets_jax.compile import kernels
 from micronets_jax.compile.graph import MOVES, Graph
 from micronets_jax.compile.kernels import Call
 from micronets_jax.compile.rows import RowNode, moved_rows
-from micronets_jax.kernels import Order as Access
 from micronets_jax.kernels import (
     conv_row_scratch,
     depthwise_row_pairs,
@@ -39,24 +38,24 @@ class Stretch:
         layers: calls of the nodes (None for pushed rows), one each.
         sequence: row calls: (index of the node, call).
         whole: bytes of inputs and outputs.
-        rings, local, inputs, outputs, written_through, orders: see :class:`rows.Lines`.
+        lines: what it holds.
     """
 
     nodes: Sequence[RowNode]
     layers: list[Call | None]
     sequence: list[tuple[int, int]]
     whole: dict[int, int]
-    rings: list[Ring]
-    local: list[tuple[str, int]]
-    inputs: list[int]
-    outputs: list[int]
-    written_through: dict[int, list[int]]
-    orders: dict[int, Access]
+    lines: Lines
 
     @property
-    def output(self) -> int:
-        """The tensor that it makes last."""
-        return self.outputs[-1]
+    def rings(self) -> list[Ring]:
+        """Its line buffers."""
+        return self.lines.rings
+
+    @property
+    def local(self) -> list[tuple[str, int]]:
+        """Name and bytes of what lives during the stretch alone, rings first."""
+        return self.lines.local
 
     @property
     def pushed(self) -> bool:
@@ -81,10 +80,10 @@ class Stretch:
                 found[tensor] = Place(at, ring.row_bytes, ring.depth)
         views = {r.tensor: r.rows for n in self.nodes for r in n.reads}
         views |= {n.node.output: n.rows for n in self.nodes}
-        for tensor in {*self.inputs, *self.outputs}:
+        for tensor in self.whole:
             rows = views[tensor]
             found[tensor] = Place(addresses[tensor], self.whole[tensor] // rows, rows)
-        for final, members in self.written_through.items():
+        for final, members in self.lines.written_through.items():
             for tensor in members:
                 found[tensor] = found[final]
         return found
@@ -146,7 +145,7 @@ def stretch(graph: Graph, nodes: Sequence[RowNode], order: Order, lines: Lines) 
     layers = [None if n.node.kind == "push" else lower(graph, n) for n in nodes]
     sequence = [(i - before, call) for i, call in order.calls if i >= before]
     whole = {t: graph.values[t].bytes for t in (*lines.inputs, *lines.outputs)}
-    return Stretch(nodes, layers, sequence, whole, *lines)
+    return Stretch(nodes, layers, sequence, whole, lines)
 
 
 # Lowering ---------------------------------------------------------------------------------------
