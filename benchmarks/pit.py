@@ -8,7 +8,7 @@ index, so a checkout of it (github.com/eml-eda/plinio; used here: 3d6b5e0) has t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +65,7 @@ def found(
 
 def widths(
     space: DSCNN,
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
     learning_rate: float,
     strength: float,
     seed: int,
@@ -80,7 +80,6 @@ def widths(
         Channel counts of the stem and of each block.
     """
     torch.manual_seed(seed)
-    steps = list(batches)
     rows, columns, channels = space.input_shape
     model = PIT(
         _network(space), cost=ops, input_shape=(channels, rows, columns), discrete_cost=True,
@@ -90,10 +89,10 @@ def widths(
     weights = torch.optim.Adam(model.net_parameters(), lr=learning_rate)
     masks = torch.optim.Adam(model.nas_parameters(), lr=learning_rate / 2)
     model.train()
-    for step, (x, targets) in enumerate(steps):
+    for step, (x, targets) in enumerate(batches):
         inputs = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
         loss = nn.functional.cross_entropy(model(inputs), torch.from_numpy(targets.copy()))
-        searching = step >= WARM_UP * len(steps)
+        searching = step >= WARM_UP * len(batches)
         if searching:
             loss = loss + strength * model.cost / whole
         weights.zero_grad()

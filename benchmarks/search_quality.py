@@ -31,9 +31,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -179,6 +181,8 @@ def main() -> None:
     """Train what is missing, then print the tables."""
     options = tyro.cli(Options, description=__doc__)
     accelerators.keep_memory()
+    if options.pit and (said := without_pit(options)):
+        sys.exit(f"error: --pit: {said}")
     if not options.mops:
         options = dataclasses.replace(options, mops=TASKS[options.task].mops)
     if not options.table_only:
@@ -191,6 +195,16 @@ def main() -> None:
                 measure(options, mops, seed, prepared)
     subject = TASKS[options.task]
     compare(subject, [show(subject, Table(options, mops), mops) for mops in options.mops])
+
+
+def without_pit(options: Options) -> str:
+    """What keeps PIT from being compared with, a sentence; empty if nothing does."""
+    if options.task not in ("kws", "ad"):
+        return f"it prunes the spaces of kws and ad, not of {options.task}"
+    missing = [name for name in ("torch", "plinio") if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"Python finds no {' and no '.join(missing)}; see the head of benchmarks/pit.py"
+    return ""
 
 
 def prepare(plan: pipeline.Plan) -> tuple[training.Prepared, float]:
